@@ -1,0 +1,129 @@
+"""What an answer cost and what drafting brought: pure arithmetic over per-step records.
+
+Job: collect one `StepRecord` per target pass and sum them up as `GenerationMetrics`, with vLLM's field names
+(``mean_acceptance_length``, ``draft_acceptance_rate``, ``acceptance_histogram``).
+Non-job: reading clocks, printing, anything that needs torch.
+
+Definitions. A *step* is one target pass over a draft tree. *Accepted* counts the drafted tokens that the target
+confirmed and that were kept; the token which the target adds itself (the bonus) is not among them.
+``mean_acceptance_length`` = 1 + accepted / steps, so it includes the bonus token and is 1.0 for plain decoding.
+``tokens_per_second`` covers decoding alone; prefill is reported apart.
+"""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One target pass: counts, and the seconds of its parts."""
+
+    num_draft_tokens: int  # nodes proposed below the root
+    num_accepted_draft_tokens: int  # of these, kept
+    num_new_tokens: int  # tokens added to the answer: accepted + bonus, after the stop rules cut
+    draft_depth: int  # deepest proposed level; 0 for a bare root
+    draft_s: float  # proposing and observing
+    verify_s: float  # target pass, acceptance and commit
+    other_s: float = 0.0  # retrieval and bookkeeping
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationMetrics:
+    """Figures of one answer. Seconds are wall-clock; rates are tokens per second."""
+
+    num_prompt_tokens: int
+    num_reused_tokens: int
+    num_generated_tokens: int
+    prefill_s: float
+    decode_s: float
+    draft_s: float
+    verify_s: float
+    other_s: float
+    time_to_first_token_s: float
+    tokens_per_second: float
+    prefill_tokens_per_second: float
+    num_spec_steps: int
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: tuple[int, ...]  # [k] = steps in which exactly k drafted tokens were kept
+    acceptance_by_position: tuple[float, ...]  # [k] = share of steps drafting to depth > k that kept more than k
+
+    def as_dict(self) -> dict[str, int | float | list[int] | list[float]]:
+        """Plain values for JSON; tuples become lists."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+class MetricsRecorder:
+    """Collects the records of one answer. Clock readings are given, never taken here."""
+
+    def __init__(self, num_prompt_tokens: int, num_reused_tokens: int) -> None:
+        self._num_prompt = num_prompt_tokens
+        self._num_reused = num_reused_tokens
+        self._steps: list[StepRecord] = []
+        self._prefill_s = 0.0
+        self._first_token_s = 0.0
+
+    @property
+    def steps(self) -> tuple[StepRecord, ...]:
+        """All records so far, oldest first."""
+        return tuple(self._steps)
+
+    def prefilled(self, seconds: float) -> None:
+        """Set the seconds from the start of the request to the end of prefill (target and draft)."""
+        self._prefill_s = seconds
+
+    def first_token(self, seconds: float) -> None:
+        """Set the seconds from the start of the request to the first token of the answer."""
+        self._first_token_s = seconds
+
+    def add(self, step: StepRecord) -> None:
+        """Append the record of one step."""
+        self._steps.append(step)
+
+    def summary(self, decode_s: float) -> GenerationMetrics:
+        """Sum up; `decode_s` are the seconds from the end of prefill to the last token."""
+        num_steps = len(self._steps)
+        num_tokens = sum(step.num_new_tokens for step in self._steps)
+        num_drafted = sum(step.num_draft_tokens for step in self._steps)
+        num_accepted = sum(step.num_accepted_draft_tokens for step in self._steps)
+        num_prefilled = self._num_prompt - self._num_reused
+        return GenerationMetrics(
+            num_prompt_tokens=self._num_prompt,
+            num_reused_tokens=self._num_reused,
+            num_generated_tokens=num_tokens,
+            prefill_s=self._prefill_s,
+            decode_s=decode_s,
+            draft_s=sum(step.draft_s for step in self._steps),
+            verify_s=sum(step.verify_s for step in self._steps),
+            other_s=sum(step.other_s for step in self._steps),
+            time_to_first_token_s=self._first_token_s,
+            tokens_per_second=num_tokens / decode_s if decode_s > 0 else 0.0,
+            prefill_tokens_per_second=num_prefilled / self._prefill_s if self._prefill_s > 0 else 0.0,
+            num_spec_steps=num_steps,
+            num_draft_tokens=num_drafted,
+            num_accepted_draft_tokens=num_accepted,
+            mean_acceptance_length=1 + num_accepted / num_steps if num_steps else 0.0,
+            draft_acceptance_rate=num_accepted / num_drafted if num_drafted else 0.0,
+            acceptance_histogram=_histogram(self._steps),
+            acceptance_by_position=_by_position(self._steps),
+        )
+
+
+def _histogram(steps: list[StepRecord]) -> tuple[int, ...]:
+    """Steps by number of accepted drafted tokens."""
+    counts = [0] * (max((step.num_accepted_draft_tokens for step in steps), default=-1) + 1)
+    for step in steps:
+        counts[step.num_accepted_draft_tokens] += 1
+    return tuple(counts)
+
+
+def _by_position(steps: list[StepRecord]) -> tuple[float, ...]:
+    """For each drafted depth, the share of the steps that drafted so deep and kept the token there."""
+    deepest = max((step.draft_depth for step in steps), default=0)
+    shares = []
+    for position in range(deepest):
+        drafted = [step for step in steps if step.draft_depth > position]
+        kept = sum(step.num_accepted_draft_tokens > position for step in drafted)
+        shares.append(kept / len(drafted))
+    return tuple(shares)
