@@ -1,0 +1,225 @@
+"""Presets: which models run together, and how drafting is set up, as frozen values read from TOML.
+
+Job: the dataclasses, reading `presets/*.toml`, and refusing unknown keys and wrong types with the nearest valid name.
+Non-job: loading a model, touching torch.
+
+A preset's file stem is its name. Relative model paths are looked up beside the preset file first; what is no folder
+there is taken as a repository id on the hub.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from spec_engine.errors import PresetError
+
+TreePolicy = Literal["opt", "chain", "beam"]
+DrafterKind = Literal["none", "lm", "lookup"]
+Quantization = Literal["none", "4bit", "8bit"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model to load: a repository id on the hub, or a folder."""
+
+    id: str
+    revision: str | None = None
+    dtype: DTypeName = "auto"  # auto: the checkpoint's on an accelerator, float32 on the CPU
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeConfig:
+    """How a draft tree grows.
+
+    ``opt`` is OPT-Tree (arXiv 2406.17276): the `num_nodes` nodes of largest path probability, grown level by level
+    while the expected accepted length rises by more than `threshold`. ``beam`` is LongSpec's fixed beam (arXiv
+    2502.17421), `beam_widths` nodes by level. ``chain`` is one token a level.
+    """
+
+    policy: TreePolicy = "opt"
+    num_nodes: int = 50  # drafted nodes, the root not counted
+    threshold: float = 0.7
+    max_depth: int = 10
+    beam_widths: tuple[int, ...] = (4, 16, 16, 16, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalConfig:
+    """Cross-model retrieval (SpecExtend, arXiv 2505.20776, section 3.2). Lengths in tokens."""
+
+    enabled: bool = True
+    chunk_size: int = 32
+    top_k: int = 32  # chunks
+    every: int = 1  # steps between two updates
+    num_sink: int = 16  # first tokens, always in the view
+    num_recent: int = 128  # last tokens, always in the view
+    prefill_window: int = 512  # tokens that each token sees while the draft reads the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class LookupConfig:
+    """Drafting by copying what followed an earlier occurrence of the last tokens."""
+
+    max_match: int = 16  # longest suffix looked for
+    min_match: int = 2
+    num_draft: int = 16  # tokens proposed at most
+
+
+@dataclass(frozen=True, slots=True)
+class DraftConfig:
+    """Which drafter runs. `model` is needed by ``lm`` alone."""
+
+    kind: DrafterKind = "none"
+    model: ModelRef | None = None
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    lookup: LookupConfig = field(default_factory=LookupConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What a question is answered with unless the user says otherwise."""
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A runnable pairing. `context_length` in tokens, prompt and answer together."""
+
+    name: str
+    title: str
+    description: str
+    target: ModelRef
+    context_length: int
+    draft: DraftConfig = field(default_factory=DraftConfig)
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    prefill_chunk: int = 512  # tokens per prefill pass; a cancelled prefill stops after one of them
+    min_memory_gb: float = 0.0  # what it needs on the device, weights and full context; 0: any machine
+    folder: Path = Path()  # where the file lies; relative model paths start here
+
+
+def preset_folder() -> Path:
+    """The folder of the shipped presets: beside the package in a checkout, inside it when installed."""
+    checkout = Path(__file__).resolve().parent.parent / "presets"
+    return checkout if checkout.is_dir() else Path(__file__).resolve().parent / "presets"
+
+
+def preset_names(folder: Path | None = None) -> list[str]:
+    """Names of the presets in `folder`, ``builtin`` first, the rest sorted."""
+    names = sorted(path.stem for path in (folder or preset_folder()).glob("*.toml"))
+    return sorted(names, key=lambda name: name != "builtin")
+
+
+def load_preset(name_or_path: str, folder: Path | None = None) -> Preset:
+    """Read a preset by name, or from a path that ends in ``.toml``.
+
+    Raises `PresetError` for an unknown name, a file that is not TOML, an unknown key or a value of the wrong type.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = (folder or preset_folder()) / f"{name_or_path}.toml"
+        if not path.is_file():
+            names = preset_names(folder)
+            raise PresetError(f"There is no preset named '{name_or_path}'.{_nearest(name_or_path, names)}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PresetError(f"The preset file {path} does not exist. Check the path.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PresetError(f"The preset file {path} cannot be read: {error}. Correct the file.") from error
+    for key, value in (("name", path.stem), ("folder", str(path.resolve().parent))):
+        if key in table:
+            raise PresetError(f"{path}: '{key}' cannot be set, it comes from the file. Remove that line.")
+        table[key] = value
+    preset = _build(Preset, table, str(path))
+    _check(preset, str(path))
+    return preset
+
+
+def resolve_model(preset: Preset, ref: ModelRef) -> str:
+    """The folder beside the preset file that `ref` names, if there is one; else the id as it stands."""
+    local = preset.folder / ref.id
+    return str(local) if local.is_dir() else ref.id
+
+
+def _check(preset: Preset, where: str) -> None:
+    """Rules that no type can express."""
+    if preset.draft.kind == "lm" and preset.draft.model is None:
+        raise PresetError(f"{where}: draft.kind = 'lm' needs a [draft.model] table with an id. Add it.")
+    positive = {
+        "context_length": preset.context_length,
+        "prefill_chunk": preset.prefill_chunk,
+        "draft.tree.num_nodes": preset.draft.tree.num_nodes,
+        "draft.tree.max_depth": preset.draft.tree.max_depth,
+        "draft.retrieval.chunk_size": preset.draft.retrieval.chunk_size,
+        "draft.retrieval.every": preset.draft.retrieval.every,
+        "draft.retrieval.prefill_window": preset.draft.retrieval.prefill_window,
+        "generation.max_tokens": preset.generation.max_tokens,
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise PresetError(f"{where}: {key} is {value}, it must be at least 1. Correct the value.")
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    """' Did you mean …? Valid: …' for an error message."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Valid: {', '.join(valid)}."
+
+
+T = typing.TypeVar("T")
+
+
+def _build(kind: type[T], table: typing.Mapping[str, object], where: str) -> T:
+    """`table` as the dataclass `kind`; every key and type is checked."""
+    hints = typing.get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            raise PresetError(f"{where}: unknown key '{key}'.{_nearest(key, list(hints))}")
+    for spec in dataclasses.fields(kind):  # type: ignore[arg-type]
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and spec.name not in table:
+            raise PresetError(f"{where}: the key '{spec.name}' is missing. Add it.")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    return kind(**values)
+
+
+def _convert(hint: object, value: object, where: str) -> object:
+    """`value` from TOML as the type `hint`."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise PresetError(f"{where} must be a table, not {value!r}.")
+        return _build(hint, value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise PresetError(f"{where} is {value!r}.{_nearest(str(value), [str(arg) for arg in args])}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return _convert(next(arg for arg in args if arg is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise PresetError(f"{where} must be a list, not {value!r}.")
+        return tuple(_convert(args[0], item, where) for item in value)
+    if hint is Path:
+        return Path(str(value))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise PresetError(f"{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}.")
+    return value
