@@ -1,0 +1,132 @@
+"""Anchored text: what every reader produces and everything above consumes.
+
+Job: the values `Anchor`, `Block`, `Problem` and `Document`, and the one normalisation of text.
+Non-job: opening files (`read`), counting tokens (`budget`).
+
+A document's text is its blocks joined by one blank line. It is byte-stable: the same file gives the same text in every
+process, so a prefix cache can be keyed by its hash.
+"""
+
+import hashlib
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
+
+AnchorKind = Literal["page", "heading", "line", "section", "slide"]
+
+BLOCK_SEPARATOR = "\n\n"
+
+_LINE_ENDINGS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# C0 and C1 controls except tab and newline, the byte order mark, lone surrogates and the BMP non-characters.
+_FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
+
+
+def normalise(text: str) -> str:
+    """The one spelling of a text: NFC, newlines as \\n, no control characters, no blank lines at either end.
+
+    Idempotent. Tabs, indentation and blank lines inside the text are kept.
+    """
+    text = _FORBIDDEN.sub("", _LINE_ENDINGS.sub("\n", text))
+    return _BLANK_START.sub("", unicodedata.normalize("NFC", text)).rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A place in the source that a reader can look up.
+
+    Attributes:
+        kind: what the place is.
+        label: how it is shown: "p. 12", "§ Scope", "lines 40-62".
+        index: where it is, counted from 0 in units of its kind: page index, first line, number of the section.
+    """
+
+    kind: AnchorKind
+    label: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of text under one anchor. The text is normalised on construction and kept out of `repr`."""
+
+    anchor: Anchor
+    text: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", normalise(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something a reader could not read, in plain words.
+
+    Attributes:
+        anchor_label: the place, or None when it concerns the whole file.
+        message: a whole phrase that names the place itself: "p. 12 has no text (a scan?)".
+    """
+
+    anchor_label: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Text with anchors.
+
+    Attributes:
+        title: what the document calls itself, or the file's name without its suffix.
+        source_name: the file's name, without its folder.
+        blocks: never blank; blank ones are dropped on construction.
+        problems: what could not be read.
+        text: the blocks joined by a blank line. Character offsets count from its start.
+    """
+
+    title: str
+    source_name: str
+    blocks: tuple[Block, ...]
+    problems: tuple[Problem, ...] = ()
+    text: str = field(init=False, repr=False, compare=False)
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        blocks = tuple(block for block in self.blocks if block.text)
+        object.__setattr__(self, "blocks", blocks)
+        object.__setattr__(self, "text", BLOCK_SEPARATOR.join(block.text for block in blocks))
+        object.__setattr__(self, "_starts", _starts(block.text for block in blocks))
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the UTF-8 text; titles and problems do not enter."""
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+    def block_at(self, char_offset: int) -> int:
+        """Index of the block that holds the character; a separator belongs to the block before it.
+
+        Raises:
+            IndexError: the offset is negative or beyond the text (the offset just past the end is allowed).
+        """
+        if not self.blocks or not 0 <= char_offset <= len(self.text):
+            raise IndexError(f"offset {char_offset} lies outside a text of {len(self.text)} characters")
+        return bisect_right(self._starts, char_offset) - 1
+
+    def anchor_at(self, char_offset: int) -> Anchor:
+        """Anchor of the block that holds the character. Raises IndexError as `block_at` does."""
+        return self.blocks[self.block_at(char_offset)].anchor
+
+    def span(self, block_index: int) -> tuple[int, int]:
+        """Start and end of a block in `text`, end exclusive, without the separator. Raises IndexError."""
+        if not 0 <= block_index < len(self.blocks):
+            raise IndexError(f"block {block_index} does not exist; there are {len(self.blocks)}")
+        start = self._starts[block_index]
+        return start, start + len(self.blocks[block_index].text)
+
+
+def _starts(texts: Iterable[str]) -> tuple[int, ...]:
+    """Offset of every text in their joined form."""
+    ends = accumulate((len(text) + len(BLOCK_SEPARATOR) for text in texts), initial=0)
+    return tuple(ends)[:-1]
