@@ -44,7 +44,7 @@ class TreeConfig:
     """
 
     policy: TreePolicy = "opt"
-    num_nodes: int = 50  # drafted nodes, the root not counted
+    num_nodes: int = 50  # drafted nodes at most, whatever the policy; the root not counted
     threshold: float = 0.7
     max_depth: int = 10
     beam_widths: tuple[int, ...] = (4, 16, 16, 16, 16)
@@ -58,6 +58,7 @@ class RetrievalConfig:
     chunk_size: int = 32
     top_k: int = 32  # chunks
     every: int = 1  # steps between two updates
+    hysteresis: float = 0.2  # a chunk in view stays unless one outside scores better by this share
     num_sink: int = 16  # first tokens, always in the view
     num_recent: int = 128  # last tokens, always in the view
     prefill_window: int = 512  # tokens that each token sees while the draft reads the prompt
@@ -160,6 +161,12 @@ def _check(preset: Preset, where: str) -> None:
     """Rules that no type can express."""
     if preset.draft.kind == "lm" and preset.draft.model is None:
         raise PresetError(f"{where}: draft.kind = 'lm' needs a [draft.model] table with an id. Add it.")
+    tree = preset.draft.tree
+    if tree.policy == "beam" and sum(tree.beam_widths) > tree.num_nodes:
+        raise PresetError(
+            f"{where}: draft.tree.beam_widths add up to {sum(tree.beam_widths)} nodes, draft.tree.num_nodes allows "
+            f"{tree.num_nodes}. Raise num_nodes or shorten beam_widths."
+        )
     positive = {
         "context_length": preset.context_length,
         "prefill_chunk": preset.prefill_chunk,

@@ -1,0 +1,113 @@
+"""Cross-model retrieval: which chunks of the context the drafter should see.
+
+Job: turn the target's attention row of the last committed token into a `Focus`, the chunks with the largest mean
+attention plus the first and the last tokens (SpecExtend, arXiv 2505.20776, section 3.2), and say so only when the view
+changed.
+Non-job: recording the row, gathering keys, anything that knows a model.
+
+The published method ranks with a half-precision running sum, rebuilds the view in every step and can lose the newest
+tokens. Here a chunk's score is a plain mean in float32, the chunks that hold the first `num_sink` and the last
+`num_recent` tokens are always part of the view, and a chunk in view gives way only to one that scores better by the
+margin `hysteresis`, because each change makes the drafter gather its keys again.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spec_engine.config import RetrievalConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """A view of the context: whole chunks in text order. Tokens that are committed later follow after it."""
+
+    chunk_ids: tuple[int, ...]  # ascending; chunk i covers tokens i * chunk_size and on
+    token_indices: Tensor  # int64 [n] on the CPU, ascending, all below the number of tokens at the time
+    chunk_size: int
+
+
+class ScoredStep(Protocol):
+    """What retrieval reads of a committed step."""
+
+    @property
+    def num_done(self) -> int:
+        """Tokens in the target's cache."""
+
+    @property
+    def attention_row(self) -> Tensor | None:
+        """[num_done] mean over heads of the last committed token's attention, or None where it was not recorded."""
+
+
+class Retriever:
+    """Chooses the view of one answer; make a new one for each."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        self._config = config
+        self._num_updates = 0
+        self._chosen: frozenset[int] = frozenset()  # chunks in view by their score
+        self._num_tokens = 0  # context length when the view was last given out; 0: never
+        self._is_whole = False  # the view was everything
+
+    def update(self, step: ScoredStep) -> Focus | None:
+        """The new view after a step, or None when it is unchanged, not due, or no row was recorded.
+
+        While everything fits, the first view covers all tokens and stays: later tokens follow after it. Otherwise a
+        view is given when its scored chunks changed, and at the latest after `num_recent` further tokens, so that what
+        the drafter sees stays bounded.
+        """
+        if not self._config.enabled or step.attention_row is None:
+            return None
+        is_due = self._num_updates % self._config.every == 0
+        self._num_updates += 1
+        if not is_due:
+            return None
+        num_tokens = step.num_done
+        forced = self._forced(num_tokens)
+        num_chunks = -(-num_tokens // self._config.chunk_size)
+        if num_chunks - len(forced) <= self._config.top_k:
+            return None if self._is_whole else self._give(frozenset(range(num_chunks)), frozenset(), num_tokens, is_whole=True)
+        chosen = self._choose(chunk_means(step.attention_row, self._config.chunk_size), forced)
+        grown = num_tokens - self._num_tokens
+        is_stale = grown >= max(self._config.num_recent, self._config.chunk_size)
+        if chosen == self._chosen and not self._is_whole and not is_stale:
+            return None
+        return self._give(chosen | forced, chosen, num_tokens, is_whole=False)
+
+    def _forced(self, num_tokens: int) -> frozenset[int]:
+        """Chunks that hold one of the first `num_sink` or the last `num_recent` tokens."""
+        size = self._config.chunk_size
+        sink = range(-(-min(self._config.num_sink, num_tokens) // size))
+        first_recent = max(num_tokens - self._config.num_recent, 0) // size
+        recent = range(first_recent, -(-num_tokens // size)) if self._config.num_recent else range(0)
+        return frozenset(sink) | frozenset(recent)
+
+    def _choose(self, means: Tensor, forced: frozenset[int]) -> frozenset[int]:
+        """The `top_k` chunks with the largest mean [chunks] besides the forced ones; those in view have an advantage."""
+        scores = means.clone()
+        held = sorted(self._chosen)
+        scores[held] *= 1 + self._config.hysteresis
+        scores[sorted(forced)] = -1.0
+        return frozenset(scores.topk(self._config.top_k).indices.tolist())
+
+    def _give(self, chunk_ids: frozenset[int], chosen: frozenset[int], num_tokens: int, *, is_whole: bool) -> Focus:
+        """Remember the view and spell it out."""
+        self._chosen, self._num_tokens, self._is_whole = chosen, num_tokens, is_whole
+        size = self._config.chunk_size
+        ordered = tuple(sorted(chunk_ids))
+        starts = torch.tensor(ordered, dtype=torch.int64)[:, None] * size
+        indices = (starts + torch.arange(size)).flatten()
+        return Focus(ordered, indices[indices < num_tokens], size)
+
+
+def chunk_means(row: Tensor, chunk_size: int) -> Tensor:
+    """Mean of the attention row [num_tokens] over each chunk, float32 [chunks] on the CPU; the last may be partial."""
+    num_tokens = row.shape[0]
+    num_chunks = -(-num_tokens // chunk_size)
+    padded = torch.nn.functional.pad(row.float(), (0, num_chunks * chunk_size - num_tokens))
+    sums = padded.view(num_chunks, chunk_size).sum(dim=1).cpu()
+    lengths = torch.full((num_chunks,), float(chunk_size))
+    lengths[-1] = num_tokens - (num_chunks - 1) * chunk_size
+    return sums / lengths

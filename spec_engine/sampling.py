@@ -1,0 +1,164 @@
+"""From logits to one chosen token per node, reproducibly.
+
+Job: the warpers (repetition penalty, temperature, top-k, top-p, min-p; order and semantics of transformers' own) and
+the draw by the Gumbel-max trick: argmax of log p plus Gumbel noise is an exact sample of p.
+Non-job: comparing the chosen tokens with a draft.
+
+The noise of a token depends on (seed, position, token id) alone. So the same seed gives the same text with and without
+speculation, whatever the drafter, the tree or the device, and siblings of a tree share the draw that decides between
+them. It is a counter-based generator: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) in wrapping 64-bit integers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spec_engine.errors import RequestError
+from spec_engine.tree import DraftTree
+
+_WORD = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15  # step between two counters
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # shift, then multiply
+_LAST_SHIFT = 31
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is chosen. `temperature` 0 is greedy; 0 for `top_k`, 1 for `top_p`, 0 for `min_p`, 1 for
+    `repetition_penalty` switch that warper off. Raises `RequestError` for a value outside its range."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "at least 0"),
+            ("top_k", self.top_k, self.top_k >= 0, "at least 0"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0"),
+        )
+        for name, value, is_valid, rule in ranges:
+            if not is_valid:
+                raise RequestError(f"{name} is {value}, it must be {rule}. Choose another value.")
+
+
+class GumbelNoise:
+    """Standard Gumbel noise by (seed, position), one vector over the vocabulary each; make one for each answer.
+
+    A vector costs about 12 ns per token of the vocabulary and is kept while it may be asked for again: positions only
+    move forward in an answer.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._key = _mix(seed & _WORD)
+        self._vectors: dict[int, Tensor] = {}
+
+    def at(self, position: int, vocab_size: int, device: torch.device | None = None) -> Tensor:
+        """float32 [V] noise for the token at `position` of the whole sequence."""
+        vector = self._vectors.get(position)
+        if vector is None or vector.shape[0] != vocab_size or (device is not None and vector.device != device):
+            vector = self._draw(position, vocab_size, device)
+            self._vectors[position] = vector
+        return vector
+
+    def forget(self, position: int) -> None:
+        """Drop what was kept for positions before this one."""
+        self._vectors = {known: vector for known, vector in self._vectors.items() if known >= position}
+
+    def _draw(self, position: int, vocab_size: int, device: torch.device | None) -> Tensor:
+        """Hash the counters key + gamma * (token id + 1) to 53 uniform bits each, then to Gumbel in float64."""
+        key = _mix(self._key ^ (position & _WORD))
+        counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
+        bits = counters.mul_(_signed(_GAMMA)).add_(_signed(key))
+        for shift, factor in _MIX:
+            bits = (bits ^ _shift_right(bits, shift)).mul_(_signed(factor))
+        bits = bits ^ _shift_right(bits, _LAST_SHIFT)
+        uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+        return uniform.log_().neg_().log_().neg_().float()
+
+
+def choose(
+    logits: Tensor,
+    params: SamplingParams,
+    positions: Sequence[int],
+    histories: Tensor | None = None,
+    noise: GumbelNoise | None = None,
+) -> tuple[int, ...]:
+    """One token id for each row of `logits` [N, V].
+
+    `positions[i]` is the index in the whole sequence of the token that row i decides. `histories` bool [N, V] marks the
+    tokens that come before it (`seen_tokens`); only a repetition penalty reads it. `noise` lets the vectors of one
+    answer be kept; it must have been made from `params.seed`. Greedy ties fall to the lowest id.
+    """
+    scores = warp(logits, params, histories)
+    if params.temperature > 0:
+        noise = noise or GumbelNoise(params.seed)
+        rows = [noise.at(position, scores.shape[1], scores.device) for position in positions]
+        scores = scores + torch.stack(rows)
+    return tuple(scores.argmax(dim=-1).tolist())
+
+
+def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None) -> Tensor:
+    """float32 logits [N, V] of the distribution that is drawn from; excluded tokens are -inf.
+
+    At temperature 0 only the repetition penalty applies.
+    """
+    scores = logits.float()
+    if params.repetition_penalty != 1 and histories is not None:
+        penalty = params.repetition_penalty
+        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+        scores = torch.where(histories, penalised, scores)
+    if params.temperature == 0:
+        return scores
+    scores = scores / params.temperature
+    if params.top_k > 0:
+        kth = scores.topk(min(params.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < kth, -torch.inf)
+    if params.top_p < 1:
+        scores = _keep_top_p(scores, params.top_p)
+    if params.min_p > 0:
+        probs = scores.softmax(dim=-1)
+        scores = scores.masked_fill(probs < params.min_p * probs.amax(dim=-1, keepdim=True), -torch.inf)
+    return scores
+
+
+def seen_tokens(committed: Tensor, tree: DraftTree) -> Tensor:
+    """bool [N, V]: for each node the tokens of `committed` (bool [V]) and of its path, the node itself included."""
+    seen = committed.repeat(len(tree), 1)
+    nodes, ancestors = tree.ancestor_mask().nonzero(as_tuple=True)
+    token_ids = torch.tensor(tree.token_ids)[ancestors]
+    seen[nodes.to(seen.device), token_ids.to(seen.device)] = True
+    return seen
+
+
+def _keep_top_p(scores: Tensor, top_p: float) -> Tensor:
+    """Drop the tail of ascending probability whose sum stays within 1 - top_p; the likeliest token always stays."""
+    ascending, token_ids = scores.sort(dim=-1)
+    is_tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    is_tail[:, -1] = False
+    return scores.masked_fill(is_tail.scatter(1, token_ids, is_tail), -torch.inf)
+
+
+def _mix(word: int) -> int:
+    """SplitMix64's finalizer on a Python integer."""
+    for shift, factor in _MIX:
+        word = ((word ^ (word >> shift)) * factor) & _WORD
+    return word ^ (word >> _LAST_SHIFT)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the same 64 bits."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _shift_right(bits: Tensor, shift: int) -> Tensor:
+    """Logical shift of int64, which torch shifts arithmetically."""
+    return (bits >> shift) & ((1 << (64 - shift)) - 1)

@@ -1,0 +1,246 @@
+"""Draft trees: the value that is verified in one target pass, and the policies that grow it.
+
+Job: `DraftTree` (tokens, parents, depths, path log-probabilities, ancestor mask) and the growers behind
+`make_grower`: OPT-Tree, LongSpec's fixed beam, and a chain. A grower turns rows of the draft's log-probabilities into
+the nodes to be run next, so a drafter only runs its model.
+Non-job: running a model, deciding the node budget, accepting tokens.
+
+Every grower sums log-probabilities along the path in float64 and never lets a child exceed its parent, and every
+choice is a stable sort over nodes stored parents first. So a tie, also the one that appears when a probability rounds
+to 1, always falls to the parent, and each prefix of the ranking is a tree.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spec_engine.config import TreeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """Drafted tokens below a root. Node 0 is the root, a committed token that the target's cache does not hold yet.
+
+    Parents come before their children, and growers list the likelier nodes first, so the first k nodes are the best
+    tree of k nodes. Lists given for the fields become tuples.
+    """
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]  # node; -1 for the root
+    depths: tuple[int, ...]  # 0 for the root
+    log_q: tuple[float, ...]  # summed log-probability of the path under the draft; 0 for the root
+
+    def __post_init__(self) -> None:
+        for name in ("token_ids", "parents", "depths", "log_q"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        num_nodes = len(self.token_ids)
+        assert num_nodes > 0 and self.parents[0] == -1 and self.depths[0] == 0, "node 0 must be the root"
+        assert len(self.parents) == len(self.depths) == len(self.log_q) == num_nodes, "fields differ in length"
+        for node in range(1, num_nodes):
+            parent = self.parents[node]
+            assert 0 <= parent < node, f"node {node} comes before its parent {parent}"
+            assert self.depths[node] == self.depths[parent] + 1, f"node {node} is not one below its parent"
+
+    @classmethod
+    def root(cls, token_id: int) -> "DraftTree":
+        """A tree without drafts: the pass over it is plain decoding."""
+        return cls((token_id,), (-1,), (0,), (0.0,))
+
+    @classmethod
+    def chain(cls, token_ids: Sequence[int], log_q: Sequence[float] | None = None) -> "DraftTree":
+        """The root `token_ids[0]` and one token a level after it; `log_q` (root included) defaults to zeros."""
+        num_nodes = len(token_ids)
+        scores = tuple(log_q) if log_q is not None else (0.0,) * num_nodes
+        return cls(tuple(token_ids), tuple(range(-1, num_nodes - 1)), tuple(range(num_nodes)), scores)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def depth(self) -> int:
+        """Deepest level; 0 for a bare root."""
+        return max(self.depths)
+
+    def ancestor_mask(self) -> Tensor:
+        """Bool [N, N] on the CPU: ``mask[i, j]`` says that node j lies on the path from the root to i, i included."""
+        num_nodes = len(self)
+        parents = torch.tensor((0, *self.parents[1:]))
+        rows = torch.arange(num_nodes)
+        mask = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
+        visible = rows
+        for _ in range(self.depth + 1):
+            mask[rows, visible] = True
+            visible = parents[visible]
+        return mask
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """Nodes from the root to `node`, both included."""
+        nodes = [node]
+        while nodes[-1] != 0:
+            nodes.append(self.parents[nodes[-1]])
+        return tuple(reversed(nodes))
+
+    def children(self, node: int) -> tuple[int, ...]:
+        """Nodes whose parent is `node`, in order."""
+        return tuple(child for child in range(node + 1, len(self)) if self.parents[child] == node)
+
+
+class TreeGrower(Protocol):
+    """Grows one tree level by level. Node ids are the grower's own; the root has none (its children's parent is -1)."""
+
+    def start(self, root_log_probs: Tensor) -> list[int]:
+        """Take the log-probabilities [V] that follow the root; return the nodes to run next, [] when done."""
+
+    def extend(self, frontier: Sequence[int], log_probs: Tensor) -> list[int]:
+        """Take one row [n, V] per node of the frontier, in its order; return the nodes to run next, [] when done."""
+
+    def token_id(self, node: int) -> int:
+        """The token of a node."""
+
+    def depth(self, node: int) -> int:
+        """The level of a node; 1 for children of the root."""
+
+    def ancestors(self, node: int) -> tuple[int, ...]:
+        """Nodes from the first level down to `node`, itself included."""
+
+    def finish(self) -> DraftTree:
+        """The best nodes within the budget as a tree, the likeliest first. May be called at any point."""
+
+
+def make_grower(config: TreeConfig, root_token_id: int) -> TreeGrower:
+    """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy."""
+    growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam}
+    return growers[config.policy](config, root_token_id)
+
+
+class _Grower:
+    """What the policies share: node storage, the ranking of candidates, and the final choice."""
+
+    def __init__(self, config: TreeConfig, root_token_id: int) -> None:
+        self._config = config
+        self._root_token_id = root_token_id
+        self._token_ids: list[int] = []
+        self._parents: list[int] = []
+        self._depths: list[int] = []
+        self._log_q: list[float] = []
+
+    def token_id(self, node: int) -> int:
+        return self._token_ids[node]
+
+    def depth(self, node: int) -> int:
+        return self._depths[node]
+
+    def ancestors(self, node: int) -> tuple[int, ...]:
+        nodes = []
+        while node != -1:
+            nodes.append(node)
+            node = self._parents[node]
+        return tuple(reversed(nodes))
+
+    def start(self, root_log_probs: Tensor) -> list[int]:
+        return self._next(self._add_level([-1], root_log_probs[None]))
+
+    def extend(self, frontier: Sequence[int], log_probs: Tensor) -> list[int]:
+        return self._next(self._add_level(frontier, log_probs))
+
+    def finish(self) -> DraftTree:
+        """The `num_nodes` nodes of largest path probability, renumbered in that order behind the root."""
+        kept = self._best()
+        node_of = {node: index + 1 for index, node in enumerate(kept)}
+        node_of[-1] = 0
+        return DraftTree(
+            (self._root_token_id, *(self._token_ids[node] for node in kept)),
+            (-1, *(node_of[self._parents[node]] for node in kept)),
+            (0, *(self._depths[node] for node in kept)),
+            (0.0, *(self._log_q[node] for node in kept)),
+        )
+
+    def _width(self, level: int) -> int:
+        """How many nodes the level may hold."""
+        raise NotImplementedError
+
+    def _next(self, level: list[int]) -> list[int]:
+        """Which nodes of the newest level are run next."""
+        raise NotImplementedError
+
+    def _best(self) -> list[int]:
+        """The best nodes so far within the budget, likeliest first; a tie keeps storage order, so parents first."""
+        ranking = sorted(range(len(self._log_q)), key=lambda node: -self._log_q[node])
+        return ranking[: self._config.num_nodes]
+
+    def _add_level(self, parents: Sequence[int], log_probs: Tensor) -> list[int]:
+        """Store the best children of `parents` ([n, V], one row each) by summed log-probability; return their ids."""
+        level = 1 if parents[0] == -1 else self._depths[parents[0]] + 1
+        width = self._width(level)
+        # A level takes at most `width` children of one parent, so the rest of a row is never looked at.
+        values, token_ids = log_probs.topk(min(width, log_probs.shape[-1]), dim=-1)  # [n, k]
+        path = torch.tensor([0.0 if node == -1 else self._log_q[node] for node in parents], dtype=torch.float64)
+        scores = (values.double().cpu().clamp(max=0.0) + path[:, None]).flatten()  # [n * k]
+        order = scores.sort(descending=True, stable=True)
+        tokens = token_ids.flatten().tolist()
+        num_children = values.shape[1]
+        added = []
+        for score, index in zip(order.values[:width].tolist(), order.indices[:width].tolist(), strict=True):
+            if score == -math.inf or math.isnan(score):
+                continue
+            added.append(len(self._token_ids))
+            self._token_ids.append(tokens[index])
+            self._parents.append(parents[index // num_children])
+            self._depths.append(level)
+            self._log_q.append(score)
+        return added
+
+
+class _OptTree(_Grower):
+    """OPT-Tree (arXiv 2406.17276, section 3): the tree of `num_nodes` nodes with the largest expected accepted length.
+
+    The expected length is the sum of the path probabilities of the best `num_nodes` nodes. A further level is drafted
+    while the last one raised that sum by more than `threshold`. Only nodes that belong to the best ones so far are run:
+    a child is never likelier than its parent, so no descendant of another node could enter the final tree.
+    """
+
+    def __init__(self, config: TreeConfig, root_token_id: int) -> None:
+        super().__init__(config, root_token_id)
+        self._expected = 0.0
+
+    def _width(self, level: int) -> int:
+        return self._config.num_nodes
+
+    def _next(self, level: list[int]) -> list[int]:
+        best = self._best()
+        expected = sum(math.exp(self._log_q[node]) for node in best)
+        gain, self._expected = expected - self._expected, expected
+        if not level or gain <= self._config.threshold or self._depths[level[0]] >= self._config.max_depth:
+            return []
+        return sorted(set(best).intersection(level))
+
+
+class _FixedBeam(_Grower):
+    """LongSpec's fixed tree (arXiv 2502.17421): level i holds the `beam_widths[i]` best continuations of level i - 1.
+
+    Continuations of all nodes of a level compete with each other by summed log-probability, and every node of every
+    level stays in the tree as long as `num_nodes` allows.
+    """
+
+    def _width(self, level: int) -> int:
+        return self._config.beam_widths[level - 1]
+
+    def _next(self, level: list[int]) -> list[int]:
+        has_room = len(self._token_ids) < self._config.num_nodes
+        has_level = bool(level) and self._depths[level[0]] < len(self._config.beam_widths)
+        return level if has_room and has_level else []
+
+
+class _Chain(_Grower):
+    """The likeliest token at every level, down to `max_depth` or `num_nodes`."""
+
+    def _width(self, level: int) -> int:
+        return 1
+
+    def _next(self, level: list[int]) -> list[int]:
+        deepest = min(self._config.num_nodes, self._config.max_depth)
+        return level if level and self._depths[level[0]] < deepest else []
