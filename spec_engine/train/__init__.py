@@ -1,0 +1,1 @@
+"""Training of the project's own small models, reached through ``spec-engine train``."""

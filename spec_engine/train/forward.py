@@ -1,0 +1,98 @@
+"""The training pass of the built-in models: transformers' own weights, attention written for whole rows.
+
+Job: hidden states [B, L, H] of a SmolLM3 or Llama model for full rows without a cache, and the attention-guidance
+losses. `tests/train` holds it equal to transformers' forward.
+Non-job: generation (the engine), the optimiser (loop.py).
+
+Sliding layers are computed in blocks of one window, so their cost does not grow with the row.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+GUIDED_HEADS = (0, 2)
+
+
+def rope_tables(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [1, L, D] in float32 for positions 0 to `length` - 1."""
+    positions = torch.arange(length, device=model.device)[None]
+    like = torch.zeros(1, device=model.device)
+    cos, sin = model.model.rotary_emb(like, positions)
+    return cos.float(), sin.float()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), -1)
+    return (x * cos + turned * sin).to(x.dtype)
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention over the last `window` keys, own key included. q, k, v [B, Hq, L, D]; L divisible by window."""
+    batch, heads, length, size = q.shape
+    blocks = length // window
+
+    def pairs(x: Tensor) -> Tensor:  # [B, Hq, blocks, 2 window, D]: each block behind the one before it
+        x = x.view(batch, heads, blocks, window, size)
+        return torch.cat((F.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0)), x), 3)
+
+    row = torch.arange(window, device=q.device)[:, None] + window
+    column = torch.arange(2 * window, device=q.device)[None]
+    seen = (column <= row) & (column > row - window)  # [window, 2 window]
+    first = seen & (column >= window)
+    mask = torch.cat((first[None], seen[None].expand(blocks - 1, -1, -1))) if blocks > 1 else first[None]
+    scores = torch.matmul(q.view(batch, heads, blocks, window, size) * size**-0.5, pairs(k).transpose(-1, -2))
+    weights = torch.softmax(scores.float().masked_fill(~mask, float("-inf")), -1).to(q.dtype)
+    return torch.matmul(weights, pairs(v)).reshape(batch, heads, length, size)
+
+
+def _guide(q: Tensor, k: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """-log of the weight that the guided heads give to `targets` from `rows`, both [B, n], mean where target >= 0."""
+    heads = [head for head in GUIDED_HEADS if head < q.shape[1]]
+    q, k = q[:, heads].float(), k[:, heads].float()  # [B, h, L, D]
+    index = rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
+    picked = q.gather(2, index) * q.shape[-1] ** -0.5  # [B, h, n, D]
+    scores = torch.matmul(picked, k.transpose(-1, -2))  # [B, h, n, L]
+    future = torch.arange(k.shape[2], device=q.device)[None, None, None] > rows[:, None, :, None]
+    log_weight = torch.log_softmax(scores.masked_fill(future, float("-inf")), -1)
+    goal = targets.clamp_min(0)[:, None, :, None].expand(-1, q.shape[1], -1, -1)
+    chosen = log_weight.gather(3, goal)[..., 0]
+    valid = (targets >= 0)[:, None].expand_as(chosen)
+    return -torch.where(valid, chosen, 0.0).sum() / valid.sum().clamp_min(1)
+
+
+def hidden_states(
+    model: PreTrainedModel, ids: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Final hidden states [B, L, H] after the norm, and the summed guidance loss.
+
+    `guides` maps a layer to (rows, targets), both int64 [B, n]; a target of -1 is left out.
+    """
+    config = model.config
+    head_size = config.hidden_size // config.num_attention_heads
+    groups = config.num_attention_heads // config.num_key_value_heads
+    no_rope = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    x = model.model.embed_tokens(ids)
+    guidance = x.new_zeros((), dtype=torch.float32)
+    for number, layer in enumerate(model.model.layers):
+        attention = layer.self_attn
+        normed = layer.input_layernorm(x)
+        q, k, v = (
+            project(normed).view(*ids.shape, -1, head_size).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        if no_rope[number]:
+            q, k = _rotate(q, *rope), _rotate(k, *rope)
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        if kinds[number] == "sliding_attention" and ids.shape[1] > config.sliding_window:
+            mixed = _windowed(q, k, v, config.sliding_window)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if number in guides:
+            guidance = guidance + _guide(q, k, *guides[number])
+        x = x + attention.o_proj(mixed.transpose(1, 2).reshape(*ids.shape, -1))
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return model.model.norm(x), guidance

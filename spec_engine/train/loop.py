@@ -1,0 +1,271 @@
+"""The training loop of the built-in models: stages of growing context, resumable, progress in a log.
+
+Job: a recipe (what to train, in which stages) and a corpus in; a folder that `from_pretrained` loads out.
+Non-job: reading arguments (cli.py), tasks (objectives.py), the forward pass (forward.py).
+
+Hidden matrices are trained by Muon, embeddings and norms by AdamW. The learning rate rises over `num_warmup` steps, stays,
+and falls linearly to a twentieth over the last `decay_share` of the tokens. State is saved every few minutes and at the
+end; the same command goes on where it stopped.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+
+from spec_engine.errors import TrainingError
+from spec_engine.train.forward import hidden_states, rope_tables
+from spec_engine.train.objectives import QuoteTasks
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Rows of `length` tokens, `num_rows` a step, until `num_tokens` more tokens were seen."""
+
+    length: int
+    num_rows: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is trained, and how long."""
+
+    config: SmolLM3Config | LlamaConfig
+    stages: tuple[Stage, ...]
+    learning_rate: float = 3e-3
+    num_warmup: int = 100  # steps
+    decay_share: float = 0.25
+    text_weight: float = 0.2  # loss weight of document text against answers
+    guidance: float = 0.3  # weight of the attention guidance, 0 for none
+    match_layer: int | None = None  # guided from words of the question to the document
+    copy_layer: int | None = None  # guided from each copied token's predecessor to its source
+    threads: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all stages."""
+        return sum(stage.num_tokens for stage in self.stages)
+
+
+def new_model(config: SmolLM3Config | LlamaConfig) -> PreTrainedModel:
+    """A model with fresh weights in float32."""
+    kind = LlamaForCausalLM if isinstance(config, LlamaConfig) else SmolLM3ForCausalLM
+    model: PreTrainedModel = kind(config)
+    with torch.no_grad():  # smaller residual branches at the start
+        for layer in model.model.layers:
+            for matrix in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
+                matrix.mul_(1 / math.sqrt(2 * config.num_hidden_layers))
+    return model
+
+
+class Optimizers:
+    """Muon on the hidden matrices, AdamW on the rest, one learning rate."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        known = {id(p) for p in hidden}
+        other = [p for p in model.parameters() if id(p) not in known]
+        self.adamw = torch.optim.AdamW(other, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=other[0].is_cuda)
+        self.muon = torch.optim.Muon(hidden, lr=1e-3, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, learning_rate: float) -> None:
+        """Update all weights and clear the gradients."""
+        for optimizer in (self.adamw, self.muon):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, object]:
+        """For `load`."""
+        return {"adamw": self.adamw.state_dict(), "muon": self.muon.state_dict()}
+
+    def load(self, state: dict[str, dict[str, object]]) -> None:
+        """Take back a saved state."""
+        self.adamw.load_state_dict(state["adamw"])
+        self.muon.load_state_dict(state["muon"])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one step: `rows` index predictions in the flattened [B * L]."""
+
+    ids: Tensor  # [B, L]
+    rows: Tensor  # [n]
+    labels: Tensor  # [n]
+    weights: Tensor  # [n]
+    is_answer: Tensor  # [n]
+    guides: dict[int, tuple[Tensor, Tensor]]
+
+
+def make_batch(arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device) -> Batch:
+    """Choose the predictions that count: all of the answers that fit three eighths of the batch, then document text."""
+    ids, weight = arrays["ids"], arrays["weight"]
+    num_rows, length = ids.shape
+    following = weight[:, 1:].reshape(-1)
+    flat = (np.arange(num_rows)[:, None] * length + np.arange(length - 1)[None]).reshape(-1)
+    room = num_rows * length * 3 // 8
+    answers = generator.permutation(np.flatnonzero(following > 0))[:room]
+    text = generator.permutation(np.flatnonzero(following < 0))[: min(room - len(answers), room // 2)]
+    chosen = np.concatenate([answers, text])
+    weights = np.where(following[chosen] > 0, following[chosen], recipe.text_weight).astype(np.float32)
+    pad = room - len(chosen)
+    chosen = np.concatenate([chosen, np.zeros(pad, np.int64)])
+    weights = np.concatenate([weights, np.zeros(pad, np.float32)])
+    labels = ids[:, 1:].reshape(-1)[chosen]
+    is_answer = np.arange(room) < len(answers)
+    guides = {}
+    if recipe.guidance and recipe.copy_layer is not None:
+        ahead = np.full_like(arrays["source"], -1)
+        ahead[:, :-1] = arrays["source"][:, 1:]
+        guides[recipe.copy_layer] = _pick(ahead, max(64, length // 8), generator, device)
+    if recipe.guidance and recipe.match_layer is not None:
+        guides[recipe.match_layer] = _pick(arrays["match"], max(32, length // 16), generator, device)
+    to = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
+    return Batch(to(ids), to(flat[chosen]), to(labels), to(weights), to(is_answer), guides)
+
+
+def _pick(targets: np.ndarray, num: int, generator: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`num` random rows with a target in each sequence, padded by rows without one."""
+    picked = np.argsort(np.where(targets >= 0, generator.random(targets.shape), 2.0), axis=1)[:, :num]
+    chosen = np.take_along_axis(targets, picked, 1)
+    return torch.from_numpy(picked).to(device), torch.from_numpy(chosen).to(device)
+
+
+Losses = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[Tensor, Tensor]], Losses]:
+    """The compiled function from a batch to (loss, guidance, cross-entropy [n], is right [n])."""
+
+    def core(ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            hidden, guidance = hidden_states(model, ids, rope, guides)
+            logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[rows])
+        entropy = F.cross_entropy(logits.float(), labels, reduction="none")
+        return entropy, guidance, logits.argmax(-1) == labels
+
+    compiled = torch.compile(core, dynamic=False)
+
+    def loss(batch: Batch, rope: tuple[Tensor, Tensor]) -> Losses:
+        entropy, guidance, right = compiled(batch.ids, batch.rows, batch.labels, rope, batch.guides)
+        total = (entropy * batch.weights).sum() / batch.weights.sum() + recipe.guidance * guidance
+        return total, guidance.detach(), entropy.detach(), right
+
+    return loss
+
+
+def learning_rate(recipe: Recipe, step: int, num_done: int) -> float:
+    """Warm-up, constant, linear decay over the last part of the tokens."""
+    left = (recipe.num_tokens - num_done) / (recipe.num_tokens * recipe.decay_share)
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.num_warmup) * min(1.0, max(0.05, left))
+
+
+def train(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: tuple[QuoteTasks, QuoteTasks],
+    out: Path,
+    *,
+    initial: Path | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train on `tasks` (training, held out) and write model and tokenizer to `out`; resumes from ``out/state.pt``.
+
+    Raises `TrainingError` when the saved state belongs to another recipe.
+    """
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = new_model(recipe.config)
+    if initial is not None:
+        model = type(model).from_pretrained(initial, dtype=torch.float32)
+    model = model.to(device).train()
+    optimizers = Optimizers(model)
+    loss_of = make_loss(model, recipe)
+    generator = np.random.default_rng(0)
+    out.mkdir(parents=True, exist_ok=True)
+    state_file = out / "state.pt"
+    step = num_done = 0
+    shape = json.dumps(recipe.config.to_dict(), sort_keys=True, default=str)
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        if state["shape"] != shape:
+            raise TrainingError(f"{state_file} belongs to another model shape. Give another output folder or delete it.")
+        model.load_state_dict(state["model"])
+        optimizers.load(state["optimizers"])
+        step, num_done = state["step"], state["num_done"]
+        log(f"resumed at step {step}, {num_done / 1e6:.2f} M tokens")
+    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {recipe.num_tokens / 1e6:.0f} M tokens, {device}")
+
+    def save(final: bool) -> None:
+        if final:
+            model.to(torch.bfloat16).save_pretrained(out)
+            tokenizer.save_pretrained(out)
+            return
+        state = {"model": model.state_dict(), "optimizers": optimizers.state(), "step": step, "num_done": num_done, "shape": shape}
+        torch.save(state, out / "state.tmp")
+        (out / "state.tmp").replace(state_file)
+
+    edge, start, last_log, last_save = 0, time.monotonic(), 0.0, time.monotonic()
+    seen_here = 0
+    for stage in recipe.stages:
+        edge += stage.num_tokens
+        rope = rope_tables(model, stage.length)
+        while num_done < edge:
+            batch = make_batch(tasks[0].batch(stage.length, stage.num_rows), recipe, generator, device)
+            total, guidance, entropy, right = loss_of(batch, rope)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            rate = learning_rate(recipe, step, num_done)
+            optimizers.step(rate)
+            step += 1
+            num_done += stage.length * stage.num_rows
+            seen_here += stage.length * stage.num_rows
+            now = time.monotonic()
+            if now - last_log > 30:
+                last_log = now
+                answers, firsts = batch.is_answer, batch.is_answer & (batch.weights > 1)
+                text = ~batch.is_answer & (batch.weights > 0)
+                log(
+                    f"{now - start:6.0f}s step {step} len {stage.length} {num_done / 1e6:.2f}M lr {rate:.1e} {seen_here / (now - start):.0f} tok/s | "
+                    f"answer {entropy[answers].mean():.3f} right {right[answers].float().mean():.3f} first {right[firsts].float().mean():.3f} "
+                    f"text {entropy[text].mean():.2f} guide {guidance:.2f} | {held_out(model, recipe, tasks[1], stage, loss_of, rope, generator)}"
+                )
+            if now - last_save > 240:
+                last_save = now
+                save(False)
+    save(False)
+    save(True)
+    (out / "recipe.json").write_text(json.dumps([asdict(stage) for stage in recipe.stages]), "utf-8")
+
+
+def held_out(
+    model: PreTrainedModel, recipe: Recipe, tasks: QuoteTasks, stage: Stage,
+    loss_of: Callable[[Batch, tuple[Tensor, Tensor]], Losses], rope: tuple[Tensor, Tensor], generator: np.random.Generator,
+) -> str:  # fmt: skip
+    """Teacher-forced accuracy on held-out documents, by kind of question: all answer tokens, and the first two."""
+    parts = []
+    for kind in ("phrase", "words", "continue"):
+        rows = [tasks.row(stage.length, kind) for _ in range(stage.num_rows)]
+        arrays = {key: np.full((stage.num_rows, stage.length), -1 if key in ("source", "match") else 0, np.float32 if key == "weight" else np.int64) for key in ("ids", "weight", "source", "match")}
+        for number, row in enumerate(rows):
+            for key in arrays:
+                values = getattr(row, key)[: stage.length]
+                arrays[key][number, : len(values)] = values
+        batch = make_batch(arrays, recipe, generator, model.device)
+        with torch.no_grad():
+            _, _, _, right = loss_of(batch, rope)
+        firsts = batch.is_answer & (batch.weights > 1)
+        parts.append(f"{kind} {right[batch.is_answer].float().mean():.3f}/{right[firsts].float().mean():.3f}")
+    return " ".join(parts)

@@ -1,0 +1,343 @@
+"""Quoting tasks made on the fly from plain text, with the source position of every copied token.
+
+Job: a document in marked passages followed by questions and answers, as one row of token ids, with loss weights and
+with two alignments that attention is guided by: where the next token is copied from, and where a word of the question
+stands in the document.
+Non-job: the loss itself (loop.py).
+
+Kinds of question: a phrase of a sentence, scattered words of a sentence, a phrase to continue, an outline.
+An answer quotes the passage with its mark, and the next passage when it stands in the same paragraph.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, USER, Passage, TokenizedCorpus
+
+STOP_WORDS = frozenset(
+    "the a an of to in and for on at by with from that this which is are was were be been as it its or not have has "
+    "had but his her their he she they we you i s if so no do did does can will would should may might must than then "
+    "there these those what when who whom whose how why where my your our me him them also such any all one more into "
+    "other each some only very about after before under over between through during out up".split()
+)
+ASK_PHRASE = (
+    "What does the document say about {k}?", 'What does the document say about "{k}"?', "Where does the text mention {k}?",
+    "Find the passage about {k}.", 'Find the passage about "{k}".', 'Quote the sentence with "{k}".', "Quote the sentence on {k}.",
+    "What is said about {k}?", "Tell me about {k}.", "What about {k}?", "{k}?", "{k}", '"{k}"', "Who or what is {k}?",
+    "Explain {k}.", "Is there anything on {k}?", 'Which sentence mentions "{k}"?', "Quote the passage about {k}.",
+    "What does the report say about {k}?", 'Quote the passage about "{k}".', 'Where is "{k}" mentioned?', "What does it say on {k}?",
+)  # fmt: skip
+ASK_WORDS = (
+    "Which sentence mentions {k}?", "Find the passage about {k}.", "What does the document say about {k}?", "{k}?", "{k}",
+    "Quote the sentence with the words {k}.", "Quote the sentence that mentions {k}.", "Where does the text mention {k}?",
+    "Which passage contains {k}?", "What is said about {k}?",
+)  # fmt: skip
+ASK_CONTINUE = (
+    'Continue the text after "{k}"', 'Continue the text after "{k}".', 'Go on from "{k}".', 'What follows "{k}"?',
+    'Read on from "{k}".', "Continue: {k}", 'Continue after "{k}".', 'What comes after "{k}"?', 'Continue from "{k}".',
+    'Continue: "{k}"', 'Continue the passage "{k}"', "What comes after {k}?",
+)  # fmt: skip
+ASK_OUTLINE = (
+    "Summarize the document.", "Give me a summary.", "What is this document about?", "Summarise the text.",
+    "What are the main points?", "Give an overview.", "Give me an outline.", "Outline the document.",
+)  # fmt: skip
+WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
+FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
+DOC_LABEL = -1.0  # marks document text, whose weight the loop chooses
+
+
+@dataclass(slots=True)
+class Row:
+    """One training row under construction. `weight[t]` belongs to the prediction of `ids[t]`."""
+
+    ids: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    source: list[int] = field(default_factory=list)  # [t]: where ids[t] was copied from, or -1
+    match: list[int] = field(default_factory=list)  # [t]: where the word of ids[t] stands in the document, or -1
+
+    def add(self, ids: Sequence[int], weight: float = 0.0, source: Sequence[int] = ()) -> None:
+        """Append tokens of one weight; `source` as long as `ids`, or empty."""
+        self.ids += ids
+        self.weight += [weight] * len(ids)
+        self.source += source or [-1] * len(ids)
+        self.match += [-1] * len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A passage in a row: its mark stands at `start`, its tokens follow up to `stop`."""
+
+    passage: Passage
+    ids: list[int]
+    start: int
+    stop: int
+
+    def body(self, first: int = -1) -> tuple[list[int], list[int]]:
+        """Ids without trailing white space from token `first` on (-1: with the mark), and their positions."""
+        stop = self.start + 1 + self.passage.num_body_ids
+        return self.ids[first + 1 : self.passage.num_body_ids + 1], list(range(self.start + 1 + first, stop))
+
+
+class QuoteTasks:
+    """Draws rows from the training or the held-out part of a corpus. Deterministic for a seed."""
+
+    def __init__(self, corpus: TokenizedCorpus, split: str = "train", seed: int = 0, permuted_share: float = 0.2) -> None:
+        self._documents = corpus.train if split == "train" else corpus.held_out
+        self._tokenizer: Tokenizer = corpus.tokenizer
+        sizes = np.array([sum(len(passage.ids) for passage in document) for document in self._documents], float)
+        self._share = np.minimum(sizes, 60_000) / np.minimum(sizes, 60_000).sum()
+        self._random = random.Random(seed)
+        self._numpy = np.random.default_rng(seed)
+        self._permuted_share = permuted_share
+        self._control = {name: self._tokenizer.token_to_id(name) for name in CONTROLS}
+        self._first_mark = self._tokenizer.token_to_id("<|s0|>")
+        self._newlines = self._encode("\n\n")
+        self._bullets = (self._encode("- "), self._encode("\n- "))
+        self._num_fixed = self._first_mark + NUM_MARKS + 256  # controls, marks and single bytes keep their ids
+
+    def batch(self, length: int, num_rows: int) -> dict[str, np.ndarray]:
+        """Arrays [num_rows, length]: ids int64, weight float32, source and match int64; padded with zeros and -1."""
+        ids = np.zeros((num_rows, length), np.int64)
+        weight = np.zeros((num_rows, length), np.float32)
+        source = np.full((num_rows, length), -1, np.int64)
+        match = np.full((num_rows, length), -1, np.int64)
+        for number in range(num_rows):
+            row = self.row(length)
+            n = min(len(row.ids), length)
+            ids[number, :n], weight[number, :n] = row.ids[:n], row.weight[:n]
+            source[number, :n], match[number, :n] = row.source[:n], row.match[:n]
+        return {"ids": ids, "weight": weight, "source": source, "match": match}
+
+    def row(self, length: int, only: str | None = None) -> Row:
+        """A document and as many questions with answers as fit `length` tokens; `only` one kind of question."""
+        row = Row()
+        share = self._random.uniform(0.35, 0.65) if length <= 2048 else self._random.uniform(0.6, 0.8)
+        placed = self._place_document(row, int(length * share))
+        is_permuted = self._random.random() < self._permuted_share and only is None
+        if is_permuted:
+            self._permute(row, placed)
+        text = " ".join(item.passage.text for item in placed).lower()
+        misses = 0
+        while placed and misses < 30:
+            asked = self._ask(placed, text, is_permuted, only)
+            if asked is None:
+                misses += 1
+                continue
+            question, match, answer, source = asked
+            if len(row.ids) + len(question) + len(answer) + 4 > length:
+                misses += 10
+                continue
+            row.add([self._control[USER]])
+            start = len(row.ids)
+            row.add(question)
+            for offset, position in match:
+                row.match[start + offset] = position
+            row.add([self._control[END], self._control[ASSISTANT]])
+            row.add(answer, 1.0, source)
+            for offset in range(min(2, len(answer))):
+                row.weight[len(row.ids) - len(answer) + offset] = FIRST_WEIGHT
+            row.add([self._control[END]], 1.0)
+        return row
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _place_document(self, row: Row, num_tokens: int) -> list[Placed]:
+        """Write passages from a random place of a random document, and of more documents while there is room."""
+        placed: list[Placed] = []
+        mark = self._random.randrange(NUM_MARKS)
+        order = list(self._numpy.permutation(NUM_MARKS)) if self._random.random() < 0.5 else list(range(NUM_MARKS))
+        row.add([self._control[DOC]])
+        while len(row.ids) < num_tokens:
+            document = self._documents[self._numpy.choice(len(self._documents), p=self._share)]
+            first = self._random.randrange(len(document))
+            if placed:
+                row.add(self._newlines)
+            for passage in document[first:]:
+                ids = [self._first_mark + int(order[mark % NUM_MARKS]), *passage.ids.tolist()]
+                if len(row.ids) + len(ids) > num_tokens + 16:
+                    break
+                placed.append(Placed(passage, ids, len(row.ids), len(row.ids) + len(ids)))
+                row.add(ids, DOC_LABEL)
+                mark += 1
+            else:
+                continue
+            break
+        row.add([self._control[END]])
+        return placed
+
+    def _permute(self, row: Row, placed: list[Placed]) -> None:
+        """Replace a share of the vocabulary throughout the document: only copying can explain the answers then."""
+        size = self._tokenizer.get_vocab_size()
+        table = np.arange(size)
+        moved = np.flatnonzero(self._numpy.random(size) < 0.4)
+        moved = moved[moved >= self._num_fixed]
+        table[moved] = self._numpy.permutation(moved)
+        for number, item in enumerate(placed):
+            ids = table[item.ids].tolist()
+            row.ids[item.start : item.stop] = ids
+            placed[number] = Placed(item.passage, ids, item.start, item.stop)
+
+    def _ask(
+        self, placed: list[Placed], text: str, is_permuted: bool, only: str | None
+    ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
+        """Question ids, matches (offset in the question, position), answer ids and their sources; None: try again."""
+        kind = only or self._random.choices(("phrase", "words", "continue", "outline"), (0.42, 0.25, 0.27, 0.06))[0]
+        number = self._random.randrange(len(placed))
+        if kind == "outline":
+            return self._outline(placed)
+        if kind == "continue":
+            return self._continue(placed, number, text, is_permuted)
+        if is_permuted:
+            asked = self._permuted_phrase(placed[number])
+        else:
+            asked = self._phrase(placed[number], text) if kind == "phrase" else self._words(placed, number)
+        return None if asked is None else (*asked, *self._quote(placed, number))
+
+    def _quote(self, placed: list[Placed], number: int) -> tuple[list[int], list[int]]:
+        """The passage, and the next one of the same paragraph; with marks."""
+        ids, source = placed[number].ids[: placed[number].passage.num_body_ids + 1], []
+        source = list(range(placed[number].start, placed[number].start + len(ids)))
+        if number + 1 < len(placed) and not placed[number + 1].passage.starts_paragraph and len(ids) < 120:
+            more, where = placed[number + 1].body()
+            if placed[number + 1].start == placed[number].start + 1 + len(placed[number].passage.ids):
+                gap = list(range(source[-1] + 1, placed[number + 1].start))
+                ids = ids + placed[number].ids[len(ids) :] + more
+                source = source + gap + where
+        return ids, source
+
+    def _phrase(self, item: Placed, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """A run of 2 to 5 words that stands once in the document."""
+        words = [found for found in WORD.finditer(item.passage.text)]
+        count = self._random.choice((1, 2, 2, 3, 3, 4, 4, 5))
+        if len(words) < max(2, count):
+            return None
+        first = self._random.randrange(len(words) - count + 1)
+        run = words[first : first + count]
+        phrase = item.passage.text[run[0].start() : run[-1].end()]
+        if all(word.group().lower() in STOP_WORDS for word in run) or text.count(phrase.lower()) != 1:
+            return None
+        return self._worded(self._random.choice(ASK_PHRASE), phrase, item, run, run[0].start())
+
+    def _words(self, placed: list[Placed], number: int) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """Scattered words that no other passage holds together."""
+        item = placed[number]
+        words = [found for found in WORD.finditer(item.passage.text) if found.group().lower() not in STOP_WORDS]
+        words = list({found.group().lower(): found for found in words if len(found.group()) > 2}.values())
+        count = self._random.choice((2, 3, 3, 3, 4))
+        if len(words) < count:
+            return None
+        chosen = self._random.sample(words, count)
+        if self._random.random() < 0.7:
+            chosen.sort(key=lambda found: found.start())
+        keys = [found.group().lower() for found in chosen]
+        others = (other.passage.text.lower() for index, other in enumerate(placed) if index != number)
+        if any(all(key in other for key in keys) for other in others):
+            return None
+        joint = self._random.choice((" ", ", ", ", ", " and "))
+        listed = joint.join(found.group() for found in chosen)
+        if joint == ", " and self._random.random() < 0.5:
+            listed = ", ".join(found.group() for found in chosen[:-1]) + " and " + chosen[-1].group()
+        return self._worded(self._random.choice(ASK_WORDS), listed, item, chosen, None)
+
+    def _worded(
+        self, template: str, key: str, item: Placed, words: list[re.Match[str]], start: int | None
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Put `key` into `template`, sometimes in lower case, and align its words with those of the passage.
+
+        `start` is where `key` begins in the passage; None when its words are scattered.
+        """
+        shown = key.lower() if self._random.random() < 0.25 else key
+        question = self._tokenizer.encode(template.format(k=shown), add_special_tokens=False)
+        passage = self._tokenizer.encode(item.passage.text, add_special_tokens=False)
+        base = template.index("{k}")
+        match: list[tuple[int, int]] = []
+        cursor = 0
+        for word in words:
+            if start is None:
+                cursor = key.index(word.group(), cursor)
+                where = base + cursor
+                cursor += len(word.group())
+            else:
+                where = base + word.start() - start
+            asked = _covering(question.offsets, where, where + len(word.group()))
+            found = _covering(passage.offsets, word.start(), word.end())
+            for back in range(1, min(len(asked), len(found)) + 1):
+                match.append((asked[-back], item.start + 1 + found[-back]))
+        return list(question.ids), match
+
+    def _permuted_phrase(self, item: Placed) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """The same with tokens instead of words."""
+        count, size = self._random.randint(2, 6), item.passage.num_body_ids
+        if size < count + 2:
+            return None
+        first = self._random.randrange(1, size - count + 1)
+        before, after = self._random.choice(ASK_PHRASE).split("{k}")
+        lead = self._encode(before.rstrip(" "))
+        ids = lead + item.ids[first + 1 : first + 1 + count] + self._encode(after)
+        return ids, [(len(lead) + index, item.start + 1 + first + index) for index in range(count)]
+
+    def _continue(
+        self, placed: list[Placed], number: int, text: str, is_permuted: bool
+    ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
+        """A phrase of 4 to 8 words that stands once; the answer goes on to the end of the next passage."""
+        item = placed[number]
+        if is_permuted:
+            count, size = self._random.randint(4, 9), item.passage.num_body_ids
+            if size < count + 4:
+                return None
+            first = self._random.randrange(0, size - count - 2)
+            before, after = self._random.choice(ASK_CONTINUE).split("{k}")
+            lead = self._encode(before.rstrip(" "))
+            question = lead + item.ids[first + 1 : first + 1 + count] + self._encode(after)
+            match = [(len(lead) + index, item.start + 1 + first + index) for index in range(count)]
+            last = first + count
+        else:
+            words = list(WORD.finditer(item.passage.text))
+            count = self._random.randint(4, 8)
+            if len(words) < count + 2:
+                return None
+            begin = self._random.randrange(len(words) - count - 1)
+            run = words[begin : begin + count]
+            phrase = item.passage.text[run[0].start() : run[-1].end()]
+            if text.count(phrase.lower()) != 1:
+                return None
+            question, match = self._worded(self._random.choice(ASK_CONTINUE), phrase, item, run, run[0].start())
+            last = max(position for _, position in match) - item.start if match else 0
+        if not match:
+            return None
+        answer, source = item.ids[last + 1 :], list(range(item.start + last + 1, item.stop))
+        if number + 1 < len(placed) and placed[number + 1].start == item.stop and len(answer) < 100:
+            more, where = placed[number + 1].body()
+            answer, source = answer + more, source + where
+        else:
+            extra = len(item.passage.ids) - item.passage.num_body_ids
+            answer, source = (answer[:-extra], source[:-extra]) if extra else (answer, source)
+        return question, match, answer[:200], source[:200]
+
+    def _outline(
+        self, placed: list[Placed]
+    ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
+        """First passages of the first paragraphs, or the first passages where there are fewer than 3 paragraphs."""
+        heads = [item for item in placed if item.passage.starts_paragraph and item.passage.num_body_ids > 5]
+        heads = (heads if len(heads) >= 3 else placed)[:5]
+        answer: list[int] = []
+        source: list[int] = []
+        for index, item in enumerate(heads):
+            bullet = self._bullets[index > 0]
+            ids, where = item.body()
+            answer += [*bullet, *ids]
+            source += [-1] * len(bullet) + where
+        if len(answer) > 400:
+            return None
+        return self._encode(self._random.choice(ASK_OUTLINE)), [], answer, source
+
+
+def _covering(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> list[int]:
+    """Indices of the tokens that overlap the characters from `start` to `stop`."""
+    return [index for index, (low, high) in enumerate(offsets) if low < stop and high > start]
