@@ -95,6 +95,7 @@ class Document:
 
     def __post_init__(self) -> None:
         blocks = tuple(block for block in self.blocks if block.text)
+        object.__setattr__(self, "title", " ".join(normalise(self.title).split()))
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "text", BLOCK_SEPARATOR.join(block.text for block in blocks))
         object.__setattr__(self, "_starts", _starts(block.text for block in blocks))

@@ -1,0 +1,134 @@
+"""Characters of a PDF page as positioned pieces of lines.
+
+Job: follow pdfium's lines, undo its hyphen joining, measure, cut at wide gaps and at small shifted figures.
+Non-job: opening files (`pdf`), putting pieces together again (`layout`).
+"""
+
+import ctypes
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+
+from spec_engine.documents import bidi
+from spec_engine.documents.layout import WIDE_GAP, Line
+
+_HYPHEN_CODES = frozenset((0x2, 0xFFFE))
+_NEWLINE_CODES = frozenset((0xA, 0xD))
+_FIGURES = frozenset("0123456789+-−")
+_MAX_SCRIPT_SIZE = 0.85
+_MAX_RTL_CHARS = 2_000
+_MIN_RTL_GAP = 0.2
+
+Extent = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How a character is drawn: size, baseline, and the cosine and sine of its line's angle."""
+
+    size: float
+    y: float
+    cos: float
+    sin: float
+
+
+@dataclass(frozen=True, slots=True)
+class _RawLine:
+    """Text of a line and pdfium's index of each of its characters."""
+
+    text: str
+    indices: tuple[int, ...]
+
+
+def pieces(textpage: pdfium.PdfTextPage) -> Iterator[Line]:
+    """The page's text in drawing order. Lengths are in points along the text's own direction."""
+    for line in _raw_lines(textpage):
+        yield from _cut(textpage, line)
+
+
+def _raw_lines(textpage: pdfium.PdfTextPage) -> Iterator[_RawLine]:
+    """pdfium's lines; where it joined two lines over a hyphen, the hyphen ends the first again."""
+    indices: list[int] = []
+    chars: list[str] = []
+    for index in range(textpage.count_chars()):
+        code = raw.FPDFText_GetUnicode(textpage, index)
+        is_hyphen = code in _HYPHEN_CODES
+        char = "-" if is_hyphen else chr(code)
+        if is_hyphen or unicodedata.category(char) != "Cc":
+            indices.append(index)
+            chars.append(" " if char == "\xa0" else char)
+        if (is_hyphen or code in _NEWLINE_CODES) and chars:
+            yield _RawLine("".join(chars), tuple(indices))
+            indices, chars = [], []
+    if chars:
+        yield _RawLine("".join(chars), tuple(indices))
+
+
+def _cut(textpage: pdfium.PdfTextPage, line: _RawLine) -> Iterator[Line]:
+    """One line as the pieces that its geometry calls for."""
+    text = line.text.rstrip()
+    if not text:
+        return
+    inked = [index for index, char in zip(line.indices, line.text, strict=True) if not char.isspace()]
+    samples = [_style(textpage, inked[i]) for i in (0, len(inked) // 2, -1)]
+    style = max(samples, key=lambda sample: sample.size)
+    extents = [_extent(textpage, index, style) for index in line.indices[: len(text)]]
+    if any(map(bidi.is_rtl, text)) and len(text) <= _MAX_RTL_CHARS:
+        yield _rtl_line(text, extents, style)
+        return
+    start, is_small = 0, False
+    for i, char in enumerate(text):
+        own = _style(textpage, line.indices[i]) if char in _FIGURES else style
+        was_small, is_small = is_small, own.size < _MAX_SCRIPT_SIZE * style.size
+        is_gap = i > 0 and text[i - 1].isspace() and i > 1 and extents[i][0] - extents[i - 2][1] > WIDE_GAP * style.size
+        if is_gap or is_small != was_small:
+            yield from _piece(textpage, line, extents, (start, i), style)
+            start = i
+    yield from _piece(textpage, line, extents, (start, len(text)), style)
+
+
+def _piece(
+    textpage: pdfium.PdfTextPage, line: _RawLine, extents: list[Extent], span: tuple[int, int], style: _Style
+) -> Iterator[Line]:
+    """Characters `span` of a line as one piece, unless they are blank."""
+    start, end = span
+    inked = [i for i in range(start, end) if not line.text[i].isspace()]
+    if inked:
+        if line.text[inked[0]] in _FIGURES:
+            style = _style(textpage, line.indices[inked[0]])
+        x0, x1 = min(extents[i][0] for i in inked), max(extents[i][1] for i in inked)
+        yield Line(line.text[start:end], x0, x1, style.y, style.size)
+
+
+def _rtl_line(text: str, extents: list[Extent], style: _Style) -> Line:
+    """A line that holds right-to-left text, with its x axis mirrored when it reads that way as a whole."""
+    ordered = bidi.reading_order(text, extents, _MIN_RTL_GAP * style.size)
+    x0, x1 = min(extent[0] for extent in extents), max(extent[1] for extent in extents)
+    if bidi.is_rtl_line(text):
+        x0, x1 = -x1, -x0
+    return Line(ordered, x0, x1, style.y, style.size)
+
+
+def _style(textpage: pdfium.PdfTextPage, index: int) -> _Style:
+    matrix = raw.FS_MATRIX()
+    raw.FPDFText_GetMatrix(textpage, index, matrix)
+    scale = math.hypot(matrix.c, matrix.d) or 1.0
+    angle = max(0.0, raw.FPDFText_GetCharAngle(textpage, index))
+    size = raw.FPDFText_GetFontSize(textpage, index) * scale
+    x, y = ctypes.c_double(), ctypes.c_double()
+    raw.FPDFText_GetCharOrigin(textpage, index, x, y)
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _Style(size if size > 0.1 else 10.0, y.value * cos - x.value * sin, cos, sin)
+
+
+def _extent(textpage: pdfium.PdfTextPage, index: int, style: _Style) -> Extent:
+    """Where a character begins and ends along its line."""
+    rect = raw.FS_RECTF()
+    raw.FPDFText_GetLooseCharBox(textpage, index, rect)
+    rise = (rect.bottom, rect.top) if style.sin > 0 else (rect.top, rect.bottom)
+    ends = (rect.left * style.cos + rise[0] * style.sin, rect.right * style.cos + rise[1] * style.sin)
+    return min(ends), max(ends)
