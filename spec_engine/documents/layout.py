@@ -31,7 +31,10 @@ WIDE_GAP = 1.2
 """Distance, in font sizes, that is too wide for a space between words."""
 
 _NEIGHBOURS = 8
+_MIN_PEERS = 4
 _MAX_PITCHES = 1.3
+_MAX_PITCHES_CLOSED = 1.15
+_MAX_INDENT = 4.0
 _MAX_SCRIPT_SIZE = 0.85
 
 
@@ -53,6 +56,21 @@ class Line:
     y: float
     size: float
     is_row: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What the surroundings of a row say.
+
+    Attributes:
+        pitch: usual distance of the page's baselines, in font sizes.
+        room: free space behind the row, measured against the longest row of its column.
+        is_list: whether most rows around end far from the right edge, as entries of an index or verses do.
+    """
+
+    pitch: float
+    room: float
+    is_list: bool
 
 
 def compose(pieces: Sequence[Line], vocabulary: Collection[str]) -> str:
@@ -124,14 +142,15 @@ def _as_script(piece: Line, beside: Line) -> str:
 
 
 def _mark_tables(rows: Sequence[Line], cells: Sequence[Sequence[Line]]) -> list[Line]:
-    """Mark rows with gaps; write those whose cells line up with a neighbouring row's as table rows."""
+    """Mark table rows, whose cells line up with a neighbouring row's, and entries of tables of contents."""
     starts = [_cell_starts(row_cells) for row_cells in cells]
     result = []
     for i, row in enumerate(rows):
         around = [x for j in (i - 1, i + 1) if 0 <= j < len(rows) for x in starts[j]]
         is_aligned = any(abs(x - other) < row.size for x in starts[i] for other in around)
         text = _cell_text(cells[i]) if is_aligned else row.text
-        result.append(replace(row, text=text, is_row=bool(starts[i]) or bool(_LEADERS.search(text))))
+        is_entry = bool(starts[i]) and cells[i][-1].text.strip().isdecimal()  # a line of a table of contents
+        result.append(replace(row, text=text, is_row=is_aligned or is_entry or bool(_LEADERS.search(text))))
     return result
 
 
@@ -202,21 +221,23 @@ def _breaks(rows: Sequence[Line]) -> list[Break]:
     kinds: list[Break] = []
     for i, (row, following) in enumerate(pairwise(rows)):
         is_first = i == 0 or kinds[-1] != "join"
-        room = max(peer.x1 for peer in _peers(rows, i, pitch)) - row.x1
-        kinds.append(_break(row, following, room, pitch, is_first))
+        kinds.append(_break(row, following, _setting(rows, i, pitch), is_first))
     return kinds
 
 
-def _peers(rows: Sequence[Line], index: int, pitch: float) -> list[Line]:
-    """Rows near one, itself included, that stand in the same column without a gap between them."""
+def _setting(rows: Sequence[Line], index: int, pitch: float) -> _Setting:
+    """Measure a row against the rows of its column that stand near it without a gap between them."""
     row = rows[index]
     start, end = index, index
     while start > 0 and index - start < _NEIGHBOURS and _is_stacked(rows[start - 1], rows[start], pitch):
         start -= 1
     while end + 1 < len(rows) and end - index < _NEIGHBOURS and _is_stacked(rows[end], rows[end + 1], pitch):
         end += 1
-    near = rows[start : end + 1]
-    return [peer for peer in near if abs(peer.x0 - row.x0) < 3 * row.size and _is_same_size(peer, row)]
+    stack = [peer for peer in rows[start : end + 1] if _is_same_size(peer, row)]
+    peers = [peer for peer in stack if abs(peer.x0 - row.x0) < 3 * row.size]
+    right = max(peer.x1 for peer in (peers if len(peers) > 1 else stack))
+    shortfall = median(right - peer.x1 for peer in peers)
+    return _Setting(pitch, max(0.0, right - row.x1), len(peers) >= _MIN_PEERS and shortfall > 3 * row.size)
 
 
 def _is_stacked(row: Line, following: Line, pitch: float) -> bool:
@@ -233,35 +254,32 @@ def _is_same_size(a: Line, b: Line) -> bool:
     return abs(a.size - b.size) <= 0.12 * max(a.size, b.size)
 
 
-def _break(row: Line, following: Line, room: float, pitch: float, is_first: bool) -> Break:
-    """What stands between two rows.
-
-    Args:
-        room: free space behind the first of them.
-        pitch: usual distance of baselines in font sizes.
-        is_first: whether `row` begins its paragraph.
-    """
+def _break(row: Line, following: Line, setting: _Setting, is_first: bool) -> Break:
+    """What stands between two rows; `is_first` says whether the upper one begins its paragraph."""
     size = row.size
     drop = (row.y - following.y) / size
     is_open = not _TERMINAL.search(row.text)
+    goes_on = is_open and (following.text[:1].islower() or bool(_HYPHENATED.search(row.text)))
     if not _is_same_size(row, following):
         return "paragraph"
     if drop < -0.5 or drop > 8:
-        return "join" if is_open and (following.text[:1].islower() or _HYPHENATED.search(row.text)) else "paragraph"
+        return "join" if goes_on else "paragraph"
+    if goes_on and row.text[-1] in "-‐" and 0.3 < drop < _MAX_PITCHES * setting.pitch:
+        return "join"
     if row.is_row and following.is_row and drop < 4:
         return "line"
-    if drop > _MAX_PITCHES * pitch:
+    if drop > setting.pitch * (_MAX_PITCHES if is_open else _MAX_PITCHES_CLOSED):
         return "paragraph"
-    if row.is_row or following.is_row or drop < 0.3:
-        return "line"
-    if _MARKER.match(following.text):
+    if row.is_row or following.is_row or drop < 0.3 or _MARKER.match(following.text):
         return "line"
     indent = (following.x0 - row.x0) / size
-    is_short = _would_fit(row, following, room)
-    if indent > 0.7 and not _MARKER.match(row.text):
+    is_short = _would_fit(row, following, setting.room)
+    if setting.is_list:
+        return "join" if goes_on and not is_short else "line"
+    if (indent > 0.7 and not _MARKER.match(row.text)) or (indent < -0.7 and not is_first):
         return "join" if is_open and not is_short else "paragraph"
-    if indent < -0.7 and not is_first:
-        return "join" if is_open and not is_short else "paragraph"
+    if indent < -_MAX_INDENT and not goes_on:
+        return "paragraph"
     if is_short:
         return "line" if is_open or is_first else "paragraph"
     return "join"

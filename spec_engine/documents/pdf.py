@@ -98,16 +98,9 @@ def _read_page(pdf: pdfium.PdfDocument, index: int) -> Page:
     try:
         with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
-            return Page(tuple(pdf_lines.pieces(textpage)), has_image, _unmapped(textpage))
+            return Page(tuple(pdf_lines.pieces(textpage)), has_image, pdf_lines.unmapped_share(textpage))
     except pdfium.PdfiumError:
         return Page(None, has_image=False, unmapped=0.0)
-
-
-def _unmapped(textpage: pdfium.PdfTextPage) -> float:
-    """Share of the characters whose font does not say which letters they are."""
-    num_chars = int(textpage.count_chars())
-    num_unmapped = sum(bool(raw.FPDFText_HasUnicodeMapError(textpage, i) == 1) for i in range(num_chars))
-    return num_unmapped / max(1, num_chars)
 
 
 def _expand_forms(text: str) -> str:

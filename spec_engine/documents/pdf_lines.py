@@ -18,6 +18,9 @@ from spec_engine.documents.layout import WIDE_GAP, Line
 
 _HYPHEN_CODES = frozenset((0x2, 0xFFFE))
 _NEWLINE_CODES = frozenset((0xA, 0xD))
+_NO_TEXT = frozenset(("Cc", "Co", "Cs", "Cn"))
+# The no-break space, and the bullets of the Symbol and Wingdings fonts, which come as private characters.
+_CHARS = {0xA0: " ", 0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "‣", 0xF0FC: "✓", 0xF06F: "○"}
 _FIGURES = frozenset("0123456789+-−")
 _MAX_SCRIPT_SIZE = 0.85
 _MAX_RTL_CHARS = 2_000
@@ -44,6 +47,16 @@ class _RawLine:
     indices: tuple[int, ...]
 
 
+def unmapped_share(textpage: pdfium.PdfTextPage) -> float:
+    """Share of the characters whose font does not say which letters they are."""
+    num_chars = int(textpage.count_chars())
+    num_unmapped = 0
+    for index in range(num_chars):
+        is_private = 0xE000 <= raw.FPDFText_GetUnicode(textpage, index) < 0xF900
+        num_unmapped += is_private or raw.FPDFText_HasUnicodeMapError(textpage, index) == 1
+    return num_unmapped / max(1, num_chars)
+
+
 def pieces(textpage: pdfium.PdfTextPage) -> Iterator[Line]:
     """The page's text in drawing order. Lengths are in points along the text's own direction."""
     for line in _raw_lines(textpage):
@@ -57,10 +70,10 @@ def _raw_lines(textpage: pdfium.PdfTextPage) -> Iterator[_RawLine]:
     for index in range(textpage.count_chars()):
         code = raw.FPDFText_GetUnicode(textpage, index)
         is_hyphen = code in _HYPHEN_CODES
-        char = "-" if is_hyphen else chr(code)
-        if is_hyphen or unicodedata.category(char) != "Cc":
+        char = "-" if is_hyphen else _CHARS.get(code, chr(code))
+        if unicodedata.category(char) not in _NO_TEXT:
             indices.append(index)
-            chars.append(" " if char == "\xa0" else char)
+            chars.append(char)
         if (is_hyphen or code in _NEWLINE_CODES) and chars:
             yield _RawLine("".join(chars), tuple(indices))
             indices, chars = [], []
