@@ -1,0 +1,72 @@
+"""The contract of an attention backend.
+
+Job: `AttentionBackend`, and the values that a call takes: `Scoring` (how logits are made) and `TreeBias` (who sees whom
+in the small masked part).
+Non-job: any kernel.
+
+Shapes are named in the alphabet of ``spec_engine/attention/__init__.py``.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How logits are made: ``scale * q.k``, then ``softcap * tanh(. / softcap)`` where a model has a soft cap.
+
+    `sink` [Hq] is an extra logit per head that takes part in the softmax and brings no value.
+    """
+
+    scale: float
+    softcap: float | None = None
+    sink: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBias:
+    """Who sees whom in the masked part; make it with `tree_bias`.
+
+    `values` [T, E + T] are 0 where a row sees a key and -inf elsewhere. `dead` [T] marks rows that see none of these
+    keys; None when there is no such row.
+    """
+
+    values: Tensor
+    dead: Tensor | None
+
+
+def tree_bias(visible: Tensor, dtype: torch.dtype, device: torch.device) -> TreeBias:
+    """The bias for a bool mask `visible` [T, E + T] that lies on the CPU."""
+    values = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
+    seen = visible.any(dim=1)
+    dead = None if bool(seen.all()) else ~seen
+    return TreeBias(values.to(device), None if dead is None else dead.to(device))
+
+
+class AttentionBackend(Protocol):
+    """Attention with its log-sum-exp. Query heads share key heads: Hq is a multiple of Hk.
+
+    Every method returns ``out`` [1, Hq, T, Dv] in the query's dtype and ``lse`` [1, Hq, T] in float32 (float64 for
+    float64 queries). A row that sees no key has out 0 and lse -inf, or that of the sink.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for reports."""
+
+    def hybrid(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Hybrid tree attention: an unmasked prefix part and a small masked part, merged by log-sum-exp.
+
+        q [1, Hq, T, D]; k [1, Hk, P + T, D] and v [1, Hk, P + T, Dv] with P = `prefix_len`: P prefix keys, then the T
+        new ones. `bias` has E + T columns: the first E for the E oldest prefix keys, which only some rows see because
+        a window ends there, the last T for the new keys. The prefix keys from E on are seen by every row. Without a
+        bias every row sees every key.
+        """
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        """Chunked prefill: every row sees the whole prefix, and the new keys up to its own. Shapes as in `hybrid`."""

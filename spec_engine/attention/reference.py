@@ -1,0 +1,50 @@
+"""Attention by the definition, in float64: what every backend is compared with.
+
+Job: be obviously right.
+Non-job: speed, memory.
+"""
+
+import torch
+from torch import Tensor
+
+from spec_engine.attention.base import Scoring, TreeBias
+
+
+class ReferenceBackend:
+    """The contract of `AttentionBackend` with one masked softmax over all keys in float64."""
+
+    name = "reference"
+
+    def hybrid(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        num_new = q.shape[2]
+        visible = torch.ones(num_new, k.shape[2], dtype=torch.bool, device=q.device)
+        if bias is not None:
+            num_edge = bias.values.shape[1] - num_new
+            seen = bias.values == 0
+            visible[:, :num_edge] = seen[:, :num_edge]
+            visible[:, prefix_len:] = seen[:, num_edge:]
+        return _attend(q, k, v, visible, scoring)
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(prefix_len)
+        return _attend(q, k, v, visible, scoring)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """Softmax attention where row i sees key j exactly when ``visible[i, j]`` [T, keys]."""
+    num_groups = q.shape[1] // k.shape[1]
+    keys = k.double().repeat_interleave(num_groups, dim=1)
+    values = v.double().repeat_interleave(num_groups, dim=1)
+    logits = q.double() @ keys.transpose(-1, -2) * scoring.scale  # [1, Hq, T, keys]
+    if scoring.softcap is not None:
+        logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
+    logits = logits.masked_fill(~visible, -torch.inf)
+    terms = [logits]
+    if scoring.sink is not None:
+        terms.append(scoring.sink.double().view(1, -1, 1, 1).expand(*logits.shape[:3], 1))
+    lse = torch.logsumexp(torch.cat(terms, dim=-1), dim=-1)
+    weights = torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
+    out = (weights @ values).to(q.dtype)
+    return out, lse if q.dtype == torch.float64 else lse.float()

@@ -1,0 +1,152 @@
+"""Every backend against the float64 reference, over a grid of shapes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from spec_engine.attention import AttentionBackend, Scoring, TreeBias, pick, tree_bias
+from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.attention.sdpa import CpuBackend, CudaBackend, MatmulBackend
+
+CPU = torch.device("cpu")
+BACKENDS = [CpuBackend(), MatmulBackend()]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 5e-2}
+SHAPES = [(4, 4, 16), (4, 2, 32), (8, 1, 24), (14, 2, 64)]  # Hq, Hk, D
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def make(shape: tuple[int, int, int], num_new: int, prefix_len: int, dtype: torch.dtype, value_size: int = 0):
+    generator = torch.Generator().manual_seed(num_new * 1000 + prefix_len)
+    num_heads, num_kv_heads, size = shape
+    q = torch.randn(1, num_new, num_heads, size, generator=generator, dtype=torch.float64).transpose(1, 2)
+    room = prefix_len + num_new + 9  # views of a larger buffer, as a cache gives them
+    k = torch.randn(1, num_kv_heads, room, size, generator=generator, dtype=torch.float64)
+    v = torch.randn(1, num_kv_heads, room, value_size or size, generator=generator, dtype=torch.float64)
+    length = prefix_len + num_new
+    return q.to(dtype), k.to(dtype)[:, :, :length], v.to(dtype)[:, :, :length]
+
+
+def random_bias(num_new: int, num_edge: int, dtype: torch.dtype, *, with_dead: bool = False) -> TreeBias:
+    generator = torch.Generator().manual_seed(num_new + num_edge)
+    visible = torch.rand(num_new, num_edge + num_new, generator=generator) < 0.4
+    visible[:, num_edge:] |= torch.eye(num_new, dtype=torch.bool)
+    if with_dead:
+        visible[num_new // 2] = False
+    return tree_bias(visible, dtype, CPU)
+
+
+def assert_same(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor], tolerance: float) -> None:
+    out, lse = got
+    assert out.shape == want[0].shape
+    assert lse.shape == want[1].shape
+    assert (out.double() - want[0].double()).abs().max() <= tolerance
+    finite = want[1].isfinite()
+    assert torch.equal(lse.isfinite(), finite)
+    assert (lse[~finite] == -math.inf).all()
+    if finite.any():
+        assert (lse[finite].double() - want[1][finite].double()).abs().max() <= 4 * tolerance
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_hybrid_grid(backend: AttentionBackend, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    scoring = Scoring(shape[2] ** -0.5)
+    for num_new in (1, 2, 7, 33):
+        for prefix_len in (0, 1, 63, 1030):
+            q, k, v = make(shape, num_new, prefix_len, dtype)
+            for bias in (None, random_bias(num_new, 0, dtype), random_bias(num_new, min(5, prefix_len), dtype)):
+                want = ReferenceBackend().hybrid(q.double(), k.double(), v.double(), prefix_len, bias, scoring)
+                assert_same(backend.hybrid(q, k, v, prefix_len, bias, scoring), want, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_causal_grid(backend: AttentionBackend, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        for num_new, prefix_len in ((1, 0), (9, 0), (5, 40), (64, 1), (40, 1030)):
+            q, k, v = make(shape, num_new, prefix_len, dtype)
+            scoring = Scoring(0.3)
+            want = ReferenceBackend().causal(q.double(), k.double(), v.double(), prefix_len, scoring)
+            assert_same(backend.causal(q, k, v, prefix_len, scoring), want, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("has_sink", [False, True])
+@pytest.mark.parametrize("value_size", [0, 20])
+def test_softcap_sink_and_value_size(
+    backend: AttentionBackend, softcap: float | None, has_sink: bool, value_size: int
+) -> None:
+    sink = torch.randn(8, dtype=torch.float64) if has_sink else None
+    scoring = Scoring(0.5, softcap, sink)
+    q, k, v = make((8, 2, 16), 6, 1100, torch.float64, value_size)
+    bias = random_bias(6, 4, torch.float64)
+    want = ReferenceBackend().hybrid(q, k, v, 1100, bias, scoring)
+    assert_same(backend.hybrid(q, k, v, 1100, bias, scoring), want, 1e-12)
+    assert_same(backend.causal(q, k, v, 1100, scoring), ReferenceBackend().causal(q, k, v, 1100, scoring), 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("prefix_len", [0, 3, 50])
+def test_fully_masked_row(backend: AttentionBackend, softcap: float | None, prefix_len: int) -> None:
+    """Out is 0 and lse -inf where nothing is seen; with a prefix the row is that of the prefix."""
+    num_edge = min(3, prefix_len)
+    bias = random_bias(4, num_edge, torch.float32, with_dead=True)
+    q, k, v = make((4, 2, 16), 4, prefix_len, torch.float32)
+    scoring = Scoring(0.25, softcap)
+    out, lse = backend.hybrid(q, k, v, prefix_len, bias, scoring)
+    want = ReferenceBackend().hybrid(q.double(), k.double(), v.double(), prefix_len, bias, scoring)
+    assert_same((out, lse), want, 2e-5)
+    if prefix_len <= num_edge:
+        assert (out[:, :, 2] == 0).all()
+        assert (lse[:, :, 2] == -math.inf).all()
+
+
+def test_long_float32_prefix_goes_through_blocks() -> None:
+    shape = (8, 2, 16)
+    q, k, v = make(shape, 16, 8200, torch.float32)
+    bias = random_bias(16, 0, torch.float32)
+    want = ReferenceBackend().hybrid(q.double(), k.double(), v.double(), 8200, bias, Scoring(0.25))
+    assert_same(CpuBackend().hybrid(q, k, v, 8200, bias, Scoring(0.25)), want, 2e-5)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    q, k, v = make((4, 2, 16), 8, 1500, torch.float32)
+    for backend in BACKENDS:
+        want = ReferenceBackend().hybrid(q.double(), k.double(), v.double(), 1500, None, Scoring(40.0))
+        out, lse = backend.hybrid(q, k, v, 1500, None, Scoring(40.0))
+        assert (out.double() - want[0]).abs().max() < 1e-2
+        assert ((lse - want[1]).abs() / want[1].abs()).max() < 1e-5
+
+
+def test_pick_on_the_cpu_says_why() -> None:
+    picked = pick(CPU, torch.float32)
+    assert picked.backend.name == "torch-cpu-flash"
+    assert "fold" in picked.reason
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_cuda_backends(dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    backends = [CudaBackend(), MatmulBackend(), pick(device, dtype).backend]
+    for shape in [(8, 2, 64), (14, 2, 64), (4, 4, 20), (32, 8, 128)]:
+        for num_new, prefix_len in ((1, 0), (1, 700), (16, 0), (16, 3000), (60, 9000)):
+            q, k, v = (x.to(device) for x in make(shape, num_new, prefix_len, dtype))
+            scoring = Scoring(shape[2] ** -0.5)
+            wide = (q.double(), k.double(), v.double(), prefix_len)
+            for num_edge in (0, min(3, prefix_len)):
+                bias = random_bias(num_new, num_edge, dtype)
+                bias = TreeBias(bias.values.to(device), None)
+                for backend in backends:
+                    want = ReferenceBackend().hybrid(*wide, bias, scoring)
+                    assert_same(backend.hybrid(q, k, v, prefix_len, bias, scoring), want, 3e-2)
+            for backend in backends:
+                want = ReferenceBackend().causal(*wide, scoring)
+                assert_same(backend.causal(q, k, v, prefix_len, scoring), want, 3e-2)
