@@ -24,6 +24,7 @@ class StepRecord:
     draft_s: float  # proposing and observing
     verify_s: float  # target pass, acceptance and commit
     other_s: float = 0.0  # retrieval and bookkeeping
+    drafting_note: str = ""  # why nothing was drafted although a drafter is there; empty while drafting is on
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ class GenerationMetrics:
     draft_acceptance_rate: float
     acceptance_histogram: tuple[int, ...]  # [k] = steps in which exactly k drafted tokens were kept
     acceptance_by_position: tuple[float, ...]  # [k] = share of steps drafting to depth > k that kept more than k
+    num_plain_steps: int  # steps over a bare root
+    drafting_note: str  # the last reason why drafting was off, if it ever was
 
-    def as_dict(self) -> dict[str, int | float | list[int] | list[float]]:
+    def as_dict(self) -> dict[str, int | float | str | list[int] | list[float]]:
         """Plain values for JSON; tuples become lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
@@ -107,7 +110,18 @@ class MetricsRecorder:
             draft_acceptance_rate=num_accepted / num_drafted if num_drafted else 0.0,
             acceptance_histogram=_histogram(self._steps),
             acceptance_by_position=_by_position(self._steps),
+            num_plain_steps=sum(step.num_draft_tokens == 0 for step in self._steps),
+            drafting_note=next((step.drafting_note for step in reversed(self._steps) if step.drafting_note), ""),
         )
+
+
+def describe(metrics: GenerationMetrics) -> str:
+    """The figures that matter most, in one line."""
+    return (
+        f"{metrics.num_generated_tokens} tokens, {metrics.tokens_per_second:.1f} tokens/s, mean acceptance length "
+        f"{metrics.mean_acceptance_length:.2f}; prompt {metrics.num_prompt_tokens:,} tokens "
+        f"({metrics.num_reused_tokens:,} reused), first token after {metrics.time_to_first_token_s:.2f} s"
+    )
 
 
 def _histogram(steps: list[StepRecord]) -> tuple[int, ...]:

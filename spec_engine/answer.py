@@ -1,0 +1,179 @@
+"""The state of one answer while the engine makes it.
+
+Job: what the loop in ``engine.py`` asks for between two target passes: choosing tokens, cutting at a stop, the clock,
+the records, the events.
+Non-job: models and caches; the order of the calls.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spec_engine.controller import BudgetController
+from spec_engine.drafters.base import DraftSession
+from spec_engine.events import ContextFocused, Event, Finished, FinishReason, TokensAccepted
+from spec_engine.metrics import MetricsRecorder, StepRecord
+from spec_engine.model.target import Step
+from spec_engine.retrieval import Focus, Retriever
+from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens
+from spec_engine.stopping import Detokenizer, Scanned, StopRules, StopScanner
+from spec_engine.tree import DraftTree
+from spec_engine.verify import Accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to make. The last prompt token is the root of the first pass, so the prompt must not be empty."""
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: StopRules
+
+
+class Clock:
+    """Seconds of work since the request began; the time a consumer takes over an event does not count."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._lap = 0.0
+
+    def now(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        previous, self._lap = self._lap, self.now()
+        return self._lap - previous
+
+    def show(self, event: Event) -> Iterator[Event]:
+        """Hand out an event with the clock stopped."""
+        paused = time.perf_counter()
+        yield event
+        self._start += time.perf_counter() - paused
+
+
+class Answer:
+    """One answer in the making; a new one for each request."""
+
+    def __init__(
+        self,
+        request: Request,
+        num_reused: int,
+        draft: DraftSession,
+        parts: "AnswerParts",
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.prompt = request.prompt_token_ids
+        self.num_reused = num_reused
+        self.draft = draft
+        self.clock = Clock()
+        self.is_cancelled = cancelled
+        self._sampling = request.sampling
+        self._retriever = parts.retriever
+        self._controller = parts.controller
+        self._noise = GumbelNoise(request.sampling.seed)
+        self._scanner = StopScanner(request.stop, parts.detokenizer)
+        self._scanned = Scanned((), None)
+        self._recorder = MetricsRecorder(len(self.prompt), num_reused)
+        self._seen: Tensor | None = None  # bool [V], for the repetition penalty
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._budget = 0
+        self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
+        self._controller.begin()
+
+    def prefilled(self) -> None:
+        """The prompt is read, by target and drafter: decoding begins."""
+        self._prefill_s = self._last_token_s = self.clock.now()
+        self._recorder.prefilled(self._prefill_s)
+        self.clock.lap()
+
+    def choose(self, tree: DraftTree, logits: Tensor) -> tuple[int, ...]:
+        """The target's token after each node, from its `logits` [N, V]."""
+        root_position = len(self.prompt) - 1 + len(self._token_ids)
+        self._noise.forget(root_position + 1)
+        positions = [root_position + 1 + depth for depth in tree.depths]
+        return choose(logits, self._sampling, positions, self._histories(tree, logits), self._noise)
+
+    def clip(self, accepted: Accepted) -> Accepted:
+        """What is left of the new tokens after the stop rules; the one place that cuts."""
+        self._scanned = self._scanner.scan(accepted.token_ids)
+        if self._scanned.stop is None:
+            return accepted
+        return accepted.cut(len(self._scanned.text_by_token), self._scanned.stop)
+
+    def emit(self, tree: DraftTree, accepted: Accepted) -> TokensAccepted:
+        """Book the step and describe it."""
+        record = StepRecord(
+            num_draft_tokens=len(tree) - 1,
+            num_accepted_draft_tokens=accepted.num_drafted,
+            num_new_tokens=len(accepted.token_ids),
+            draft_depth=tree.depth,
+            draft_s=self._draft_s,
+            verify_s=self.clock.lap(),
+            other_s=self._other_s,
+            drafting_note=self._controller.note,
+        )
+        self._draft_s = self._other_s = 0.0
+        self._last_token_s = self.clock.now()
+        if not self._token_ids:
+            self._recorder.first_token(self._last_token_s)
+        self._recorder.add(record)
+        self._controller.record(self._budget, record, accepted.path)
+        self._remember(accepted.token_ids)
+        texts = self._scanned.text_by_token
+        self._texts.extend(texts)
+        is_drafted = (True,) * accepted.num_drafted + (False,)
+        return TokensAccepted(accepted.token_ids, is_drafted, "".join(texts), texts, record, self._last_token_s)
+
+    def refocus(self, step: Step) -> Focus | None:
+        """A new view for the drafter, if the target's attention moved."""
+        self._draft_s += self.clock.lap()
+        focus = self._retriever.update(step)
+        self._other_s += self.clock.lap()
+        return focus
+
+    def focused(self, focus: Focus, step: Step) -> ContextFocused:
+        """The event of a new view."""
+        return ContextFocused(focus.chunk_ids, focus.chunk_size, len(focus.token_indices), step.num_done)
+
+    def propose(self, root: int) -> DraftTree:
+        """The next tree below `root`; bare where a draft could not be used or would not pay."""
+        self._budget = self._controller.budget() if self._scanner.num_left > 1 else 0
+        tree = self.draft.propose(root, self._budget) if self._budget else DraftTree.root(root)
+        self._draft_s += self.clock.lap()
+        return tree
+
+    def finish(self) -> Finished:
+        """The closing event; an answer that no rule ended was cancelled."""
+        reason: FinishReason = self._scanned.stop or "cancelled"
+        metrics = self._recorder.summary(self._last_token_s - self._prefill_s)
+        return Finished(reason, tuple(self._token_ids), "".join(self._texts), metrics)
+
+    def _histories(self, tree: DraftTree, logits: Tensor) -> Tensor | None:
+        """bool [N, V] of the tokens before each choice, where a penalty needs them."""
+        if self._sampling.repetition_penalty == 1:
+            return None
+        if self._seen is None:
+            self._seen = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+            self._seen[list(self.prompt)] = True
+        return seen_tokens(self._seen, tree)
+
+    def _remember(self, token_ids: Sequence[int]) -> None:
+        """Add to the answer."""
+        self._token_ids.extend(token_ids)
+        if self._seen is not None:
+            self._seen[list(token_ids)] = True
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerParts:
+    """What an answer is made with: two parts of its own, and the engine's controller."""
+
+    retriever: Retriever
+    detokenizer: Detokenizer
+    controller: BudgetController

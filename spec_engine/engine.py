@@ -1,0 +1,230 @@
+"""The engine: one loop for plain and speculative decoding.
+
+Job: `Engine.generate`, which turns a request into events, and building an engine from a preset.
+Non-job: how to draft, attend, sample or stop; the layers below do that. Text prompts and chat are above.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from spec_engine.answer import Answer, AnswerParts, Request
+from spec_engine.config import DrafterKind, Preset, RetrievalConfig
+from spec_engine.controller import BudgetController, PrefillPacer
+from spec_engine.drafters import DRAFTERS, max_draft_nodes
+from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.errors import ContextOverflow, RequestError
+from spec_engine.events import Event, Prefilled, PromptReady
+from spec_engine.model.load import load_target, load_tokenizer
+from spec_engine.model.target import Step, Target
+from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
+from spec_engine.retrieval import Retriever
+from spec_engine.tree import DraftTree
+from spec_engine.verify import accept
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How an engine decodes. None of it changes the text."""
+
+    max_nodes: int = 50  # drafted nodes a step at most
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    adaptive: bool = True  # choose the number of nodes by measured speed; False: always `max_nodes`
+    prefill_chunk: int = 512  # tokens per prefill pass at most
+    preset: Preset | None = None  # what the engine was built from, if it was
+
+
+def never() -> bool:
+    """The default for `cancelled`."""
+    return False
+
+
+class Engine:
+    """Makes one answer at a time. Engines that share a target (`with_drafter`) also take turns.
+
+    The target's cache is the only memory between answers: a prompt that begins like the tokens it holds is not read
+    again. Everything else of an answer lives in its `Answer`.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter, tokenizer: Tokenizer, config: EngineConfig) -> None:
+        self._target = target
+        self._drafter = drafter
+        self._tokenizer = tokenizer
+        self._config = config
+        self._controller = BudgetController(config.max_nodes, is_adaptive=config.adaptive)
+        self._pacer = PrefillPacer(config.prefill_chunk)
+        self._turn = threading.Lock()  # held by the answer in the making
+
+    @property
+    def target(self) -> Target:
+        """The target with its cache."""
+        return self._target
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that target and drafter share."""
+        return self._tokenizer
+
+    @property
+    def drafter_name(self) -> str:
+        """The kind of drafter, as in the registry."""
+        return self._drafter.name
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of prompt and answer together at most."""
+        return self._target.capacity
+
+    @property
+    def device(self) -> str:
+        """Where the target runs."""
+        return str(self._target.device)
+
+    @property
+    def config(self) -> EngineConfig:
+        """How this engine decodes."""
+        return self._config
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset that the engine was built from."""
+        return self._config.preset
+
+    def generate(self, request: Request, cancelled: Callable[[], bool] = never) -> Iterator[Event]:
+        """Make an answer: ``PromptReady, Prefilled*, (TokensAccepted ContextFocused?)*, Finished``.
+
+        `cancelled` is asked between prefill chunks and between steps; a yes ends the answer with the reason
+        ``cancelled``. Closing the iterator ends it at once. Raises `RequestError` for a request that cannot be served,
+        or while another answer is being made, and `ContextOverflow` when prompt and answer do not fit.
+        """
+        with self._answering(request, cancelled) as answer:
+            show = answer.clock.show
+            yield from show(PromptReady(len(answer.prompt), answer.num_reused))
+            for step in self._prefill(answer):
+                yield from show(Prefilled(step.num_done, len(answer.prompt), answer.clock.now()))
+            tree = DraftTree.root(answer.prompt[-1])
+            while not answer.is_cancelled():
+                outputs = self._target.verify(tree, answer.draft.taps)
+                accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
+                step = self._target.commit(outputs, accepted.path)
+                yield from show(answer.emit(tree, accepted))
+                if accepted.stop:
+                    break
+                answer.draft.observe(step)
+                if focus := answer.refocus(step):
+                    answer.draft.focus(focus)
+                    yield from show(answer.focused(focus, step))
+                tree = answer.propose(accepted.bonus)
+            yield from show(answer.finish())
+
+    def with_drafter(self, kind: DrafterKind) -> "Engine":
+        """An engine with another drafter on the same target and tokenizer, for example ``none`` for a plain run.
+
+        Raises `RequestError` when this engine was not built from a preset.
+        """
+        if self.preset is None:
+            raise RequestError("This engine was put together by hand, so it cannot build a drafter. Use load_engine.")
+        drafter = _build_drafter(self.preset, kind, self._target)
+        config = replace(self._config, max_nodes=max_draft_nodes(kind, self.preset.draft))
+        sibling = Engine(self._target, drafter, self._tokenizer, config)
+        sibling._turn, sibling._pacer = self._turn, self._pacer
+        return sibling
+
+    @contextmanager
+    def _answering(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Answer]:
+        """Check the request and set up its state; until the block is left, no other answer can begin."""
+        prompt = request.prompt_token_ids
+        self._check(request)
+        if not self._turn.acquire(blocking=False):
+            raise RequestError("Another answer is being made with this model. Stop it, or wait until it is finished.")
+        try:
+            num_reused = _common_prefix(self._target.token_ids, prompt[:-1])
+            self._target.truncate(num_reused)  # also drops what an interrupted pass may have left behind
+            parts = AnswerParts(
+                Retriever(self._config.retrieval), StreamingDetokenizer(self._tokenizer), self._controller
+            )
+            yield Answer(request, num_reused, self._drafter.begin(request.sampling), parts, cancelled)
+        finally:
+            self._turn.release()
+
+    def _prefill(self, answer: Answer) -> Iterator[Step]:
+        """Read the prompt but for its last token, in chunks of a fraction of a second; stops early when cancelled."""
+        done = answer.num_reused
+        for _ in answer.draft.reuse(answer.prompt[:done]):
+            if answer.is_cancelled():
+                break
+        while done < len(answer.prompt) - 1 and not answer.is_cancelled():
+            chunk = answer.prompt[done : min(done + self._pacer.size, len(answer.prompt) - 1)]
+            started = answer.clock.now()
+            steps = list(self._target.prefill(chunk))
+            for step in steps:
+                answer.draft.observe(step)
+            self._pacer.record(len(chunk), answer.clock.now() - started)
+            done += len(chunk)
+            yield steps[-1]
+        answer.prefilled()
+
+    def _check(self, request: Request) -> None:
+        """Refuse what cannot be served."""
+        prompt, max_tokens = request.prompt_token_ids, request.stop.max_tokens
+        if not prompt:
+            raise RequestError("The prompt is empty, so there is nothing to continue. Write something first.")
+        if max(prompt) >= self._target.vocab_size or min(prompt) < 0:
+            raise RequestError(
+                f"The prompt holds a token id outside 0 to {self._target.vocab_size - 1}, the model's vocabulary. "
+                "Encode it with this model's tokenizer."
+            )
+        if len(prompt) + max_tokens > self._target.capacity:
+            raise ContextOverflow(
+                f"The prompt has {len(prompt):,} tokens and the answer may have {max_tokens:,}: "
+                f"{len(prompt) + max_tokens - self._target.capacity:,} more than the context of "
+                f"{self._target.capacity:,} holds. Nothing was cut. Shorten the document or the conversation, ask for "
+                "a shorter answer, or choose a preset with a longer context."
+            )
+
+
+def load_engine(
+    preset: Preset,
+    *,
+    drafter: DrafterKind | None = None,
+    device: str = "auto",
+    on_progress: Callable[[str], None] | None = None,
+) -> Engine:
+    """Load the preset's models and put them together.
+
+    `drafter` replaces the preset's kind. `on_progress` is told in a few words what happens next. Raises `ModelError`
+    kinds when a model cannot be loaded, and `RequestError` for a drafter that the preset cannot run.
+    """
+    tell = on_progress or _ignore
+    kind = drafter or preset.draft.kind
+    tell(f"Loading {preset.target.id}")
+    tokenizer = load_tokenizer(preset, preset.target)
+    model = load_target(preset, preset.target, device=device)
+    target = Target(model, preset.context_length, preset.prefill_chunk)
+    if kind == "lm" and preset.draft.model is not None:
+        tell(f"Loading {preset.draft.model.id}")
+    config = EngineConfig(
+        max_draft_nodes(kind, preset.draft), preset.draft.retrieval, prefill_chunk=preset.prefill_chunk, preset=preset
+    )
+    return Engine(target, _build_drafter(preset, kind, target, device), tokenizer, config)
+
+
+def _build_drafter(preset: Preset, kind: DrafterKind, target: Target, device: str = "auto") -> Drafter:
+    """A drafter of this kind for the target."""
+    if kind == "lm" and preset.draft.model is None:
+        raise RequestError(
+            f"The preset '{preset.name}' names no draft model, so the drafter 'lm' cannot run. Use 'lookup' or 'none', "
+            "or choose a preset with a [draft.model]."
+        )
+    return DRAFTERS[kind](DrafterContext(preset, target, device))
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading tokens agree."""
+    pairs = zip(left, right, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+
+
+def _ignore(message: str) -> None:
+    """Progress that nobody wants to see."""
