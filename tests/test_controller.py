@@ -1,0 +1,197 @@
+"""The budget under synthetic costs, and chunk sizes under synthetic speeds."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from spec_engine.controller import BudgetController, PrefillPacer
+from spec_engine.metrics import StepRecord
+
+Cost = Callable[[int], float]
+
+
+class Machine:
+    """Runs steps whose cost and acceptance are given by formulas; a draft is accepted rank by rank."""
+
+    def __init__(self, verify: Cost, draft: Cost, accept: float, noise: float = 0.1, seed: int = 0) -> None:
+        self.verify, self.draft, self.accept, self.noise = verify, draft, accept, noise
+        self._random = random.Random(seed)
+
+    def step(self, controller: BudgetController) -> tuple[int, float]:
+        """One step; returns tokens and seconds, the rare stall of the machine left out."""
+        budget = controller.budget()
+        path = [0]
+        while len(path) <= budget and self._random.random() < self.accept:
+            path.append(len(path))
+        verify_s = self.verify(budget) * self._random.uniform(1 - self.noise, 1 + self.noise)
+        draft_s = self.draft(budget) if budget else 0.0
+        stall_s = 50 * verify_s if self.noise and self._random.random() < 0.01 else 0.0
+        record = StepRecord(budget, len(path) - 1, len(path), budget, draft_s, verify_s + stall_s)
+        controller.record(budget, record, path)
+        return len(path), verify_s + draft_s
+
+    def first_step(self, controller: BudgetController) -> None:
+        """Every answer begins with a bare root."""
+        controller.begin()
+        controller.record(0, StepRecord(0, 0, 1, 0, 0.0, self.verify(0)), (0,))
+
+    def speed(self, controller: BudgetController, num_steps: int) -> float:
+        """Tokens per second over so many steps."""
+        runs = [self.step(controller) for _ in range(num_steps)]
+        return sum(tokens for tokens, _ in runs) / sum(seconds for _, seconds in runs)
+
+
+def chain_length(budget: int, accept: float) -> float:
+    return sum(accept**depth for depth in range(budget + 1))
+
+
+def best_speed(machine: Machine, max_nodes: int) -> float:
+    """Tokens per second of the best fixed budget."""
+    return max(
+        chain_length(n, machine.accept) / (machine.verify(n) + (machine.draft(n) if n else 0.0))
+        for n in range(max_nodes + 1)
+    )
+
+
+def gpu(num_nodes: int) -> float:
+    return 0.030 + 0.00005 * num_nodes
+
+
+def cpu(num_nodes: int) -> float:
+    return 0.030 * (1 + 0.12 * num_nodes)
+
+
+def cheap(num_nodes: int) -> float:
+    return 0.001 + 0.0001 * num_nodes
+
+
+def dear(num_nodes: int) -> float:
+    return 0.040
+
+
+@pytest.mark.parametrize(
+    ("verify", "draft", "accept"),
+    [(gpu, cheap, 0.8), (gpu, cheap, 0.3), (cpu, cheap, 0.9), (cpu, cheap, 0.5), (cpu, cheap, 0.05), (gpu, dear, 0.4)],
+)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_it_comes_close_to_the_best_fixed_budget(verify: Cost, draft: Cost, accept: float, seed: int) -> None:
+    machine = Machine(verify, draft, accept, seed=seed)
+    controller = BudgetController(32)
+    machine.first_step(controller)
+    machine.speed(controller, 150)
+    assert machine.speed(controller, 600) > 0.85 * best_speed(machine, 32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_never_much_slower_than_plain_decoding(seed: int) -> None:
+    machine = Machine(cpu, dear, accept=0.1, seed=seed)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 30)
+    assert machine.speed(controller, 500) > 0.93 / machine.verify(0)
+    assert not controller.is_drafting
+    assert "Drafting is off" in controller.note
+    assert "ms a token" in controller.note
+
+
+def test_it_is_patient_at_the_start_of_an_answer() -> None:
+    machine = Machine(gpu, cheap, accept=0.0, noise=0.0)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    for _ in range(6):
+        assert controller.budget() == 16
+        machine.step(controller)
+    assert controller.note == ""
+
+
+def test_drafting_comes_back_when_the_content_changes() -> None:
+    machine = Machine(cpu, cheap, accept=0.02)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 100)
+    assert not controller.is_drafting
+    machine.accept = 0.97
+    machine.speed(controller, 200)
+    assert controller.is_drafting
+    assert controller.note == ""
+
+
+def test_a_new_answer_gets_a_fresh_chance() -> None:
+    machine = Machine(cpu, dear, accept=0.02)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 60)
+    assert not controller.is_drafting
+    controller.begin()
+    assert controller.budget() == 16
+
+
+def test_a_drafter_with_nothing_to_say_is_not_switched_off() -> None:
+    controller = BudgetController(16)
+    controller.begin()
+    for _ in range(200):
+        assert controller.budget() in (0, 16)
+        controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0001, 0.03), (0,))
+    assert controller.is_drafting
+
+
+def test_looks_grow_rare_while_drafting_loses() -> None:
+    machine = Machine(cpu, dear, accept=0.02, noise=0.0)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    drafted = []
+    for _ in range(1500):
+        drafted.append(controller.budget() > 0)
+        machine.step(controller)
+    assert sum(drafted[:50]) > 5
+    assert 1 <= sum(drafted[500:]) <= 5
+
+
+def test_without_adaptation_the_budget_is_fixed() -> None:
+    machine = Machine(cpu, dear, accept=0.0)
+    controller = BudgetController(16, is_adaptive=False)
+    machine.first_step(controller)
+    for _ in range(100):
+        assert controller.budget() == 16
+        machine.step(controller)
+    assert controller.note == ""
+
+
+@pytest.mark.parametrize("max_nodes", [0, 1, 2, 3, 50])
+def test_any_largest_budget(max_nodes: int) -> None:
+    machine = Machine(gpu, cheap, accept=0.9)
+    controller = BudgetController(max_nodes)
+    machine.first_step(controller)
+    budgets = set()
+    for _ in range(100):
+        budgets.add(controller.budget())
+        machine.step(controller)
+    assert max(budgets) == max_nodes
+
+
+def test_pacer_finds_the_size_that_fits_the_time() -> None:
+    pacer = PrefillPacer(largest=512, target_s=0.2)
+    for _ in range(10):
+        pacer.record(pacer.size, pacer.size / 1000)
+    assert pacer.size == 128
+    for _ in range(10):
+        pacer.record(pacer.size, pacer.size / 100_000)
+    assert pacer.size == 512
+    pacer.record(512, 6.0)
+    assert pacer.size / (512 / 6.0) <= 0.2
+    pacer.record(5, 100.0)
+    assert pacer.size == 8
+
+
+def test_pacer_stays_within_the_largest_size() -> None:
+    pacer = PrefillPacer(largest=7)
+    assert pacer.size == 7
+    pacer.record(7, 0.0)
+    assert pacer.size == 7
+
+
+def test_short_last_chunks_do_not_shrink_or_grow_it() -> None:
+    pacer = PrefillPacer(largest=512)
+    pacer.record(3, 0.001)
+    assert pacer.size == 32

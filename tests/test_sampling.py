@@ -1,0 +1,147 @@
+"""Warpers against transformers' own, and the noise: what it depends on, and that it is Gumbel."""
+
+import math
+
+import pytest
+import torch
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from spec_engine.errors import RequestError
+from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens, warp
+from spec_engine.tree import DraftTree
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_k", [0, 1, 7, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.1])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 1.0])
+def test_warpers_equal_those_of_transformers(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(3)) * 2
+    theirs = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        theirs.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        theirs.append(TopPLogitsWarper(top_p))
+    if min_p:
+        theirs.append(MinPLogitsWarper(min_p))
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert torch.equal(warp(logits, params), theirs(torch.zeros(5, 1, dtype=torch.long), logits.clone()))
+
+
+def test_top_k_keeps_ties_and_top_p_keeps_one() -> None:
+    tied = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    assert torch.isfinite(warp(tied, SamplingParams(temperature=1.0, top_k=2))).tolist() == [[True, True, True, False]]
+    sure = torch.tensor([[9.0, 0.0, 0.0, 0.0]])
+    assert torch.isfinite(warp(sure, SamplingParams(temperature=1.0, top_p=1e-6))).sum() == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_repetition_penalty_sees_prompt_answer_and_path(temperature: float) -> None:
+    vocab_size = 12
+    tree = DraftTree((3, 5, 6, 5), (-1, 0, 0, 2), (0, 1, 1, 2), (0.0,) * 4)
+    prefix = [1, 2, 2, 9]
+    committed = torch.zeros(vocab_size, dtype=torch.bool)
+    committed[prefix] = True
+    logits = torch.randn(4, vocab_size, generator=torch.Generator().manual_seed(0))
+    params = SamplingParams(temperature=temperature, repetition_penalty=1.7)
+    ours = warp(logits, params, seen_tokens(committed, tree))
+    theirs = RepetitionPenaltyLogitsProcessor(1.7)
+    for node in range(4):
+        history = torch.tensor([prefix + [tree.token_ids[n] for n in tree.path(node)]])
+        expected = theirs(history, logits[node : node + 1].clone())
+        assert torch.allclose(ours[node : node + 1] * (temperature or 1.0), expected, rtol=1e-6)
+
+
+def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
+    assert choose(torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), SamplingParams(), [0, 1]) == (1, 0)
+
+
+def test_a_draw_depends_on_seed_and_position_alone() -> None:
+    logits = torch.randn(6, 100, generator=torch.Generator().manual_seed(1))
+    params = SamplingParams(temperature=1.0, seed=42)
+    positions = [10, 11, 11, 12, 13, 10**9]
+    together = choose(logits, params, positions)
+    alone = [choose(logits[i : i + 1], params, [positions[i]])[0] for i in range(6)]
+    assert list(together) == alone
+    kept = GumbelNoise(42)
+    assert choose(logits, params, positions, noise=kept) == together
+    kept.forget(12)
+    assert choose(logits, params, positions, noise=kept) == together
+    same_rows = logits[:1].repeat(200, 1)
+    by_position = choose(same_rows, params, list(range(200)))
+    by_seed = [choose(logits[:1], SamplingParams(temperature=1.0, seed=seed), [0])[0] for seed in range(200)]
+    assert len(set(by_position)) > 20
+    assert len(set(by_seed)) > 20
+
+
+def test_noise_is_pinned() -> None:
+    """The same seed must give the same text in every later version."""
+    noise = GumbelNoise(1234).at(77, 5)
+    assert noise.dtype == torch.float32
+    assert noise.tolist() == pytest.approx([1.0609331, 1.9130008, 1.7493492, 0.3898238, -0.0464299], rel=1e-5)
+    assert torch.equal(GumbelNoise(1234).at(77, 3), noise[:3])
+    assert torch.equal(GumbelNoise(1234 + 2**64).at(77, 5), noise)
+    assert not torch.equal(GumbelNoise(-1234).at(77, 5), noise)
+
+
+def test_noise_is_gumbel_and_uncorrelated() -> None:
+    sample = GumbelNoise(5).at(0, 200_000).double()
+    for x in (-1.5, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0):
+        share = (sample <= x).double().mean().item()
+        exact = math.exp(-math.exp(-x))
+        assert abs(share - exact) < 5 * math.sqrt(exact * (1 - exact) / 200_000)
+    for other in (GumbelNoise(6).at(0, 200_000), GumbelNoise(5).at(1, 200_000), GumbelNoise(5).at(0, 200_000).roll(1)):
+        correlation = torch.corrcoef(torch.stack((sample, other.double())))[0, 1].item()
+        assert abs(correlation) < 5 / math.sqrt(200_000)
+
+
+@pytest.mark.parametrize("by", ["seed", "position"])
+def test_draws_follow_the_distribution(by: str) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, -3.0]])
+    num = 20_000
+    if by == "position":
+        chosen = choose(logits.repeat(num, 1), SamplingParams(temperature=0.7, seed=9), range(num))
+    else:
+        noise = torch.stack([GumbelNoise(seed).at(4, 6) for seed in range(num)])
+        chosen = tuple((logits / 0.7 + noise).argmax(-1).tolist())
+    expected = (logits[0] / 0.7).softmax(-1) * num
+    counts = torch.bincount(torch.tensor(chosen), minlength=6)
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi_square < 20.5  # 5 degrees of freedom: exceeded once in a thousand seeds
+
+
+def test_excluded_tokens_are_never_drawn() -> None:
+    logits = torch.randn(500, 30, generator=torch.Generator().manual_seed(2))
+    params = SamplingParams(temperature=3.0, top_k=3)
+    chosen = choose(logits, params, range(500))
+    allowed = logits.topk(3, dim=-1).indices
+    assert all(token_id in allowed[row] for row, token_id in enumerate(chosen))
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    logits = torch.randn(3, 20).bfloat16()
+    assert warp(logits, SamplingParams(temperature=0.5)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+    ],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        SamplingParams(**wrong)  # type: ignore[arg-type]
