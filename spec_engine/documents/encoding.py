@@ -22,13 +22,28 @@ _BOMS = (
 )
 # Names that the web uses for Windows-1252 (WHATWG Encoding Standard, section 4.2).
 _WESTERN = frozenset(("ascii", "iso8859-1", "cp1252"))
+_WESTERN_LANGUAGES = frozenset(
+    (
+        "Danish",
+        "Dutch",
+        "English",
+        "Finnish",
+        "French",
+        "German",
+        "Italian",
+        "Norwegian",
+        "Portuguese",
+        "Spanish",
+        "Swedish",
+    )
+)
 _CONTROL_BYTES = bytes(code for code in range(32) if code not in b"\t\n\r\f\x1b")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f]")
-_SYMBOL_IN_WORD = re.compile(r"[a-z][¡-¿×÷](?<!·)[a-z]")
+_SYMBOL_IN_WORD = re.compile(r"[^\W\d_][¡-¬®-¶¸-¿×÷][^\W\d_]")
 _SAMPLE_BYTES = 65_536
 _MAX_CONTROLS = 0.02
 _MAX_CONTROLS_UTF8 = 0.2
-_MIN_EVIDENCE = 200
+_MIN_COHERENCE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +142,20 @@ def _decodes(data: bytes, encoding: str) -> bool:
 
 
 def _guess(data: bytes) -> str | None:
-    """The likeliest encoding.
+    """The likeliest encoding, None for no text at all.
 
-    Statistics need some evidence: a short text of Western letters is Windows-1252 unless that puts symbols into words.
+    Statistics tell scripts apart well and the Western code pages badly, so what makes sense as Windows-1252 is taken as
+    such unless a language that is not written in it has been recognised.
     """
     sample = _sample(data)
-    num_high = sum(byte > 127 for byte in sample)
-    if num_high < _MIN_EVIDENCE and _decodes(sample, "cp1252"):
-        western = sample.decode("cp1252")
-        is_sparse = num_high * 4 < len(sample)
-        if is_sparse and not _SYMBOL_IN_WORD.search(western.lower()):
-            return "cp1252"
     best = charset_normalizer.from_bytes(sample).best()
-    if best is None:
-        return "cp1252" if _decodes(data, "cp1252") else None
-    return best.encoding
+    if _decodes(data, "cp1252"):
+        western = sample.decode("cp1252")
+        is_sparse = 3 * sum(byte > 127 for byte in sample) < len(sample)
+        is_recognised = best is not None and best.coherence > _MIN_COHERENCE and best.language not in _WESTERN_LANGUAGES
+        if best is None or (is_sparse and not is_recognised and not _SYMBOL_IN_WORD.search(western)):
+            return "cp1252"
+    return None if best is None else best.encoding
 
 
 def _sample(data: bytes) -> bytes:

@@ -57,10 +57,13 @@ def read_html(data: bytes, name: str, stem: str) -> Document:
     walker = _Walker()
     walker.walk(root)
     problems = list(decoded.problems)
-    if any("depth" in error.message.lower() for error in parser.error_log):
-        problems.append(Problem(None, "The page is nested too deeply; text may be missing from its deepest parts"))
+    is_cut = any(error.level_name == "FATAL" for error in parser.error_log)
+    if is_cut:
+        problems.append(Problem(None, "The page is nested too deeply to be read to its end; the rest is missing"))
     title = root.findtext(".//title") or walker.builder.first_heading or stem
     document = Document(title, name, walker.builder.blocks(), tuple(problems))
+    if not document.blocks and is_cut:
+        raise UnreadableDocument(f"{name} is nested too deeply to be read. Save its text from a browser instead.")
     if not document.blocks:
         raise UnreadableDocument(_empty_message(name))
     return document

@@ -1,0 +1,76 @@
+"""What fits a context, and the range a user chooses."""
+
+import pytest
+
+from spec_engine.documents import budget
+from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.errors import DocumentError
+
+
+def count_words(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def document(*num_words: int, problems: tuple[Problem, ...] = ()) -> Document:
+    blocks = [Block(Anchor("page", f"p. {i + 1}", i), " ".join(["word"] * n)) for i, n in enumerate(num_words)]
+    return Document("Report", "report.pdf", tuple(blocks), problems)
+
+
+def test_fitting_document() -> None:
+    plan = budget.plan(document(10, 20, 30), count_words, context_length=100, reserved=40)
+    assert (plan.num_tokens, plan.num_tokens_by_block, plan.num_over, plan.fits) == (60, (10, 20, 30), 0, True)
+    assert plan.last_fitting_block == 2
+    assert plan.explain() == "The document has 60 tokens and fits: 60 of the context's 100 are free for it."
+
+
+def test_document_that_is_one_token_too_long() -> None:
+    plan = budget.plan(document(10, 20, 31), count_words, context_length=100, reserved=40)
+    assert (plan.fits, plan.num_over, plan.last_fitting_block) == (False, 1, 1)
+    sentence = plan.explain()
+    assert "61 tokens, 1 too many" in sentence
+    assert "p. 2 is the last part that would still fit when reading from the start (2 of 3 parts)" in sentence
+    assert sentence.count(".") == sentence.count("p. ") + 1
+
+
+def test_nothing_fits() -> None:
+    plan = budget.plan(document(50, 5), count_words, context_length=60, reserved=100)
+    assert (plan.fits, plan.num_over, plan.last_fitting_block, plan.num_available) == (False, 95, None, 0)
+    assert "not even its first part fits" in plan.explain()
+
+
+def test_pieces_cover_the_whole_text() -> None:
+    seen: list[str] = []
+
+    def count(texts: list[str]) -> list[int]:
+        seen.extend(texts)
+        return [len(text) for text in texts]
+
+    doc = document(3, 4, 5)
+    plan = budget.plan(doc, count, 1_000, 0)
+    assert seen[0] == doc.text == "".join(seen[1:])
+    assert sum(plan.num_tokens_by_block) == plan.num_tokens
+
+
+def test_empty_document() -> None:
+    plan = budget.plan(document(), count_words, 10, 0)
+    assert (plan.num_tokens, plan.fits, plan.last_fitting_block) == (0, True, None)
+
+
+def test_select_says_what_it_leaves_out() -> None:
+    problems = (Problem("p. 1", "p. 1 is odd"), Problem("p. 3", "p. 3 is odd"), Problem(None, "whole"))
+    doc = document(1, 2, 3, 4, problems=problems)
+    chosen = budget.select(doc, 1, 2)
+    assert [block.anchor.label for block in chosen.blocks] == ["p. 2", "p. 3"]
+    assert [problem.message for problem in chosen.problems] == [
+        "p. 3 is odd",
+        "whole",
+        "Only p. 2 to p. 3 were chosen: 2 of 4 parts.",
+    ]
+    assert budget.select(doc, 3, 3).problems[-1].message == "Only p. 4 was chosen: 1 of 4 parts."
+    assert budget.select(doc, 0, 3) is doc
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (1, 0), (0, 2), (2, 2)])
+def test_select_refuses_ranges_outside(first: int, last: int) -> None:
+    with pytest.raises(DocumentError, match="2 parts"):
+        budget.select(document(1, 2), first, last)
