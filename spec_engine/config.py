@@ -157,6 +157,13 @@ def resolve_model(preset: Preset, ref: ModelRef) -> str:
     return str(local) if local.is_dir() else ref.id
 
 
+def preset_dict(preset: Preset) -> dict[str, object]:
+    """All settings as plain values for JSON, without the folder."""
+    table = dataclasses.asdict(preset)
+    del table["folder"]
+    return table
+
+
 def _check(preset: Preset, where: str) -> None:
     """Rules that no type can express."""
     if preset.draft.kind == "lm" and preset.draft.model is None:

@@ -5,9 +5,9 @@ token ids.
 Non-job: tasks (objectives.py), the loop (loop.py).
 
 A *passage* is a sentence or a line. The chat template of the built-in models puts a mark token, ``<|s0|>`` to
-``<|s511|>`` in turn, before every passage of a document, and an answer that quotes a passage begins with its mark. Marks
-are special tokens: they are dropped when text is shown. `split_passages` is the rule of the template in Python; a test
-holds the two together.
+``<|s511|>`` in turn, before every passage of a document, and an answer that quotes a passage begins with its mark.
+Marks are special tokens: they are dropped when text is shown. `split_passages` is the rule of the template in Python;
+a test holds the two together.
 """
 
 import json
@@ -27,10 +27,8 @@ from spec_engine.errors import TrainingError
 PAD, DOC, USER, ASSISTANT, END = "<pad>", "<|doc|>", "<|user|>", "<|assistant|>", "<|end|>"
 CONTROLS = (PAD, DOC, USER, ASSISTANT, END)
 NUM_MARKS = 512
-ABBREVIATIONS = (
-    "Mr Mrs Ms Dr St No Nos Sec Rep Sen Gen Gov Lt Col Capt Sgt Inc Corp Co Ltd Jr Sr Fig Art pp Vol vs cf al ch "
-    "Jan Feb Mar Apr Aug Sept Sep Oct Nov Dec approx est dept Dept Prof Rev Hon"
-).split()
+ABBREVIATIONS = """Mr Mrs Ms Dr St No Nos Sec Rep Sen Gen Gov Lt Col Capt Sgt Inc Corp Co Ltd Jr Sr Fig Art pp Vol
+    vs cf al ch Jan Feb Mar Apr Aug Sept Sep Oct Nov Dec approx est dept Dept Prof Rev Hon""".split()
 HARD_STOPS = ("? ", "! ", '." ', ".” ", ".) ")  # end a sentence whatever stands before
 
 
@@ -142,14 +140,16 @@ def chat_template() -> str:
 {{%- set first = part[:1] -%}}
 {{%- set ends = hard or (word|length > 1 and '.' not in word and word not in {abbreviations}) -%}}
 {{%- set starts = first.isupper() or first.isdigit() or (first != '' and first in '"\\'“‘([') -%}}
-{{%- if loop.first or (ends and starts) -%}}{{{{ '<|s' ~ ns.mark ~ '|>' }}}}{{%- set ns.mark = (ns.mark + 1) % {NUM_MARKS} -%}}{{%- endif -%}}
+{{%- if loop.first or (ends and starts) -%}}{{{{ '<|s' ~ ns.mark ~ '|>' }}}}
+{{%- set ns.mark = (ns.mark + 1) % {NUM_MARKS} -%}}{{%- endif -%}}
 {{%- if not loop.first -%}}{{{{ ' ' }}}}{{%- endif -%}}
 {{{{ part[:-1] if part.endswith('\\x1f') else part }}}}
 {{%- endfor -%}}
 {{%- endif -%}}
 {{%- endfor -%}}
 {{%- endmacro -%}}
-{{%- if documents -%}}{{%- for document in documents -%}}{{{{ '{DOC}' }}}}{{{{ passages(document['text']) }}}}{{{{ '{END}' }}}}{{%- endfor -%}}{{%- endif -%}}
+{{%- for document in documents or [] -%}}{{{{ '{DOC}' }}}}{{{{ passages(document['text']) }}}}{{{{ '{END}' }}}}
+{{%- endfor -%}}
 {{%- for message in messages -%}}
 {{%- if message['role'] == 'system' -%}}{{{{ '{DOC}' }}}}{{{{ passages(message['content']) }}}}{{{{ '{END}' }}}}
 {{%- elif message['role'] == 'user' -%}}{{{{ '{USER}' ~ message['content'] ~ '{END}' }}}}

@@ -3,27 +3,38 @@
 Job: a recipe (what to train, in which stages) and a corpus in; a folder that `from_pretrained` loads out.
 Non-job: reading arguments (cli.py), tasks (objectives.py), the forward pass (forward.py).
 
-Hidden matrices are trained by Muon, embeddings and norms by AdamW. The learning rate rises over `num_warmup` steps, stays,
-and falls linearly to a twentieth over the last `decay_share` of the tokens. State is saved every few minutes and at the
-end; the same command goes on where it stopped.
+Hidden matrices are trained by Muon, embeddings and norms by AdamW. The learning rate rises over `num_warmup` steps,
+stays, and falls linearly to a twentieth over the last `decay_share` of the tokens. State is saved every few minutes
+and at the end; the same command goes on where it stopped.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from spec_engine.errors import TrainingError
 from spec_engine.train.forward import hidden_states, rope_tables
 from spec_engine.train.objectives import QuoteTasks
+
+STATE_FILE = "state.pt"
+SAVE_EVERY_S = 240.0
+LOG_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,9 @@ class Optimizers:
     """Muon on the hidden matrices, AdamW on the rest, one learning rate."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        hidden = [
+            p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+        ]
         known = {id(p) for p in hidden}
         other = [p for p in model.parameters() if id(p) not in known]
         self.adamw = torch.optim.AdamW(other, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=other[0].is_cuda)
@@ -106,8 +119,15 @@ class Batch:
     is_answer: Tensor  # [n]
     guides: dict[int, tuple[Tensor, Tensor]]
 
+    @property
+    def is_first(self) -> Tensor:
+        """[n]: the first two tokens of an answer, which decide what is quoted."""
+        return self.is_answer & (self.weights > 1)
 
-def make_batch(arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device) -> Batch:
+
+def make_batch(
+    arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device
+) -> Batch:
     """Choose the predictions that count: all of the answers that fit three eighths of the batch, then document text."""
     ids, weight = arrays["ids"], arrays["weight"]
     num_rows, length = ids.shape
@@ -147,7 +167,9 @@ Losses = tuple[Tensor, Tensor, Tensor, Tensor]
 def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[Tensor, Tensor]], Losses]:
     """The compiled function from a batch to (loss, guidance, cross-entropy [n], is right [n])."""
 
-    def core(ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    def core(
+        ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(ids.device.type, torch.bfloat16):
             hidden, guidance = hidden_states(model, ids, rope, guides)
             logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[rows])
@@ -170,102 +192,126 @@ def learning_rate(recipe: Recipe, step: int, num_done: int) -> float:
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.num_warmup) * min(1.0, max(0.05, left))
 
 
-def train(
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerFast,
-    tasks: tuple[QuoteTasks, QuoteTasks],
-    out: Path,
-    *,
-    initial: Path | None = None,
-    log: Callable[[str], None] = print,
-) -> None:
-    """Train on `tasks` (training, held out) and write model and tokenizer to `out`; resumes from ``out/state.pt``.
+class Trainer:
+    """One training run; `run` goes to the end of the last stage.
 
-    Raises `TrainingError` when the saved state belongs to another recipe.
+    Raises `TrainingError` when the state saved in `out` belongs to a model of another shape.
     """
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = new_model(recipe.config)
-    if initial is not None:
-        model = type(model).from_pretrained(initial, dtype=torch.float32)
-    model = model.to(device).train()
-    optimizers = Optimizers(model)
-    loss_of = make_loss(model, recipe)
-    generator = np.random.default_rng(0)
-    out.mkdir(parents=True, exist_ok=True)
-    state_file = out / "state.pt"
-    step = num_done = 0
-    shape = json.dumps(recipe.config.to_dict(), sort_keys=True, default=str)
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["shape"] != shape:
-            raise TrainingError(f"{state_file} belongs to another model shape. Give another output folder or delete it.")
-        model.load_state_dict(state["model"])
-        optimizers.load(state["optimizers"])
-        step, num_done = state["step"], state["num_done"]
-        log(f"resumed at step {step}, {num_done / 1e6:.2f} M tokens")
-    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {recipe.num_tokens / 1e6:.0f} M tokens, {device}")
 
-    def save(final: bool) -> None:
-        if final:
-            model.to(torch.bfloat16).save_pretrained(out)
-            tokenizer.save_pretrained(out)
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerFast,
+        tasks: tuple[QuoteTasks, QuoteTasks],
+        out: Path,
+        *,
+        initial: Path | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        torch.manual_seed(0)
+        self._recipe, self._tokenizer, self._out, self._log = recipe, tokenizer, out, log
+        self._train_tasks, self._held_out_tasks = tasks
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = new_model(recipe.config)
+        if initial is not None:
+            model = type(model).from_pretrained(initial, dtype=torch.float32)
+        self._model = model.to(self._device).train()
+        self._optimizers = Optimizers(self._model)
+        self._loss_of = make_loss(self._model, recipe)
+        self._generator = np.random.default_rng(0)
+        self._shape = json.dumps({name: list(p.shape) for name, p in self._model.named_parameters()})
+        self._step = self._num_done = self._num_here = 0
+        self._started = self._logged = self._saved = time.monotonic()
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the end and write the model in bfloat16, with its tokenizer."""
+        num_parameters = sum(p.numel() for p in self._model.parameters())
+        self._log(
+            f"{num_parameters / 1e6:.2f} M parameters, {self._recipe.num_tokens / 1e6:.0f} M tokens, {self._device}"
+        )
+        edge = 0
+        for stage in self._recipe.stages:
+            edge += stage.num_tokens
+            rope = rope_tables(self._model, stage.length)
+            while self._num_done < edge:
+                self._train_step(stage, rope)
+                if time.monotonic() - self._saved > SAVE_EVERY_S:
+                    self._save()
+        self._save()
+        self._model.to(torch.bfloat16).save_pretrained(self._out)
+        self._tokenizer.save_pretrained(self._out)
+
+    def _train_step(self, stage: Stage, rope: tuple[Tensor, Tensor]) -> None:
+        """One update, and a line in the log now and then."""
+        arrays = self._train_tasks.batch(stage.length, stage.num_rows)
+        batch = make_batch(arrays, self._recipe, self._generator, self._device)
+        losses = self._loss_of(batch, rope)
+        losses[0].backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        rate = learning_rate(self._recipe, self._step, self._num_done)
+        self._optimizers.step(rate)
+        self._step += 1
+        self._num_done += stage.length * stage.num_rows
+        self._num_here += stage.length * stage.num_rows
+        if self._step == 1 or time.monotonic() - self._logged > LOG_EVERY_S:
+            self._logged = time.monotonic()
+            self._log(f"{self._progress(stage, rate)} | {describe(batch, losses)} | {self._held_out(stage, rope)}")
+
+    def _progress(self, stage: Stage, rate: float) -> str:
+        seconds = time.monotonic() - self._started
+        speed = self._num_here / seconds
+        done = f"step {self._step} length {stage.length} {self._num_done / 1e6:.2f} M tokens"
+        return f"{seconds:6.0f} s {done} rate {rate:.1e} {speed:.0f} tok/s"
+
+    def _held_out(self, stage: Stage, rope: tuple[Tensor, Tensor]) -> str:
+        """Teacher-forced accuracy on held-out documents by kind of question: all answer tokens / the first two."""
+        parts = []
+        for kind in ("phrase", "words", "continue"):
+            arrays = self._held_out_tasks.batch(stage.length, stage.num_rows, kind)
+            batch = make_batch(arrays, self._recipe, self._generator, self._device)
+            with torch.no_grad():
+                right = self._loss_of(batch, rope)[3]
+            parts.append(f"{kind} {_share(right, batch.is_answer)}/{_share(right, batch.is_first)}")
+        return " ".join(parts)
+
+    def _resume(self) -> None:
+        """Take up a saved state, if there is one."""
+        file = self._out / STATE_FILE
+        if not file.exists():
             return
-        state = {"model": model.state_dict(), "optimizers": optimizers.state(), "step": step, "num_done": num_done, "shape": shape}
-        torch.save(state, out / "state.tmp")
-        (out / "state.tmp").replace(state_file)
+        state = torch.load(file, map_location=self._device, weights_only=True)
+        if state["shape"] != self._shape:
+            raise TrainingError(f"{file} belongs to another model shape. Give another output folder or delete it.")
+        self._model.load_state_dict(state["model"])
+        self._optimizers.load(state["optimizers"])
+        self._step, self._num_done = state["step"], state["num_done"]
+        self._log(f"resumed at step {self._step}, {self._num_done / 1e6:.2f} M tokens")
 
-    edge, start, last_log, last_save = 0, time.monotonic(), 0.0, time.monotonic()
-    seen_here = 0
-    for stage in recipe.stages:
-        edge += stage.num_tokens
-        rope = rope_tables(model, stage.length)
-        while num_done < edge:
-            batch = make_batch(tasks[0].batch(stage.length, stage.num_rows), recipe, generator, device)
-            total, guidance, entropy, right = loss_of(batch, rope)
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            rate = learning_rate(recipe, step, num_done)
-            optimizers.step(rate)
-            step += 1
-            num_done += stage.length * stage.num_rows
-            seen_here += stage.length * stage.num_rows
-            now = time.monotonic()
-            if now - last_log > 30:
-                last_log = now
-                answers, firsts = batch.is_answer, batch.is_answer & (batch.weights > 1)
-                text = ~batch.is_answer & (batch.weights > 0)
-                log(
-                    f"{now - start:6.0f}s step {step} len {stage.length} {num_done / 1e6:.2f}M lr {rate:.1e} {seen_here / (now - start):.0f} tok/s | "
-                    f"answer {entropy[answers].mean():.3f} right {right[answers].float().mean():.3f} first {right[firsts].float().mean():.3f} "
-                    f"text {entropy[text].mean():.2f} guide {guidance:.2f} | {held_out(model, recipe, tasks[1], stage, loss_of, rope, generator)}"
-                )
-            if now - last_save > 240:
-                last_save = now
-                save(False)
-    save(False)
-    save(True)
-    (out / "recipe.json").write_text(json.dumps([asdict(stage) for stage in recipe.stages]), "utf-8")
+    def _save(self) -> None:
+        """Write the state in one move, so that a broken run leaves the one before."""
+        self._saved = time.monotonic()
+        state = {
+            "model": self._model.state_dict(),
+            "optimizers": self._optimizers.state(),
+            "step": self._step,
+            "num_done": self._num_done,
+            "shape": self._shape,
+        }
+        torch.save(state, self._out / "state.tmp")
+        (self._out / "state.tmp").replace(self._out / STATE_FILE)
 
 
-def held_out(
-    model: PreTrainedModel, recipe: Recipe, tasks: QuoteTasks, stage: Stage,
-    loss_of: Callable[[Batch, tuple[Tensor, Tensor]], Losses], rope: tuple[Tensor, Tensor], generator: np.random.Generator,
-) -> str:  # fmt: skip
-    """Teacher-forced accuracy on held-out documents, by kind of question: all answer tokens, and the first two."""
-    parts = []
-    for kind in ("phrase", "words", "continue"):
-        rows = [tasks.row(stage.length, kind) for _ in range(stage.num_rows)]
-        arrays = {key: np.full((stage.num_rows, stage.length), -1 if key in ("source", "match") else 0, np.float32 if key == "weight" else np.int64) for key in ("ids", "weight", "source", "match")}
-        for number, row in enumerate(rows):
-            for key in arrays:
-                values = getattr(row, key)[: stage.length]
-                arrays[key][number, : len(values)] = values
-        batch = make_batch(arrays, recipe, generator, model.device)
-        with torch.no_grad():
-            _, _, _, right = loss_of(batch, rope)
-        firsts = batch.is_answer & (batch.weights > 1)
-        parts.append(f"{kind} {right[batch.is_answer].float().mean():.3f}/{right[firsts].float().mean():.3f}")
-    return " ".join(parts)
+def _share(right: Tensor, chosen: Tensor) -> str:
+    return f"{right[chosen].float().mean():.3f}"
+
+
+def describe(batch: Batch, losses: Losses) -> str:
+    """Losses and accuracies of a training batch in one line."""
+    _, guidance, entropy, right = losses
+    text = ~batch.is_answer & (batch.weights > 0)
+    answers = f"answer {entropy[batch.is_answer].mean():.3f} right {_share(right, batch.is_answer)}"
+    return f"{answers} first {_share(right, batch.is_first)} text {entropy[text].mean():.2f} guidance {guidance:.2f}"

@@ -18,34 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, USER, Passage, TokenizedCorpus
+from spec_engine.train.wording import ASK_CONTINUE, ASK_OUTLINE, ASK_PHRASE, ASK_WORDS, STOP_WORDS
 
-STOP_WORDS = frozenset(
-    "the a an of to in and for on at by with from that this which is are was were be been as it its or not have has "
-    "had but his her their he she they we you i s if so no do did does can will would should may might must than then "
-    "there these those what when who whom whose how why where my your our me him them also such any all one more into "
-    "other each some only very about after before under over between through during out up".split()
-)
-ASK_PHRASE = (
-    "What does the document say about {k}?", 'What does the document say about "{k}"?', "Where does the text mention {k}?",
-    "Find the passage about {k}.", 'Find the passage about "{k}".', 'Quote the sentence with "{k}".', "Quote the sentence on {k}.",
-    "What is said about {k}?", "Tell me about {k}.", "What about {k}?", "{k}?", "{k}", '"{k}"', "Who or what is {k}?",
-    "Explain {k}.", "Is there anything on {k}?", 'Which sentence mentions "{k}"?', "Quote the passage about {k}.",
-    "What does the report say about {k}?", 'Quote the passage about "{k}".', 'Where is "{k}" mentioned?', "What does it say on {k}?",
-)  # fmt: skip
-ASK_WORDS = (
-    "Which sentence mentions {k}?", "Find the passage about {k}.", "What does the document say about {k}?", "{k}?", "{k}",
-    "Quote the sentence with the words {k}.", "Quote the sentence that mentions {k}.", "Where does the text mention {k}?",
-    "Which passage contains {k}?", "What is said about {k}?",
-)  # fmt: skip
-ASK_CONTINUE = (
-    'Continue the text after "{k}"', 'Continue the text after "{k}".', 'Go on from "{k}".', 'What follows "{k}"?',
-    'Read on from "{k}".', "Continue: {k}", 'Continue after "{k}".', 'What comes after "{k}"?', 'Continue from "{k}".',
-    'Continue: "{k}"', 'Continue the passage "{k}"', "What comes after {k}?",
-)  # fmt: skip
-ASK_OUTLINE = (
-    "Summarize the document.", "Give me a summary.", "What is this document about?", "Summarise the text.",
-    "What are the main points?", "Give an overview.", "Give me an outline.", "Outline the document.",
-)  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
 FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
 DOC_LABEL = -1.0  # marks document text, whose weight the loop chooses
@@ -86,7 +60,9 @@ class Placed:
 class QuoteTasks:
     """Draws rows from the training or the held-out part of a corpus. Deterministic for a seed."""
 
-    def __init__(self, corpus: TokenizedCorpus, split: str = "train", seed: int = 0, permuted_share: float = 0.2) -> None:
+    def __init__(
+        self, corpus: TokenizedCorpus, split: str = "train", seed: int = 0, permuted_share: float = 0.2
+    ) -> None:
         self._documents = corpus.train if split == "train" else corpus.held_out
         self._tokenizer: Tokenizer = corpus.tokenizer
         sizes = np.array([sum(len(passage.ids) for passage in document) for document in self._documents], float)
@@ -100,14 +76,14 @@ class QuoteTasks:
         self._bullets = (self._encode("- "), self._encode("\n- "))
         self._num_fixed = self._first_mark + NUM_MARKS + 256  # controls, marks and single bytes keep their ids
 
-    def batch(self, length: int, num_rows: int) -> dict[str, np.ndarray]:
+    def batch(self, length: int, num_rows: int, only: str | None = None) -> dict[str, np.ndarray]:
         """Arrays [num_rows, length]: ids int64, weight float32, source and match int64; padded with zeros and -1."""
         ids = np.zeros((num_rows, length), np.int64)
         weight = np.zeros((num_rows, length), np.float32)
         source = np.full((num_rows, length), -1, np.int64)
         match = np.full((num_rows, length), -1, np.int64)
         for number in range(num_rows):
-            row = self.row(length)
+            row = self.row(length, only)
             n = min(len(row.ids), length)
             ids[number, :n], weight[number, :n] = row.ids[:n], row.weight[:n]
             source[number, :n], match[number, :n] = row.source[:n], row.match[:n]
@@ -213,7 +189,7 @@ class QuoteTasks:
 
     def _phrase(self, item: Placed, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """A run of 2 to 5 words that stands once in the document."""
-        words = [found for found in WORD.finditer(item.passage.text)]
+        words = list(WORD.finditer(item.passage.text))
         count = self._random.choice((1, 2, 2, 3, 3, 4, 4, 5))
         if len(words) < max(2, count):
             return None
@@ -320,9 +296,7 @@ class QuoteTasks:
             answer, source = (answer[:-extra], source[:-extra]) if extra else (answer, source)
         return question, match, answer[:200], source[:200]
 
-    def _outline(
-        self, placed: list[Placed]
-    ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
+    def _outline(self, placed: list[Placed]) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
         """First passages of the first paragraphs, or the first passages where there are fewer than 3 paragraphs."""
         heads = [item for item in placed if item.passage.starts_paragraph and item.passage.num_body_ids > 5]
         heads = (heads if len(heads) >= 3 else placed)[:5]

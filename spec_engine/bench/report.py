@@ -1,0 +1,62 @@
+"""Measurements as tables: for the terminal, for README and docs. The one place in bench that prints."""
+
+from collections.abc import Sequence
+
+from spec_engine.bench.quality import QualityRow
+from spec_engine.bench.run import PEER, PLAIN, BenchReport
+
+LABELS = {
+    PEER: "transformers `generate`",
+    PLAIN: "plain (`none`)",
+    "lm": "`lm` with retrieval",
+    "lm, no retrieval": "`lm` without retrieval",
+    "lookup": "`lookup`",
+}
+
+
+def say(line: str) -> None:
+    """Print one line at once."""
+    print(line, flush=True)
+
+
+def speed_table(report: BenchReport) -> str:
+    """Markdown: tokens per second, speed-up against plain decoding and mean acceptance length, by length."""
+    lengths = sorted({row.length for row in report.rows})
+    methods = list(dict.fromkeys(row.method for row in report.rows))
+    lines = [
+        "| decoding | " + " | ".join(f"{length:,} tokens" for length in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for method in methods:
+        cells = []
+        for length in lengths:
+            row = next((row for row in report.rows if (row.method, row.length) == (method, length)), None)
+            if row is None:
+                cells.append("")
+                continue
+            acceptance = f" · τ {row.mean_acceptance_length:.2f}" if row.num_drafted else ""
+            cells.append(f"{row.tokens_per_second:.0f} tok/s · {report.speed_up(row):.2f}×{acceptance}")
+        lines.append(f"| {LABELS.get(method, method)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed_caption(report: BenchReport) -> str:
+    """One line: where, with what, and whether the texts were the same."""
+    answers = [row for row in report.rows if row.method not in (PLAIN, PEER)]
+    identical, total = sum(row.num_identical for row in answers), sum(row.num_answers for row in answers)
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    return (
+        f"Preset `{report.preset}`, {report.hardware}, {versions}, {report.date}. {identical} of {total} speculative "
+        f"answers have the token ids of plain decoding. τ = mean acceptance length, bonus token included."
+    )
+
+
+def quality_table(rows: Sequence[QualityRow]) -> str:
+    """Markdown: share of right answers by kind of question and length."""
+    lines = ["| length | question | asked | right | verbatim | τ |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| {row.length:,} | {row.kind} | {row.num_questions} | {row.right_share:.0%} | {row.verbatim_share:.0%} | "
+            f"{row.mean_acceptance_length:.2f} |"
+        )
+    return "\n".join(lines)

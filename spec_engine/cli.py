@@ -1,0 +1,272 @@
+"""The command line: ``spec-engine chat | ask | read | bench | presets | doctor | train``.
+
+Job: parse, call, print. Non-job: logic; every command is a few calls into the package.
+
+Exit status: 0 done, 1 the answer was cut short or something was found wrong, 2 wrong input, with one line that says so.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from spec_engine.bench.quality import measure_quality, quality_json
+from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
+from spec_engine.bench.run import BenchPlan, build_engines, run_bench
+from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
+from spec_engine.chat.prompt import count_document_tokens
+from spec_engine.chat.session import Session
+from spec_engine.config import Preset, load_preset, preset_dict, preset_names, resolve_model
+from spec_engine.doctor import examine
+from spec_engine.documents.read import read_document
+from spec_engine.engine import load_engine
+from spec_engine.errors import SpecEngineError
+from spec_engine.events import Finished, TokensAccepted
+from spec_engine.metrics import describe
+from spec_engine.model.load import load_tokenizer
+from spec_engine.sampling import SamplingParams
+from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
+from spec_engine.ui.server import ServeOptions, serve
+
+DRAFTER_KINDS = ("none", "lm", "lookup")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except SpecEngineError as error:
+        print(f"spec-engine: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spec-engine", description="Chat with a long document, losslessly accelerated."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    chat = commands.add_parser("chat", help="open the page")
+    _add_preset(chat)
+    chat.add_argument("--document", type=Path, help="open this file at once")
+    chat.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    chat.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
+    chat.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    chat.set_defaults(command=_chat)
+
+    ask = commands.add_parser("ask", help="one question about one document")
+    _add_preset(ask)
+    ask.add_argument("--document", type=Path, help="the file to read; without it the question stands alone")
+    ask.add_argument("--password", help="of an encrypted file")
+    ask.add_argument("--question", required=True)
+    ask.add_argument("--drafter", choices=DRAFTER_KINDS, help="instead of the preset's")
+    ask.add_argument("--max-tokens", type=int, help="length of the answer at most")
+    ask.add_argument("--temperature", type=float, help="0 decodes greedily")
+    ask.add_argument("--top-k", type=int)
+    ask.add_argument("--top-p", type=float)
+    ask.add_argument("--seed", type=int)
+    ask.add_argument("--json", action="store_true", help="one JSON object with token ids and metrics")
+    ask.set_defaults(command=_ask)
+
+    read = commands.add_parser("read", help="show what is read from a file")
+    read.add_argument("file", type=Path)
+    read.add_argument("--password", help="of an encrypted file")
+    read.add_argument("--preset", default="builtin", help="whose tokenizer counts (default: %(default)s)")
+    read.add_argument("--json", action="store_true")
+    read.set_defaults(command=_read)
+
+    bench = commands.add_parser("bench", help="speed against plain decoding, or --quality of the answers")
+    _add_preset(bench)
+    bench.add_argument("--data", type=Path, help="folder of .jsonl or .txt texts (default: the bundled report)")
+    bench.add_argument(
+        "--lengths", default="1024,2048,4096,8192,15000", help="tokens of document (default: %(default)s)"
+    )
+    bench.add_argument("--texts", type=int, default=3, help="texts a length (default: %(default)s)")
+    bench.add_argument("--questions", type=int, default=3, help="questions a text (default: %(default)s)")
+    bench.add_argument("--max-tokens", type=int, default=128, help="tokens an answer (default: %(default)s)")
+    bench.add_argument(
+        "--drafters",
+        default="none,lookup,lm,lm-",
+        help="comma list; lm- is lm without retrieval (default: %(default)s)",
+    )
+    bench.add_argument("--ask", help="ask this instead of phrases to continue")
+    bench.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
+    bench.add_argument("--out", type=Path, help="also write the result as JSON here")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.set_defaults(command=_bench)
+
+    presets = commands.add_parser("presets", help="list the presets, or show one")
+    presets.add_argument("name", nargs="?")
+    presets.add_argument("--json", action="store_true")
+    presets.set_defaults(command=_presets)
+
+    doctor = commands.add_parser("doctor", help="device, versions, attention backend, memory")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+
+    train = commands.add_parser("train", help="train the built-in models")
+    train.add_argument("part", choices=("tokenizer", "target", "draft", "all"))
+    train.add_argument("--corpus", type=Path, required=True, help=".jsonl(.xz) with 'text', a text file or a folder")
+    train.add_argument("--out", type=Path, default=Path("runs/builtin"), help="default: %(default)s")
+    train.add_argument("--stages", help="LENGTH:ROWS:MILLION_TOKENS,… instead of the recipe's")
+    train.add_argument("--init", type=Path, help="folder of weights to start from")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    train.set_defaults(command=_train)
+    return parser
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="builtin", help="name or .toml file (default: %(default)s)")
+    parser.add_argument("--model", help="hub id or folder of another target for the preset")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+
+
+def _preset(arguments: argparse.Namespace) -> Preset:
+    preset = load_preset(arguments.preset)
+    if arguments.model:
+        preset = replace(preset, target=replace(preset.target, id=arguments.model, revision=None))
+    return preset
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    options = ServeOptions(
+        preset=arguments.preset, document=arguments.document, host=arguments.host, port=arguments.port,
+        opens_browser=not arguments.no_browser, device=arguments.device,
+    )  # fmt: skip
+    serve(options, announce=lambda line: print(line, flush=True))
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    preset = _preset(arguments)
+    document = None if arguments.document is None else read_document(arguments.document, arguments.password)
+    engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=_progress)
+    session = Session(engine, document, context_length=engine.capacity)
+    finished: Finished | None = None
+    events = session.ask(
+        arguments.question,
+        sampling=_sampling(preset, arguments),
+        max_tokens=arguments.max_tokens or preset.generation.max_tokens,
+    )
+    for event in events:
+        if isinstance(event, TokensAccepted) and not arguments.json:
+            print(event.text, end="", flush=True)
+        elif isinstance(event, Finished):
+            finished = event
+    if finished is None:
+        return 1
+    if arguments.json:
+        answer = {
+            "text": finished.text,
+            "prompt_token_ids": list(session.last_prompt_token_ids),
+            "token_ids": list(finished.token_ids),
+            "finish_reason": finished.reason,
+            "metrics": finished.metrics.as_dict(),
+            "model_path": resolve_model(preset, preset.target),
+        }
+        print(json.dumps(answer))
+    else:
+        print(f"\n\n{describe(finished.metrics)}", file=sys.stderr)
+    return 0
+
+
+def _sampling(preset: Preset, arguments: argparse.Namespace) -> SamplingParams:
+    """The preset's way of sampling with what was given on the command line."""
+    defaults = preset.generation
+    given = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    values = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
+    return SamplingParams(**values, min_p=defaults.min_p, repetition_penalty=defaults.repetition_penalty)
+
+
+def _read(arguments: argparse.Namespace) -> int:
+    document = read_document(arguments.file, arguments.password)
+    preset = load_preset(arguments.preset)
+    tokenizer = load_tokenizer(preset, preset.target)
+    num_tokens = count_document_tokens(tokenizer, [document.text])[0]
+    if arguments.json:
+        blocks = [{"anchor": block.anchor.label, "text": block.text} for block in document.blocks]
+        problems = [problem.message for problem in document.problems]
+        print(json.dumps({"title": document.title, "blocks": blocks, "num_tokens": num_tokens, "problems": problems}))
+        return 0
+    for block in document.blocks:
+        print(f"[{block.anchor.label}]\n{block.text}\n")
+    for problem in document.problems:
+        print(f"Note: {problem.message}", file=sys.stderr)
+    print(f"{num_tokens:,} tokens for preset '{preset.name}' ({preset.context_length:,} of context)", file=sys.stderr)
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    preset = _preset(arguments)
+    texts = read_texts(arguments.data or bundled_text())
+    lengths = tuple(parse_lengths(arguments.lengths))
+    tell = _progress
+    if arguments.quality:
+        engine = load_engine(preset, device=arguments.device, on_progress=tell)
+        quality = measure_quality(
+            engine, texts, lengths, arguments.texts * arguments.questions, tell, questions_per_text=arguments.questions
+        )
+        _deliver(arguments, quality_json(quality), quality_table(quality))
+        return 0
+    plan = BenchPlan(lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask)
+    engines = build_engines(preset, arguments.drafters.split(","), arguments.device, tell)
+    report = replace(run_bench(engines, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
+    _deliver(arguments, report.to_json(), f"{speed_table(report)}\n\n{speed_caption(report)}")
+    return 0
+
+
+def _deliver(arguments: argparse.Namespace, as_json: str, table: str) -> None:
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(as_json + "\n", "utf-8")
+    say(as_json if arguments.json else table)
+
+
+def _presets(arguments: argparse.Namespace) -> int:
+    presets = [load_preset(name) for name in ([arguments.name] if arguments.name else preset_names())]
+    if arguments.json:
+        print(json.dumps([preset_dict(preset) for preset in presets], indent=1))
+        return 0
+    for preset in presets:
+        print(f"{preset.name:16} {preset.title}\n{'':16} {preset.description}")
+        if arguments.name:
+            print(f"{'':16} target {preset.target.id}, draft {preset.draft.kind}")
+            print(f"{'':16} {preset.context_length:,} tokens of context")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    findings = examine()
+    if arguments.json:
+        print(json.dumps(findings))
+        return 0
+    for name, value in findings.items():
+        print(f"{name:24} {value}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    train_builtin(
+        TrainingJob(
+            part=arguments.part, corpus=arguments.corpus, out=arguments.out, initial=arguments.init,
+            stages=parse_stages(arguments.stages) if arguments.stages else None, threads=arguments.threads,
+        ),
+        log=_progress,
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
