@@ -20,8 +20,11 @@ from spec_engine.model.load import load_target, load_tokenizer
 from spec_engine.model.target import Step, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
 from spec_engine.retrieval import Retriever
+from spec_engine.stopping import StopRules
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
+
+__all__ = ["Engine", "EngineConfig", "Request", "StopRules", "load_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +210,17 @@ def load_engine(
     config = EngineConfig(
         max_draft_nodes(kind, preset.draft), preset.draft.retrieval, prefill_chunk=preset.prefill_chunk, preset=preset
     )
-    return Engine(target, _build_drafter(preset, kind, target, device), tokenizer, config)
+    return Engine(target, _build_drafter(preset, kind, target), tokenizer, config)
 
 
-def _build_drafter(preset: Preset, kind: DrafterKind, target: Target, device: str = "auto") -> Drafter:
+def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
     """A drafter of this kind for the target."""
     if kind == "lm" and preset.draft.model is None:
         raise RequestError(
             f"The preset '{preset.name}' names no draft model, so the drafter 'lm' cannot run. Use 'lookup' or 'none', "
             "or choose a preset with a [draft.model]."
         )
-    return DRAFTERS[kind](DrafterContext(preset, target, device))
+    return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

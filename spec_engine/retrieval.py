@@ -68,7 +68,9 @@ class Retriever:
         forced = self._forced(num_tokens)
         num_chunks = -(-num_tokens // self._config.chunk_size)
         if num_chunks - len(forced) <= self._config.top_k:
-            return None if self._is_whole else self._give(frozenset(range(num_chunks)), frozenset(), num_tokens, is_whole=True)
+            if self._is_whole:
+                return None
+            return self._give(frozenset(range(num_chunks)), frozenset(), num_tokens, is_whole=True)
         chosen = self._choose(chunk_means(step.attention_row, self._config.chunk_size), forced)
         grown = num_tokens - self._num_tokens
         is_stale = grown >= max(self._config.num_recent, self._config.chunk_size)
@@ -85,7 +87,7 @@ class Retriever:
         return frozenset(sink) | frozenset(recent)
 
     def _choose(self, means: Tensor, forced: frozenset[int]) -> frozenset[int]:
-        """The `top_k` chunks with the largest mean [chunks] besides the forced ones; those in view have an advantage."""
+        """The `top_k` chunks with the largest mean [chunks] besides the forced ones; the advantage is with the view."""
         scores = means.clone()
         held = sorted(self._chosen)
         scores[held] *= 1 + self._config.hysteresis

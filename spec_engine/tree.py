@@ -38,7 +38,8 @@ class DraftTree:
         for name in ("token_ids", "parents", "depths", "log_q"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         num_nodes = len(self.token_ids)
-        assert num_nodes > 0 and self.parents[0] == -1 and self.depths[0] == 0, "node 0 must be the root"
+        assert num_nodes > 0, "a tree has a root"
+        assert (self.parents[0], self.depths[0]) == (-1, 0), "node 0 must be the root"
         assert len(self.parents) == len(self.depths) == len(self.log_q) == num_nodes, "fields differ in length"
         for node in range(1, num_nodes):
             parent = self.parents[node]

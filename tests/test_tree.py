@@ -51,9 +51,7 @@ def grow(config: TreeConfig, draft: TableDraft) -> DraftTree:
 
 def paths_of(tree: DraftTree) -> dict[tuple[int, ...], float]:
     """Token path below the root -> log q."""
-    return {
-        tuple(tree.token_ids[n] for n in tree.path(node)[1:]): tree.log_q[node] for node in range(1, len(tree))
-    }
+    return {tuple(tree.token_ids[n] for n in tree.path(node)[1:]): tree.log_q[node] for node in range(1, len(tree))}
 
 
 def assert_is_tree(tree: DraftTree) -> None:

@@ -30,11 +30,11 @@ from spec_engine.tree import DraftTree
 
 @dataclass(frozen=True, slots=True)
 class DrafterContext:
-    """What a drafter is built from: the preset, the target it drafts for, and the device asked for ("auto", "cpu" …)."""
+    """What a drafter is built from: the preset, the target it drafts for, and the device to run on."""
 
     preset: Preset
     target: Target
-    device: str = "auto"
+    device: str = "cpu"
 
 
 class DraftSession(Protocol):

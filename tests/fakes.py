@@ -1,0 +1,192 @@
+"""Small real parts for tests: models with random weights, a byte tokenizer, presets on disk, scripted drafters."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, ModelRef, Preset, RetrievalConfig, TreeConfig
+from spec_engine.model.target import Step, Taps
+from spec_engine.retrieval import Focus
+from spec_engine.sampling import SamplingParams
+from spec_engine.tree import DraftTree
+
+VOCAB_SIZE = 260  # 256 bytes, then these
+END_ID = 256
+SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|assistant|>", "<|pad|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
+
+
+def tiny_model(shape: str = "llama", seed: int = 0, spread: float = 0.2) -> PreTrainedModel:
+    """A model with random weights of standard deviation `spread`: 0.1 loops soon, 0.3 wanders.
+
+    Two layers, four query heads on two key/value heads of 16, float32.
+    """
+    sizes = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "initializer_range": spread,
+        "bos_token_id": None,
+        "eos_token_id": END_ID,
+        "pad_token_id": VOCAB_SIZE - 1,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(seed)
+    if shape == "llama":
+        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**sizes))
+    elif shape == "llama-linear":
+        model = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=LINEAR_ROPE))
+    elif shape == "llama-llama3":
+        model = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=LLAMA3_ROPE))
+    elif shape == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+    elif shape == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16))
+    elif shape == "mistral":
+        model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None, head_dim=16))
+    elif shape == "smollm3":
+        model = SmolLM3ForCausalLM(SmolLM3Config(**sizes, no_rope_layers=[1, 0]))
+    else:
+        raise ValueError(f"no shape named {shape}")
+    return model.eval()
+
+
+def perturbed(model: PreTrainedModel, share: float, seed: int = 1) -> PreTrainedModel:
+    """A copy whose weights got noise of `share` times their own spread: a draft that agrees often, not always."""
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            if weight.dim() > 1:
+                weight += share * weight.std() * torch.randn(weight.shape, generator=generator)
+    return twin
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, four special tokens and a small chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def save_pair(folder: Path, target: PreTrainedModel, draft: PreTrainedModel) -> None:
+    """Write ``folder/target`` and ``folder/draft`` as a hub download would look."""
+    for name, model in (("target", target), ("draft", draft)):
+        model.save_pretrained(folder / name)
+        byte_tokenizer().save_pretrained(folder / name)
+
+
+def pair_preset(
+    folder: Path,
+    kind: DrafterKind = "lm",
+    *,
+    tree: TreeConfig | None = None,
+    retrieval: RetrievalConfig | None = None,
+    context_length: int = 1024,
+    prefill_chunk: int = 128,
+) -> Preset:
+    """A preset over the models that `save_pair` wrote."""
+    draft = DraftConfig(
+        kind=kind,
+        model=ModelRef("draft", dtype="float32"),
+        tree=tree or TreeConfig(num_nodes=12, threshold=0.3, max_depth=6),
+        retrieval=retrieval or RetrievalConfig(enabled=False),
+        lookup=LookupConfig(num_draft=8),
+    )
+    return Preset(
+        name="tiny",
+        title="Tiny",
+        description="Random weights.",
+        target=ModelRef("target", dtype="float32"),
+        context_length=context_length,
+        draft=draft,
+        prefill_chunk=prefill_chunk,
+        folder=folder,
+    )
+
+
+class OracleDrafter:
+    """Knows the answer and drafts it, with a wrong sibling at each level; notes what the engine tells it."""
+
+    name = "oracle"
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, prompt: Sequence[int], answer: Sequence[int], *, fail_at: int | None = None) -> None:
+        self._text = (*prompt, *answer)
+        self._fail_at = fail_at
+        self.observed: list[int] = []
+        self.num_proposals = 0
+
+    def begin(self, sampling: SamplingParams) -> "OracleDrafter":
+        self.observed = []
+        return self
+
+    @property
+    def taps(self) -> Taps:
+        return Taps()
+
+    def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
+        self.observed = list(prefix)
+        yield len(prefix)
+
+    def observe(self, step: Step) -> None:
+        self.observed.extend(step.token_ids)
+        assert len(self.observed) == step.num_done
+
+    def focus(self, focus: Focus) -> None:
+        """No view."""
+
+    def propose(self, root: int, max_nodes: int) -> DraftTree:
+        self.num_proposals += 1
+        if self._fail_at == self.num_proposals:
+            raise RuntimeError("the drafter broke")
+        start = len(self.observed) + 1
+        token_ids, parents, depths = [root], [-1], [0]
+        parent = 0
+        for depth, token_id in enumerate(self._text[start : start + max_nodes // 2], start=1):
+            token_ids += [token_id, (token_id + 1) % VOCAB_SIZE]
+            parents += [parent, parent]
+            depths += [depth, depth]
+            parent = len(token_ids) - 2
+        return DraftTree(tuple(token_ids), tuple(parents), tuple(depths), (0.0,) * len(token_ids))
