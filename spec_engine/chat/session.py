@@ -1,0 +1,197 @@
+"""One conversation over one document, answered by one engine.
+
+Job: keep the turns, turn a question into a request, store what was shown.
+Non-job: the prompt's form (`prompt`), the loop (`engine`), threads (the caller iterates where it likes), disk.
+
+A stopped answer is stored as it was shown; an answer of which nothing was shown leaves no trace. The session keeps the
+token ids the model wrote, so the next prompt extends this one and only the new question is read.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from spec_engine.answer import Request
+from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
+from spec_engine.documents.anchors import Document
+from spec_engine.errors import ContextOverflow, RequestError
+from spec_engine.events import Event, Finished, TokensAccepted
+from spec_engine.sampling import SamplingParams
+from spec_engine.stopping import StopRules
+
+MIN_ANSWER_TOKENS: Final = 32  # with less room than this an answer is not begun
+GREEDY: Final = SamplingParams()
+
+
+class SessionTokenizer(ChatTokenizer, Protocol):
+    """A chat tokenizer that also knows where answers end."""
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+
+class AnsweringEngine(Protocol):
+    """What a session needs of an engine."""
+
+    @property
+    def tokenizer(self) -> SessionTokenizer:
+        """The target's tokenizer."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that prompt and answer may take together."""
+
+    def generate(self, request: Request, cancelled: Callable[[], bool] = ...) -> Iterator[Event]:
+        """Events of one answer, in the order that `events` states."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What is known of an answer while it is written."""
+
+    question: str
+    request: Request
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def take(self, event: Event) -> None:
+        """Note what an event added."""
+        if isinstance(event, TokensAccepted):
+            self.token_ids.extend(event.token_ids)
+            self.texts.append(event.text)
+        elif isinstance(event, Finished):
+            self.finished = event
+
+
+class Session:
+    """A conversation.
+
+    Args:
+        engine: answers; may be exchanged by making a new session with `turns` of the old one.
+        document: read in full before the conversation.
+        instruction: put before the document's text; "" for models that were trained without one.
+        turns: a conversation to go on with.
+    """
+
+    def __init__(
+        self,
+        engine: AnsweringEngine,
+        document: Document | None = None,
+        *,
+        instruction: str = "",
+        turns: Iterable[Turn] = (),
+    ) -> None:
+        self._engine = engine
+        self._document = document
+        self._instruction = instruction
+        self._turns = list(turns)
+        self._last: _Asked | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation so far, oldest first."""
+        return tuple(self._turns)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation as messages of user and assistant in turn."""
+        roles = ((Message("user", turn.question), Message("assistant", turn.answer)) for turn in self._turns)
+        return tuple(message for pair in roles for message in pair)
+
+    @property
+    def last_finished(self) -> Finished | None:
+        """How the last answer ended; None before the first."""
+        return self._last.finished if self._last else None
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of the prompt that `ask` would use."""
+        return build(self._engine.tokenizer, self._document, self._turns, question, self._instruction)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Answer a question; the turn is stored when the iterator ends or is closed.
+
+        Raises, at the first step:
+            RequestError: the question is blank.
+            ContextOverflow: conversation and question leave no room for an answer; nothing was cut.
+        """
+        if not question.strip():
+            raise RequestError("The question is empty. Type a question.")
+        token_ids = tuple(self.prompt(question))
+        stop = StopRules(self._room(len(token_ids), max_tokens), self._engine.tokenizer.stop_token_ids)
+        self._last = asked = _Asked(question, Request(token_ids, sampling, stop))
+        try:
+            for event in self._engine.generate(asked.request, cancelled):
+                asked.take(event)
+                yield event
+        finally:
+            self._store(asked)
+
+    def regenerate(
+        self,
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Answer the last question again in place of its answer. Raises `RequestError` when nothing was asked yet."""
+        if not self._turns:
+            raise RequestError("There is no answer to repeat yet. Ask a question first.")
+        old, num_before = self._turns.pop(), len(self._turns)
+        try:
+            yield from self.ask(old.question, sampling=sampling, max_tokens=max_tokens, cancelled=cancelled)
+        finally:
+            if len(self._turns) == num_before:  # nothing of a new answer was shown
+                self._turns.append(old)
+
+    def replay(
+        self,
+        engine: AnsweringEngine,
+        *,
+        max_tokens: int | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """The last request again through another engine; nothing is stored.
+
+        At most as many tokens as the stored answer has, or `max_tokens` if that is less.
+        """
+        if self._last is None or self._last.finished is None:
+            raise RequestError("There is no answer to repeat yet. Ask a question first.")
+        request, num_tokens = self._last.request, len(self._last.finished.token_ids)
+        limit = num_tokens if max_tokens is None else min(max_tokens, num_tokens)
+        stop = StopRules(max(1, limit), request.stop.stop_token_ids, request.stop.stop_strings)
+        yield from engine.generate(Request(request.prompt_token_ids, request.sampling, stop), cancelled)
+
+    def clear(self) -> None:
+        """Forget the conversation; the document stays."""
+        self._turns.clear()
+        self._last = None
+
+    def _room(self, num_prompt: int, max_tokens: int) -> int:
+        """Tokens that the answer may have."""
+        room = self._engine.capacity - num_prompt
+        if room < min(max_tokens, MIN_ANSWER_TOKENS):
+            raise ContextOverflow(
+                f"The document, the conversation and this question take {num_prompt:,} tokens of a context of "
+                f"{self._engine.capacity:,}, which leaves no room for an answer. Nothing was cut. Start a new chat, "
+                f"choose a smaller part of the document, or use a model with a longer context."
+            )
+        return min(max_tokens, room)
+
+    def _store(self, asked: _Asked) -> None:
+        """Keep what was shown."""
+        token_ids = list(asked.finished.token_ids) if asked.finished else asked.token_ids
+        answer = asked.finished.text if asked.finished else "".join(asked.texts)
+        if not token_ids:
+            return
+        if token_ids[-1] in self._engine.tokenizer.stop_token_ids:
+            token_ids.pop()
+        self._turns.append(Turn(asked.question, answer, tuple(token_ids)))

@@ -1,0 +1,67 @@
+"""The names of the page's widgets.
+
+Job: values that `layout` fills and `handlers` reads.
+Non-job: making widgets, reacting.
+"""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPane:
+    """Left: model, document, settings."""
+
+    preset: gr.Dropdown
+    preset_note: gr.HTML
+    drop: gr.File
+    sample: gr.Button
+    locked_row: gr.Column
+    locked_path: gr.State
+    password: gr.Textbox
+    unlock: gr.Button
+    card: gr.HTML
+    range_row: gr.Column
+    range_first: gr.Dropdown
+    range_last: gr.Dropdown
+    range_note: gr.HTML
+    range_use: gr.Button
+    range_all: gr.Button
+    preview: gr.HTML
+    max_tokens: gr.Slider
+    temperature: gr.Slider
+    seed: gr.Number
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPane:
+    """Middle: the conversation."""
+
+    chat: gr.Chatbot
+    live: gr.HTML
+    notice: gr.HTML
+    examples_row: gr.Row
+    examples: tuple[gr.Button, ...]
+    box: gr.Textbox
+    ask: gr.Button
+    stop: gr.Button
+    new_chat: gr.Button
+    authors: gr.HTML
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedPane:
+    """Right: the figures."""
+
+    readouts: gr.HTML
+    compare: gr.Button
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Every widget that an event reads or writes."""
+
+    document: DocumentPane
+    chat: ChatPane
+    speed: SpeedPane

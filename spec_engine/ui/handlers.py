@@ -1,0 +1,192 @@
+"""What happens when something is pressed, dropped or opened.
+
+Job: connect widgets to the workspace. Long work never runs in an event: an event starts a job, follows it, and lets
+go of it when the page goes away.
+Non-job: the rules (`workspace`), what a widget shows (`views`), markup (`render`, `readouts`).
+
+Streaming goes to light widgets only. The conversation widget is written twice an answer, with the question and when
+the answer is complete: an update of it costs as much as eight of the light ones, even when nothing in it changes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import gradio as gr
+from gradio.blocks import Block
+from gradio.events import Dependency
+
+from spec_engine.config import Preset
+from spec_engine.errors import PasswordRequired, SpecEngineError
+from spec_engine.ui.components import Page
+from spec_engine.ui.views import Updates, Views
+from spec_engine.ui.workspace import AnswerSettings, Workspace
+
+SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
+MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
+
+
+class Handlers:
+    """The events of the page. Holds no state of its own.
+
+    Args:
+        presets: those the picker offers.
+    """
+
+    def __init__(self, page: Page, workspace: Workspace, presets: Sequence[Preset]) -> None:
+        self._page = page
+        self._workspace = workspace
+        self._views = Views(page, workspace)
+        self._presets = {preset.name: preset for preset in presets}
+
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Every event, and what follows it."""
+        doc, chat, speed = self._page.document, self._page.chat, self._page.speed
+        everything = self._views.all_outputs
+        settings = [doc.max_tokens, doc.temperature, doc.seed]
+        self._follow(_on(blocks.load, self.open_page, None, everything))
+        for send in (chat.box.submit, chat.ask.click):
+            self._follow(_on(send, self.ask, [chat.box, *settings], everything))
+        for button in chat.examples:
+            self._follow(_on(button.click, self.ask, [button, *settings], everything))
+        self._follow(_on(speed.compare.click, self.compare, None, everything))
+        self._follow(_on(doc.preset.input, self.switch, [doc.preset], everything))
+        _on(chat.stop.click, self.stop, None, [chat.stop])
+        _on(chat.new_chat.click, self.new_chat, None, everything)
+        _on(doc.drop.upload, self.open_file, [doc.drop], everything)
+        _on(doc.sample.click, self.open_sample, None, everything)
+        for unlock in (doc.unlock.click, doc.password.submit):
+            _on(unlock, self.unlock, [doc.locked_path, doc.password], everything)
+        chosen = [doc.range_first, doc.range_last]
+        for dropdown in (doc.range_first, doc.range_last):
+            _on(dropdown.input, self.range_note, chosen, [doc.range_note])
+        _on(doc.range_use.click, self.use_range, chosen, everything)
+        _on(doc.range_all.click, self.use_all, None, everything)
+
+    def _follow(self, event: Dependency) -> None:
+        """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
+        views, everything = self._views, self._views.all_outputs
+        result = _on(_stream(event.then, views.follow, views.streamed).then, self.show_result, None, everything)
+        measured = _stream(_on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
+        _on(measured.then, views.figures, None, views.figure_outputs)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def open_page(self) -> Updates:
+        """A page was opened or reloaded."""
+        return self._views.everything(notice=self._workspace.trouble)
+
+    def show_result(self) -> Updates:
+        """A job has ended; an older notice stays unless there is a newer one."""
+        return self._views.everything(notice=self._workspace.trouble or None)
+
+    def ask(self, question: str, max_tokens: float, temperature: float, seed: float | None) -> Updates:
+        """A question was sent."""
+        settings = AnswerSettings(int(max_tokens), float(temperature), int(seed or 0))
+        try:
+            self._workspace.ask(question, settings)
+        except SpecEngineError as error:
+            return self._views.everything(notice=str(error))
+        return {**self._views.everything(notice=""), self._page.chat.box: self._views.box(value="")}
+
+    def stop(self) -> object:
+        """Stop was pressed; what has been written is kept."""
+        self._workspace.stop()
+        return gr.update(interactive=False)
+
+    def new_chat(self) -> Updates:
+        """The conversation is over."""
+        return self._try(self._workspace.new_chat)
+
+    def compare(self) -> Updates:
+        """The plain run was asked for."""
+        return self._try(self._workspace.compare_with_plain)
+
+    def calibrate(self) -> None:
+        """An answer is complete: measure plain decoding behind it, if that is due."""
+        self._workspace.calibrate()
+
+    def switch(self, name: str) -> Updates:
+        """Another model was picked."""
+        return self._try(lambda: self._workspace.switch(self._presets[name]))
+
+    def open_file(self, path: str | None) -> Updates:
+        """A file was dropped."""
+        updates = self._open(Path(path), None) if path else self._views.everything(notice=None)
+        return {**updates, self._page.document.drop: None}
+
+    def open_sample(self) -> Updates:
+        """The bundled report was asked for."""
+        return self._open(SAMPLE, None)
+
+    def unlock(self, path: str, password: str) -> Updates:
+        """A password was given for the file that waits for one."""
+        return self._open(Path(path), password) if path else self._views.everything(notice=None)
+
+    def range_note(self, first: int | None, last: int | None) -> str:
+        """The chosen range changed."""
+        return self._views.range_note(first or 0, last or 0)
+
+    def use_range(self, first: int | None, last: int | None) -> Updates:
+        """The chosen range is to be used."""
+        return self._try(lambda: self._workspace.choose_range(first or 0, last or 0))
+
+    def use_all(self) -> Updates:
+        """The whole document is to be used again."""
+        opened = self._workspace.opened
+        return self._try(lambda: self._workspace.choose_range(0, len(opened.whole.blocks) - 1 if opened else 0))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _try(self, action: Callable[[], object]) -> Updates:
+        """Do something and show the result, or the reason why it was refused."""
+        try:
+            action()
+        except SpecEngineError as error:
+            return self._views.everything(notice=str(error))
+        return self._views.everything(notice="")
+
+    def _open(self, path: Path, password: str | None) -> Updates:
+        """Open a document; a locked one asks for its password."""
+        doc = self._page.document
+        hidden: Updates = {doc.locked_row: gr.update(visible=False), doc.locked_path: "", doc.password: ""}
+        try:
+            self._workspace.open_document(path, password)
+        except PasswordRequired as error:
+            shown: Updates = {doc.locked_row: gr.update(visible=True), doc.locked_path: str(path), doc.password: ""}
+            return {**self._views.everything(notice=str(error) if password else ""), **shown}
+        except SpecEngineError as error:
+            return {**self._views.everything(notice=str(error)), **hidden}
+        return {**self._views.everything(notice=""), **hidden}
+
+
+def _on(
+    trigger: Callable[..., Dependency],
+    react: Callable[..., object],
+    inputs: Sequence[Block] | None,
+    outputs: Sequence[Block] | None,
+) -> Dependency:
+    """Connect a short reaction: it waits in no queue and shows no spinner."""
+    return trigger(
+        react,
+        inputs and list(inputs),
+        outputs and list(outputs),
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _stream(
+    trigger: Callable[..., Dependency], watch: Callable[[], Iterator[Updates]], outputs: Sequence[Block]
+) -> Dependency:
+    """Connect a generator that follows a job."""
+    return trigger(
+        watch,
+        None,
+        list(outputs),
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_limit=MAX_WATCHERS,
+        concurrency_id="watch",
+    )

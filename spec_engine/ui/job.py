@@ -1,0 +1,105 @@
+"""Work that runs in its own thread and is watched from the page.
+
+Job: one thread, its growing list of facts, the wish to stop, and how it ended. Any number of pages may watch; a page
+that was reloaded reads the list from its start, so nothing of a running answer is lost.
+Non-job: what the work is (`workspace`), what the facts look like (`live`, `render`).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, Literal, TypeVar
+
+from spec_engine.errors import SpecEngineError
+from spec_engine.ui import text
+
+JobKind = Literal["load", "answer", "calibrate", "compare"]
+Fact = TypeVar("Fact")
+MIN_INTERVAL_S: Final = 1 / 14  # between two looks of one watcher: faster than an eye, slower than a browser minds
+
+
+class Job(Generic[Fact]):
+    """A thread that reports facts.
+
+    Args:
+        kind: what is being done, for the pages that join later.
+        work: gets the job, reports through `report`, looks at `is_cancelled` often. A `SpecEngineError` becomes the
+            job's `error`; any other exception leaves a general sentence there and goes to the terminal.
+    """
+
+    def __init__(self, kind: JobKind, work: "Callable[[Job[Fact]], None]") -> None:
+        self.kind = kind
+        self.error: str | None = None
+        self._work = work
+        self._facts: list[Fact] = []
+        self._changed = threading.Condition()
+        self._cancelled = threading.Event()
+        self._is_running = False
+
+    def start(self) -> None:
+        """Begin. Once."""
+        self._is_running = True
+        threading.Thread(target=self._run, name=f"job-{self.kind}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Wish that the work ends; returns at once."""
+        self._cancelled.set()
+
+    def is_cancelled(self) -> bool:
+        """Whether `stop` was called."""
+        return self._cancelled.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has work left."""
+        return self._is_running
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """All facts so far, oldest first."""
+        with self._changed:
+            return tuple(self._facts)
+
+    def report(self, fact: Fact) -> None:
+        """Add a fact and wake the watchers."""
+        with self._changed:
+            self._facts.append(fact)
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the work has ended; False when it had not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._is_running, timeout)
+
+    def watch(self, interval_s: float = MIN_INTERVAL_S) -> Iterator[list[Fact]]:
+        """Batches of new facts from the first one on, at most one in `interval_s`, until the work has ended.
+
+        An empty batch comes about twice a second while nothing happens, so that a watcher can show passing time.
+        """
+        num_seen, is_running = 0, True
+        while is_running:
+            started = time.monotonic()
+            batch, is_running = self._await_more(num_seen)
+            num_seen += len(batch)
+            yield batch
+            if is_running:
+                time.sleep(max(0.0, interval_s - (time.monotonic() - started)))
+
+    def _await_more(self, num_seen: int) -> tuple[list[Fact], bool]:
+        """The facts behind the first `num_seen`, waited for a while, and whether work goes on."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._facts) > num_seen or not self._is_running, timeout=0.5)
+            return self._facts[num_seen:], self._is_running
+
+    def _run(self) -> None:
+        """The thread: the work, and how it ended."""
+        error: str | None = text.UNEXPECTED
+        try:
+            self._work(self)
+            error = None
+        except SpecEngineError as failure:
+            error = str(failure)
+        finally:
+            with self._changed:
+                self.error, self._is_running = error, False
+                self._changed.notify_all()

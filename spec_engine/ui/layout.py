@@ -1,0 +1,141 @@
+"""The page's widgets and where they stand.
+
+Job: build every component once and hand them to `handlers.connect`.
+Non-job: reacting (`handlers`), the server (`server`).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import gradio as gr
+
+from spec_engine.config import Preset
+from spec_engine.ui import render, text
+from spec_engine.ui.components import ChatPane, DocumentPane, Page, SpeedPane
+from spec_engine.ui.handlers import Handlers
+from spec_engine.ui.workspace import Workspace
+
+NUM_EXAMPLES: Final = 3
+UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
+LONGEST_ANSWER: Final = 4096
+
+
+def build_page(workspace: Workspace, presets: Sequence[Preset]) -> gr.Blocks:
+    """The page over a workspace. `presets` are offered in this order."""
+    blocks: gr.Blocks
+    with gr.Blocks(title=text.TITLE, fill_width=True, analytics_enabled=False, delete_cache=UPLOAD_AGE_S) as blocks:
+        with gr.Row(elem_id="se-main"):
+            with gr.Column(elem_id="se-left", scale=0, min_width=0):
+                document = _document_pane(presets)
+            with gr.Column(elem_id="se-middle", scale=1, min_width=0):
+                chat = _chat_pane()
+            with gr.Column(elem_id="se-right", scale=0, min_width=0):
+                speed = _speed_pane()
+        Handlers(Page(document, chat, speed), workspace, presets).connect(blocks)
+    return blocks
+
+
+def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False) -> gr.HTML:
+    """Markup made by `render` or `readouts`, which escaped everything in it."""
+    return gr.HTML(value, elem_id=elem_id, js_on_load=None, apply_default_css=False, autoscroll=autoscroll)
+
+
+def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
+    """Model, document, settings."""
+    _html(render.brand())
+    preset = gr.Dropdown(
+        choices=[(preset.title, preset.name) for preset in presets],
+        value=None,
+        label=text.PRESET_LABEL,
+        elem_id="se-preset",
+        filterable=False,
+    )
+    preset_note = _html()
+    drop = gr.File(label=text.DROP_LABEL, type="filepath", height=72, elem_id="se-drop")
+    sample = gr.Button(text.SAMPLE_BUTTON, size="sm", elem_id="se-sample")
+    with gr.Column(visible=False, elem_id="se-locked") as locked_row:
+        password = gr.Textbox(label=text.PASSWORD_LABEL, type="password", elem_id="se-password")
+        unlock = gr.Button(text.PASSWORD_BUTTON, size="sm", elem_id="se-unlock")
+    card = _html(render.document_card(None, None), "se-document")
+    with gr.Column(visible=False, elem_id="se-range") as range_row:
+        _html(f'<p class="se-range-heading">{text.RANGE_HEADING}</p>')
+        with gr.Row(equal_height=True):
+            range_first = gr.Dropdown(choices=[], label=text.RANGE_FIRST, min_width=80, elem_id="se-range-first")
+            range_last = gr.Dropdown(choices=[], label=text.RANGE_LAST, min_width=80, elem_id="se-range-last")
+        range_note = _html()
+        with gr.Row():
+            range_use = gr.Button(text.RANGE_BUTTON, size="sm", variant="primary", min_width=80, elem_id="se-range-use")
+            range_all = gr.Button(text.RANGE_ALL_BUTTON, size="sm", min_width=80, elem_id="se-range-all")
+    with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
+        preview = _html(render.preview(None))
+    with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
+        max_tokens = gr.Slider(16, LONGEST_ANSWER, value=512, step=16, label=text.MAX_TOKENS_LABEL)
+        temperature = gr.Slider(0.0, 1.5, value=0.0, step=0.05, label=text.TEMPERATURE_LABEL)
+        seed = gr.Number(value=0, precision=0, minimum=0, label=text.SEED_LABEL)
+    return DocumentPane(
+        preset=preset,
+        preset_note=preset_note,
+        drop=drop,
+        sample=sample,
+        locked_row=locked_row,
+        locked_path=gr.State(""),
+        password=password,
+        unlock=unlock,
+        card=card,
+        range_row=range_row,
+        range_first=range_first,
+        range_last=range_last,
+        range_note=range_note,
+        range_use=range_use,
+        range_all=range_all,
+        preview=preview,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+def _chat_pane() -> ChatPane:
+    """The conversation, and below it what is asked next."""
+    with gr.Column(elem_id="se-talk", min_width=0):
+        chat = gr.Chatbot(
+            elem_id="se-chat",
+            show_label=False,
+            container=False,
+            layout="panel",
+            height=None,
+            buttons=["copy"],
+            sanitize_html=True,
+            allow_tags=False,
+            feedback_options=None,
+            placeholder=render.welcome(),
+            autoscroll=False,
+        )
+        live = _html(elem_id="se-live", autoscroll=True)
+        with gr.Row(visible=False, elem_id="se-examples") as examples_row:
+            examples = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_EXAMPLES))
+    notice = _html(elem_id="se-notice")
+    with gr.Row(elem_id="se-composer", equal_height=True):
+        box = gr.Textbox(
+            show_label=False,
+            label=text.QUESTION_LABEL,
+            placeholder=text.ASK_NEEDS_ENGINE,
+            lines=1,
+            max_lines=6,
+            container=False,
+            scale=1,
+            elem_id="se-box",
+        )
+        ask = gr.Button(text.ASK_BUTTON, variant="primary", scale=0, min_width=84, interactive=False, elem_id="se-ask")
+        stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
+        new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
+    with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
+        authors = _html(render.authors(None))
+    return ChatPane(chat, live, notice, examples_row, examples, box, ask, stop, new_chat, authors)
+
+
+def _speed_pane() -> SpeedPane:
+    """The figures of the last answer."""
+    readouts = _html(elem_id="se-readouts")
+    compare = gr.Button(text.COMPARE_BUTTON, size="sm", interactive=False, elem_id="se-compare")
+    return SpeedPane(readouts, compare)

@@ -1,0 +1,122 @@
+"""An answer as far as it has come: events in, figures and coloured text out.
+
+Job: fold the events of one answer into what the page shows. A watcher that starts late folds them from the first.
+Non-job: markup, threads, clocks (an event carries its own time).
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.metrics import GenerationMetrics, MetricsRecorder
+
+RATE_WINDOW_S: Final = 2.0
+
+Phase = Literal["waiting", "reading", "writing", "done"]
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Neighbouring tokens by one author."""
+
+    text: str
+    is_drafted: bool
+    num_tokens: int
+
+
+class LiveAnswer:
+    """The state of one answer. Times are seconds since its request began."""
+
+    def __init__(self) -> None:
+        self.phase: Phase = "waiting"
+        self.num_prompt = 0
+        self.num_reused = 0
+        self.num_read = 0  # prompt tokens in the cache, reused ones included
+        self.read_s = 0.0  # when the last prompt chunk was done
+        self.elapsed_s = 0.0
+        self.token_ids: list[int] = []
+        self.stretches: list[Stretch] = []
+        self.focus: ContextFocused | None = None
+        self.finished: Finished | None = None
+        self._texts: list[str] = []
+        self._recorder = MetricsRecorder(0, 0)
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Fold events in, in order."""
+        for event in events:
+            match event:
+                case PromptReady():
+                    self._prompt_ready(event)
+                case Prefilled():
+                    self.num_read, self.read_s = event.num_done, event.elapsed_s
+                    self.elapsed_s = event.elapsed_s
+                case TokensAccepted():
+                    self._accepted(event)
+                case ContextFocused():
+                    self.focus = event
+                case Finished():
+                    self.finished, self.phase = event, "done"
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self.finished.text if self.finished else "".join(self._texts)
+
+    @property
+    def metrics(self) -> GenerationMetrics:
+        """The engine's own figures once finished, until then the same ones over the steps so far."""
+        if self.finished:
+            return self.finished.metrics
+        return self._recorder.summary(max(0.0, self.elapsed_s - self.read_s))
+
+    @property
+    def tokens_per_second_now(self) -> float:
+        """Speed over the last `RATE_WINDOW_S` seconds; 0 before the second step."""
+        if len(self._recent) < 2:
+            return 0.0
+        span = self._recent[-1][0] - self._recent[0][0]
+        num_tokens = sum(number for _, number in list(self._recent)[1:])
+        return num_tokens / span if span > 0 else 0.0
+
+    @property
+    def read_tokens_per_second(self) -> float:
+        """Prompt tokens computed per second so far."""
+        return (self.num_read - self.num_reused) / self.read_s if self.read_s > 0 else 0.0
+
+    @property
+    def read_seconds_left(self) -> float | None:
+        """Seconds until the prompt is read, at the present speed; None while unknown."""
+        rate = self.read_tokens_per_second
+        return (self.num_prompt - self.num_read) / rate if rate > 0 else None
+
+    def _prompt_ready(self, event: PromptReady) -> None:
+        self.phase = "reading"
+        self.num_prompt, self.num_reused = event.num_prompt_tokens, event.num_reused_tokens
+        self.num_read = event.num_reused_tokens
+        self._recorder = MetricsRecorder(event.num_prompt_tokens, event.num_reused_tokens)
+
+    def _accepted(self, event: TokensAccepted) -> None:
+        if self.phase != "writing":
+            self.phase, self.num_read = "writing", self.num_prompt
+            self._recorder.prefilled(self.read_s)
+            self._recorder.first_token(event.elapsed_s)
+        self.elapsed_s = event.elapsed_s
+        self.token_ids.extend(event.token_ids)
+        self._texts.append(event.text)
+        self._recorder.add(event.record)
+        for piece, is_drafted in zip(event.text_by_token, event.is_drafted, strict=True):
+            self._add_piece(piece, is_drafted)
+        self._recent.append((event.elapsed_s, len(event.token_ids)))
+        while len(self._recent) > 2 and self._recent[-1][0] - self._recent[0][0] > RATE_WINDOW_S:
+            self._recent.popleft()
+
+    def _add_piece(self, piece: str, is_drafted: bool) -> None:
+        """Append a token's text to the last stretch of the same author, or open a new one."""
+        if self.stretches and self.stretches[-1].is_drafted == is_drafted:
+            self.stretches[-1].text += piece
+            self.stretches[-1].num_tokens += 1
+        else:
+            self.stretches.append(Stretch(piece, is_drafted, 1))

@@ -1,0 +1,58 @@
+"""The document on the page: all of it, the part in use, and what both take of the context.
+
+Job: one value that the workspace exchanges as a whole.
+Non-job: opening files (`documents.read`), the conversation about it (`workspace`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from spec_engine.documents.anchors import Document
+from spec_engine.documents.budget import Budget, plan, select
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDocument:
+    """A document that was read.
+
+    Attributes:
+        whole: as it was read.
+        used: what the model reads: the whole, or the parts that the user chose.
+        chosen: first and last part of that choice; None for the whole.
+        whole_budget, budget: what they take of the context; None until a model is there to count tokens.
+    """
+
+    whole: Document
+    used: Document
+    chosen: tuple[int, int] | None = None
+    whole_budget: Budget | None = None
+    budget: Budget | None = None
+
+    def narrowed(self, first: int, last: int) -> "OpenedDocument":
+        """With parts `first` to `last` in use, not measured. Raises `DocumentError` for an impossible range."""
+        used = select(self.whole, first, last)
+        return OpenedDocument(self.whole, used, None if used is self.whole else (first, last))
+
+    def measured(
+        self, count_tokens: Callable[[list[str]], Sequence[int]], context_length: int, reserved: int
+    ) -> "OpenedDocument":
+        """With both budgets, counted as `documents.budget.plan` says."""
+        whole_budget = plan(self.whole, count_tokens, context_length, reserved)
+        is_same = self.used is self.whole
+        budget = whole_budget if is_same else plan(self.used, count_tokens, context_length, reserved)
+        return replace(self, whole_budget=whole_budget, budget=budget)
+
+    def unmeasured(self) -> "OpenedDocument":
+        """Without budgets: the model they were counted for is gone."""
+        return replace(self, whole_budget=None, budget=None)
+
+    def locate(self, token: int) -> str:
+        """Label of the part that holds a token of the prompt, as exact as the parts' counts are; "" behind the last."""
+        if self.budget is None:
+            return ""
+        end = 0
+        for num_tokens, label in zip(self.budget.num_tokens_by_block, self.budget.labels, strict=True):
+            end += num_tokens
+            if token < end:
+                return label
+        return ""

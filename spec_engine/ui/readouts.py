@@ -1,0 +1,267 @@
+"""The figures beside the chat: how far, how fast, who proposed what, where the time goes.
+
+Job: markup of the readouts from the state of one answer. Pure functions; every term explains itself on hover.
+Non-job: measuring (`metrics`, `live`), comparing (`speed`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from spec_engine.events import ContextFocused
+from spec_engine.metrics import GenerationMetrics
+from spec_engine.ui import text
+from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.render import meter
+from spec_engine.ui.speed import Comparison, PlainBaseline
+
+MAX_CELLS: Final = 96
+MAX_BARS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DraftingState:
+    """Whether a drafter is at work: what it is, or why not."""
+
+    is_on: bool
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedView:
+    """What is known about plain decoding.
+
+    Attributes:
+        baseline: its measured speed, if any.
+        comparison: the last comparison of whole answers, if any.
+        progress: a sentence while plain decoding is being measured.
+    """
+
+    baseline: PlainBaseline | None = None
+    comparison: Comparison | None = None
+    progress: str = ""
+
+
+def readouts(
+    answer: LiveAnswer | None,
+    drafting: DraftingState,
+    speed: SpeedView,
+    locate: Callable[[int], str],
+) -> str:
+    """All readouts. `locate` names the place in the document of a token of the context, "" when there is none."""
+    parts = [_state(answer, drafting)]
+    if answer is None or answer.phase == "waiting":
+        parts.append(f'<p class="se-quiet">{escape(text.HELP["drafting"])}</p>' if drafting.is_on else "")
+    else:
+        metrics = answer.metrics
+        parts += [
+            _tiles(answer, metrics, speed.baseline),
+            _prefill(answer),
+            _acceptance(metrics),
+            _time(metrics, answer.read_s) if answer.phase != "reading" else "",
+            _view(answer.focus, locate),
+        ]
+    parts.append(_comparison(speed))
+    return f'<div class="se-readouts">{"".join(parts)}</div>'
+
+
+def _state(answer: LiveAnswer | None, drafting: DraftingState) -> str:
+    """The chip that says whether drafting is on, and what is happening."""
+    kind = "on" if drafting.is_on else "off"
+    chip = (
+        f'<span class="se-chip se-chip--{kind}" title="{escape(text.HELP["drafting"])}">{escape(drafting.label)}</span>'
+    )
+    phase = "" if answer is None else _phase(answer)
+    return f'<div class="se-state">{chip}<span class="se-phase" role="status">{escape(phase)}</span></div>'
+
+
+def _phase(answer: LiveAnswer) -> str:
+    """What is happening, in a word or two."""
+    if answer.finished:
+        return f"{text.plural(len(answer.finished.token_ids), 'token')}, {text.REASONS[answer.finished.reason]}"
+    return {"waiting": "starting", "reading": "reading", "writing": "writing", "done": "done"}[answer.phase]
+
+
+def _prefill(answer: LiveAnswer) -> str:
+    """How far the prompt is read, how fast, and what was reused."""
+    if not answer.num_prompt:
+        return ""
+    share = answer.num_read / answer.num_prompt
+    num_new = answer.num_prompt - answer.num_reused
+    caption = f"{text.count(answer.num_read)} of {text.count(answer.num_prompt)} tokens"
+    if answer.phase == "reading":
+        left = answer.read_seconds_left
+        parts = [text.percent(share), caption]
+        if answer.read_tokens_per_second > 0:
+            parts.append(f"{text.rate(answer.read_tokens_per_second)} tokens/s")
+        if left is not None:
+            parts.append(f"{text.seconds(left)} left")
+        caption = " · ".join(parts)
+    elif answer.read_s > 0:
+        caption = f"read in {text.seconds(answer.read_s)}"
+        if answer.read_tokens_per_second > 0:
+            caption += f" · {text.rate(answer.read_tokens_per_second)} tokens/s"
+    reuse = f"reused <b>{text.count(answer.num_reused)}</b> · new <b>{text.count(num_new)}</b>"
+    bar = meter(share, "", "prompt read") if answer.phase == "reading" else ""
+    figures = (
+        f'<p class="se-figures" title="{escape(text.HELP["reused"])}">{reuse}</p><p class="se-figures">{caption}</p>'
+    )
+    return _section("Reading the prompt", text.HELP["prefill"], bar + figures)
+
+
+def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseline | None) -> str:
+    """The four figures that matter most."""
+    mean = metrics.tokens_per_second
+    now = mean if answer.finished else answer.tokens_per_second_now or mean
+    speed_note = (
+        (f"mean: {text.rate(mean)}" if mean else "to come") if not answer.finished else f"first: {_first_word(metrics)}"
+    )
+    first = _tile(
+        "tokens/s", text.rate(now) if now else "–", speed_note, text.HELP["now" if not answer.finished else "mean"]
+    )
+    if baseline and mean > 0:
+        ratio = mean / baseline.tokens_per_second
+        note = f"plain: {text.rate(baseline.tokens_per_second)}"
+        detail = (
+            f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
+            f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."
+        )
+        second = _tile(
+            "speed-up", text.factor(ratio), note, detail, "good" if ratio >= 1.05 else "bad" if ratio < 1 else ""
+        )
+    else:
+        second = _tile("speed-up", "–", "unmeasured", text.HELP["speedup"])
+    length = metrics.mean_acceptance_length
+    third = _tile("tokens/pass", f"{length:.2f}" if length else "–", "accepted", text.HELP["acceptance_length"])
+    return f'<div class="se-tiles">{first}{second}{third}</div>'
+
+
+def _first_word(metrics: GenerationMetrics) -> str:
+    """Time to the first token."""
+    return text.seconds(metrics.time_to_first_token_s)
+
+
+def _tile(name: str, figure: str, note: str, explanation: str, kind: str = "") -> str:
+    """One large figure."""
+    return (
+        f'<div class="se-tile {kind}" title="{escape(explanation)}"><span>{escape(name)}</span>'
+        f"<b>{escape(figure)}</b><small>{escape(note)}</small></div>"
+    )
+
+
+def _section(name: str, explanation: str, body: str) -> str:
+    """A heading that explains itself on hover, and what is below it."""
+    return f'<section class="se-block"><h3 title="{escape(explanation)}">{escape(name)}</h3>{body}</section>'
+
+
+def _bars(shares: Sequence[float], labels: Sequence[str], titles: Sequence[str]) -> str:
+    """Upright bars with a label below each."""
+    columns = "".join(
+        f'<div title="{escape(title)}"><span><i style="height:{min(1.0, share) * 100:.1f}%"></i></span>'
+        f"<em>{escape(label)}</em></div>"
+        for share, label, title in zip(shares, labels, titles, strict=True)
+    )
+    return f'<div class="se-bars">{columns}</div>'
+
+
+def _acceptance(metrics: GenerationMetrics) -> str:
+    """Acceptance by drafted position, and steps by number of confirmed tokens."""
+    shares = metrics.acceptance_by_position[:MAX_BARS]
+    counts = metrics.acceptance_histogram[: MAX_BARS + 1]
+    if metrics.num_draft_tokens == 0 or not shares or not counts:
+        return ""
+    positions = _bars(
+        shares,
+        [str(k + 1) for k in range(len(shares))],
+        [f"drafted token {k + 1}: confirmed in {text.percent(share)} of the steps" for k, share in enumerate(shares)],
+    )
+    histogram = _bars(
+        [number / max(counts) for number in counts],
+        [str(k) for k in range(len(counts))],
+        [f"{text.plural(number, 'step')} with {k} confirmed" for k, number in enumerate(counts)],
+    )
+    left = f'<div><h3 title="{escape(text.HELP["by_position"])}">Confirmed by position</h3>{positions}</div>'
+    right = f'<div><h3 title="{escape(text.HELP["histogram"])}">Confirmed per step</h3>{histogram}</div>'
+    return f'<section class="se-block"><div class="se-pair">{left}{right}</div></section>'
+
+
+def _time(metrics: GenerationMetrics, read_s: float) -> str:
+    """Where the seconds went, as one stacked bar."""
+    parts = [
+        ("prefill", "reading", metrics.prefill_s or read_s),
+        ("draft", "draft", metrics.draft_s),
+        ("verify", "verify", metrics.verify_s),
+        ("other", "other", metrics.other_s),
+    ]
+    total = sum(value for _, _, value in parts)
+    if total <= 0:
+        return ""
+    bar = "".join(
+        f'<i class="se-time--{key}" style="flex-grow:{value / total:.4f}" title="{name}: {text.seconds(value)}"></i>'
+        for key, name, value in parts
+    )
+    legend = "".join(
+        f'<span class="se-time--{key}" title="{escape(text.HELP[key])}">{name} {text.percent(value / total)}</span>'
+        for key, name, value in parts
+    )
+    return _section(
+        "Where the time went", text.HELP["time"], f'<div class="se-stack">{bar}</div><p class="se-keys">{legend}</p>'
+    )
+
+
+def _view(focus: ContextFocused | None, locate: Callable[[int], str]) -> str:
+    """The context as cells; the ones the drafter has in view are lit."""
+    if focus is None or focus.num_context_tokens <= 0:
+        return ""
+    num_chunks = -(-focus.num_context_tokens // focus.chunk_size)
+    num_cells = min(MAX_CELLS, num_chunks)
+    lit = [0] * num_cells
+    for chunk_id in focus.chunk_ids:
+        if chunk_id < num_chunks:
+            lit[chunk_id * num_cells // num_chunks] += 1
+    per_cell = num_chunks / num_cells
+    cells = []
+    for cell, number in enumerate(lit):
+        token = int(cell * per_cell) * focus.chunk_size
+        place = locate(token)
+        title = f"{place}, from token {text.count(token)}" if place else f"from token {text.count(token)}"
+        glow = min(1.0, number / per_cell)
+        cells.append(f'<i style="--glow:{glow:.2f}" title="{escape(title)}"></i>')
+    caption = (
+        f"{text.count(focus.num_tokens)} of {text.count(focus.num_context_tokens)} tokens in view "
+        f"({text.percent(focus.num_tokens / focus.num_context_tokens)})"
+    )
+    body = f'<div class="se-strip">{"".join(cells)}</div><p class="se-figures">{caption}</p>'
+    return _section("Where the drafter looks", text.HELP["view"], body)
+
+
+def _comparison(speed: SpeedView) -> str:
+    """The measured comparison with plain decoding."""
+    if speed.progress:
+        return f'<p class="se-figures se-pulse" role="status">{escape(speed.progress)}</p>'
+    result = speed.comparison
+    if result is None:
+        return ""
+    top = max(result.drafted_rate, result.plain_rate) or 1.0
+    rows = "".join(
+        f'<div class="se-race {kind}"><span>{name}</span>{meter(rate / top, "", name)}<b>{text.rate(rate)}</b></div>'
+        for name, rate, kind in (
+            ("drafting", result.drafted_rate, "se-race--drafted"),
+            ("plain", result.plain_rate, "se-race--plain"),
+        )
+    )
+    return _section("Against plain decoding", text.HELP["speedup"], f"{rows}{_verdict(result)}")
+
+
+def _verdict(result: Comparison) -> str:
+    """Whether both runs wrote the same."""
+    extent = "" if result.is_whole else " compared"
+    if result.first_difference is None:
+        words, kind = f"Text identical, {text.plural(result.num_compared, 'token')}{extent}", "ok"
+    else:
+        words = (
+            f"Texts differ from token {text.count(result.first_difference + 1)} of {text.count(result.num_compared)}"
+        )
+        kind = "over"
+    return f'<p class="se-verdict se-verdict--{kind}" title="{escape(text.HELP["identical"])}">{escape(words)}</p>'

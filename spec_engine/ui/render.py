@@ -1,0 +1,166 @@
+"""Values in, markup out: the pieces of the page around the answer.
+
+Job: document card, preview, notices, live answer, coloured tokens. Pure functions.
+Non-job: the figures (`readouts`), the widgets (`layout`).
+
+Everything that a document, a model, a file name or a user wrote goes through `escape` here, on the server. The page's
+templates hold no ``{{}}`` and no ``${}`` but the one ``${value}``, into which the finished markup is put as it is.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+from spec_engine.documents.anchors import Document
+from spec_engine.documents.budget import Budget
+from spec_engine.ui import text
+from spec_engine.ui.live import LiveAnswer
+
+
+def brand() -> str:
+    """Name and purpose of the page."""
+    return (
+        f'<header class="se-brand"><span class="se-mark" aria-hidden="true"></span>'
+        f"<div><h1>{escape(text.TITLE)}</h1><p>{escape(text.TAGLINE)}</p></div></header>"
+    )
+
+
+def welcome() -> str:
+    """What the empty conversation shows: three steps."""
+    steps = "".join(f"<li><strong>{escape(what)}</strong> {escape(why)}</li>" for what, why in text.WELCOME_STEPS)
+    return f'<div class="se-welcome"><b>{escape(text.WELCOME)}</b><ol>{steps}</ol></div>'
+
+
+def notice(message: str, kind: str = "error") -> str:
+    """A sentence for the user; nothing for an empty one. `kind` is error or info."""
+    if not message:
+        return ""
+    role = "alert" if kind == "error" else "status"
+    return f'<div class="se-notice se-notice--{kind}" role="{role}">{escape(message)}</div>'
+
+
+def meter(share: float, kind: str = "", label: str = "") -> str:
+    """A horizontal bar, `share` of it filled."""
+    width = min(100.0, max(0.0, share * 100))
+    return (
+        f'<div class="se-meter {escape(kind)}" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{width:.0f}"><i style="width:{width:.1f}%"></i></div>'
+    )
+
+
+def document_card(document: Document | None, budget: Budget | None, error: str = "") -> str:
+    """What was opened, how much of the context it takes, and what could not be read."""
+    problem = notice(error)
+    if document is None:
+        hint = f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
+        return f'<section class="se-card se-card--empty">{hint}{problem}</section>'
+    name = escape(document.source_name)
+    title = escape(document.title) if document.title and document.title != document.source_name else ""
+    facts = f"{text.plural(len(document.blocks), 'part')} · {text.plural(len(document.text.split()), 'word')}"
+    lines = [
+        f'<h2 title="{name}">{title or name}</h2>',
+        f'<p class="se-quiet se-clip">{name if title else ""}</p>' if title else "",
+        f'<p class="se-quiet">{facts}</p>',
+        _budget(budget),
+        _problems(document),
+    ]
+    return f'<section class="se-card">{"".join(lines)}{problem}</section>'
+
+
+def _budget(budget: Budget | None) -> str:
+    """The context meter, with a sentence when the document does not fit."""
+    if budget is None:
+        return f'<p class="se-quiet">{escape(text.COUNTING)}</p>'
+    share = budget.num_tokens / budget.context_length
+    kind = "se-meter--over" if not budget.fits else "se-meter--near" if share > 0.8 else ""
+    figures = f"<b>{text.count(budget.num_tokens)}</b> of {text.count(budget.context_length)} tokens"
+    parts = [
+        meter(share, kind, "share of the context that the document takes"),
+        f'<p class="se-figures" title="{escape(text.HELP["context"])}">{figures}</p>',
+    ]
+    if not budget.fits:
+        parts.append(notice(budget.explain()))
+    return "".join(parts)
+
+
+def _problems(document: Document) -> str:
+    """What the reader could not read, in its words; long lists fold."""
+    if not document.problems:
+        return ""
+    items = "".join(f"<li>{escape(problem.message)}</li>" for problem in document.problems)
+    heading = text.plural(len(document.problems), "remark")
+    is_open = " open" if len(document.problems) <= 3 else ""
+    return f'<details class="se-problems"{is_open}><summary>{heading}</summary><ul>{items}</ul></details>'
+
+
+def preview(document: Document | None) -> str:
+    """The beginning of the text as it was read, with its anchors."""
+    if document is None:
+        return f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
+    parts, num_left, last_label = [], text.PREVIEW_CHARS, ""
+    for block in document.blocks:
+        if num_left <= 0:
+            break
+        label = block.anchor.label
+        heading = f"<h4>{escape(label)}</h4>" if label != last_label else ""
+        parts.append(f"{heading}<p>{escape(block.text[:num_left])}</p>")
+        num_left, last_label = num_left - len(block.text), label
+    if len(document.text) > text.PREVIEW_CHARS:
+        parts.append(
+            f'<p class="se-quiet">The first {text.count(text.PREVIEW_CHARS)} of '
+            f"{text.count(len(document.text))} characters are shown here; the model reads all of them.</p>"
+        )
+    return f'<div class="se-preview">{"".join(parts)}</div>'
+
+
+def range_note(budget: Budget, first: int, last: int) -> str:
+    """Tokens of a range of parts, and whether it fits."""
+    num_tokens = sum(budget.num_tokens_by_block[first : last + 1])
+    verdict = "fits" if num_tokens <= budget.num_available else "still too long"
+    kind = "ok" if verdict == "fits" else "over"
+    num_parts = max(0, last - first + 1)
+    return (
+        f'<p class="se-range se-range--{kind}">{text.plural(num_parts, "part")}, about '
+        f"<b>{text.count(num_tokens)}</b> of {text.count(budget.num_available)} tokens: {verdict}</p>"
+    )
+
+
+def live_answer(answer: LiveAnswer | None) -> str:
+    """The answer while it is written, as plain text with a caret; nothing when there is none."""
+    if answer is None:
+        return ""
+    if not answer.text:
+        word = "Reading the document" if answer.phase == "reading" else "Thinking"
+        share = f" · {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
+        return f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{word}{share}</div>'
+    return f'<div class="se-live" aria-live="off">{escape(answer.text)}<span class="se-caret"></span></div>'
+
+
+def working(message: str) -> str:
+    """A line with a pulse, for work without an answer: loading a model."""
+    return f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{escape(message)}</div>'
+
+
+def authors(answer: LiveAnswer | None) -> str:
+    """The answer as plain text, each stretch coloured by who proposed it."""
+    if answer is None or not answer.stretches:
+        return f'<p class="se-quiet">{escape(text.AUTHORS_EMPTY)}</p>'
+    num_drafted = sum(stretch.num_tokens for stretch in answer.stretches if stretch.is_drafted)
+    num_tokens = sum(stretch.num_tokens for stretch in answer.stretches)
+    spans = "".join(_span(stretch.text, stretch.is_drafted, stretch.num_tokens) for stretch in answer.stretches)
+    legend = (
+        f'<p class="se-legend"><span class="se-drafted">proposed by the drafter, confirmed: {text.count(num_drafted)}'
+        f'</span><span class="se-target">written by the large model: {text.count(num_tokens - num_drafted)}</span></p>'
+    )
+    return f'{legend}<div class="se-authors">{spans}</div>'
+
+
+def _span(piece: str, is_drafted: bool, num_tokens: int) -> str:
+    """One stretch of tokens by one author."""
+    kind, who = ("se-drafted", "drafted, confirmed") if is_drafted else ("se-target", "large model")
+    return f'<span class="{kind}" title="{text.plural(num_tokens, "token")}, {who}">{escape(piece)}</span>'
+
+
+def preset_note(description: str, facts: Sequence[str]) -> str:
+    """What a preset is for, below its picker."""
+    tail = f'<span class="se-facts">{escape(" · ".join(facts))}</span>' if facts else ""
+    return f'<p class="se-quiet se-preset">{escape(description)}{tail}</p>'

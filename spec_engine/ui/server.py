@@ -1,0 +1,203 @@
+"""Serves the page to the browsers of this machine.
+
+Job: the guards in front of the page, the port, opening the browser, loading the first engine.
+Non-job: the page (`layout`), its events (`handlers`).
+
+The page answers requests for its own names only, takes writes from its own pages only, and tells the browser to load
+nothing from anywhere else. There is no share link, no telemetry and no history of calls.
+"""
+
+import socket
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from spec_engine.config import Preset, load_preset, preset_names
+from spec_engine.engine import Engine, load_engine
+from spec_engine.errors import PresetError, SpecEngineError
+from spec_engine.ui.layout import build_page
+from spec_engine.ui.workspace import Workspace
+
+LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
+MAX_FILE_SIZE: Final = "256mb"
+NUM_PORTS_TRIED: Final = 50
+STYLE: Final = Path(__file__).parent / "style.css"
+CONTENT_POLICY: Final = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; form-action 'self'"
+)
+_FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+_MONO: Final = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How the page is served.
+
+    Attributes:
+        preset: name of the preset to load first, or a path ending in ``.toml``.
+        document: opened at the start, if any.
+        host: address to listen on; anything but a loopback address opens the page to the network.
+        port: a free one above it is taken when it is in use.
+        opens_browser: whether to show the page in the default browser.
+        device: as for `load_engine`.
+    """
+
+    preset: str = "builtin"
+    document: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 7860
+    opens_browser: bool = True
+    device: str = "auto"
+
+
+class OwnPagesOnly:
+    """Refuses requests under foreign names or from other sites' pages; lets the browser load nothing from elsewhere.
+
+    A foreign name in ``Host`` is how a web page reaches a local server by DNS rebinding; a foreign ``Origin`` is how it
+    posts to one.
+
+    Args:
+        names: host names that are served; None serves any, for a page that was opened to the network on purpose.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Guard one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._names is not None and urlsplit(f"//{host}").hostname not in self._names:
+            await PlainTextResponse("This page is not served under that name.", 400)(scope, receive, send)
+            return
+        if origin is not None and urlsplit(origin).netloc != host:
+            await PlainTextResponse("This page takes requests from itself only.", 403)(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(b"content-security-policy", CONTENT_POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        await self._app(scope, receive, send_guarded)
+
+
+def build_app(workspace: Workspace, presets: Sequence[Preset], host: str = "127.0.0.1") -> FastAPI:
+    """The guarded application, ready for any ASGI server."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OwnPagesOnly, names=LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
+    blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
+    guarded: FastAPI = gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=MAX_FILE_SIZE,
+        allowed_paths=[],
+        footer_links=["settings"],
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
+        css=STYLE.read_text(encoding="utf-8"),
+        show_error=True,
+    )
+    return guarded
+
+
+def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
+    """Serve the page until the process is interrupted; the first engine loads while the page is already open.
+
+    `announce` is told the address and what the user should know. Raises `PresetError` for an unknown preset and
+    `DocumentError` when the document cannot be read.
+    """
+    presets = available_presets(announce)
+    first = load_preset(options.preset)
+    if all(preset.name != first.name for preset in presets):
+        presets.append(first)
+    workspace = Workspace(EngineSource(options.device))
+    if options.document is not None:
+        workspace.open_document(options.document)
+    port = free_port(options.host, options.port)
+    if port != options.port:
+        announce(f"Port {options.port} is in use; {port} is taken instead.")
+    if options.host not in LOOPBACK_NAMES:
+        announce("Everyone who can reach this machine can read the document and the chat: there is no password.")
+    shown_host = "localhost" if options.host in ("127.0.0.1", "::1", "0.0.0.0", "::") else options.host
+    address = f"http://{shown_host}:{port}"
+    app = build_app(workspace, presets, options.host)
+    server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, log_level="warning"))
+    workspace.switch(first)
+    threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
+    server.run()
+    workspace.close()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSource:
+    """Loads engines for the page."""
+
+    device: str = "auto"
+
+    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> Engine:
+        """The engine of a preset. Raises `ModelError`."""
+        return load_engine(preset, device=self.device, on_progress=on_progress)
+
+
+def available_presets(announce: Callable[[str], None]) -> list[Preset]:
+    """Every shipped preset that can be read; one that cannot is announced, not hidden."""
+    presets = []
+    for name in preset_names():
+        try:
+            presets.append(load_preset(name))
+        except PresetError as error:
+            announce(str(error))
+    return presets
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` if nothing listens there, else the next free one. Raises `SpecEngineError` when none of 50 is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, port + NUM_PORTS_TRIED):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise SpecEngineError(
+        f"No port from {port} to {port + NUM_PORTS_TRIED - 1} can be used on {host}. Give another one with --port, or "
+        f"check the address after --host."
+    )
+
+
+def _tell_when_ready(
+    server: uvicorn.Server, address: str, options: ServeOptions, announce: Callable[[str], None]
+) -> None:
+    """Announce the address once the server answers, and open the browser."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.05)
+    announce(f"Open {address} (Ctrl+C ends it)")
+    if options.opens_browser:
+        webbrowser.open(address)

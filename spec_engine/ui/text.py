@@ -1,0 +1,136 @@
+"""Every sentence that the page shows, and how its figures are spelled.
+
+Job: wording, number formats, and the explanation behind each term.
+Non-job: markup (`render`, `readouts`), deciding when something is shown (`handlers`).
+"""
+
+from typing import Final
+
+TITLE: Final = "Long-document chat"
+TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stays word for word the large model's own."
+
+# --- document ---------------------------------------------------------------------------------------------------------
+DROP_LABEL: Final = "Drop a report here, or choose a file"
+SAMPLE_BUTTON: Final = "Try the sample report"
+SAMPLE_TITLE: Final = "Spectrum policy report"
+PREVIEW_LABEL: Final = "What was read"
+PREVIEW_CHARS: Final = 6000
+NO_DOCUMENT: Final = "No document yet. PDF, Word, HTML, Markdown or plain text; it stays on this machine."
+COUNTING: Final = "Tokens are counted once the model is loaded."
+PASSWORD_LABEL: Final = "This file is locked. Its password:"
+PASSWORD_BUTTON: Final = "Unlock"
+RANGE_HEADING: Final = "Choose the part to read. Nothing is cut unless you say so."
+RANGE_FIRST: Final = "From"
+RANGE_LAST: Final = "To"
+RANGE_BUTTON: Final = "Use this part"
+RANGE_ALL_BUTTON: Final = "Whole document"
+
+# --- chat -------------------------------------------------------------------------------------------------------------
+QUESTION_LABEL: Final = "Your question"
+ASK_READY: Final = "Ask about the document"
+ASK_NEEDS_DOCUMENT: Final = "First drop a document, or try the sample report"
+ASK_NEEDS_FIT: Final = "The document does not fit: choose a part of it on the left"
+ASK_NEEDS_ENGINE: Final = "The model is not loaded yet"
+ASK_BUTTON: Final = "Ask"
+STOP_BUTTON: Final = "Stop"
+NEW_CHAT_BUTTON: Final = "New chat"
+WELCOME: Final = "Chat with a long document"
+WELCOME_STEPS: Final = (
+    ("Drop a report,", "or try the sample. All of it is read into the model's context: no search, nothing cut."),
+    ("Ask.", "The answer streams in. The document is read once; further questions start at once."),
+    ("See why it is fast:", "how many drafted tokens were confirmed, and the measured speed-up, on the right."),
+)
+BUSY: Final = "Another answer is being written, perhaps in another tab. Stop it first, or wait until it is finished."
+BUSY_LOADING: Final = "A model is being loaded. This can be done once it is ready."
+EMPTY_QUESTION: Final = "Type a question first."
+STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
+UNEXPECTED: Final = (
+    "Something went wrong that was not foreseen. The details are in the terminal that started this page. "
+    "The chat is kept; asking again may work."
+)
+AUTHORS_LABEL: Final = "Who wrote which token"
+AUTHORS_EMPTY: Final = "Ask something: the answer appears here token by token, coloured by who proposed it."
+SETTINGS_LABEL: Final = "Settings"
+MAX_TOKENS_LABEL: Final = "Longest answer, in tokens"
+TEMPERATURE_LABEL: Final = "Temperature (0 = always the likeliest word)"
+SEED_LABEL: Final = "Seed"
+
+# --- engine -----------------------------------------------------------------------------------------------------------
+PRESET_LABEL: Final = "Model"
+NO_ENGINE: Final = "No model is loaded."
+STARTING: Final = "Starting"
+MEASURING_PLAIN: Final = "Measuring plain decoding"
+COMPARE_BUTTON: Final = "Compare with plain decoding"
+COMPARE_HINT: Final = "Answers the same question once more without drafting: same text? how much faster?"
+NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
+IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
+
+DRAFTER_NAMES: Final[dict[str, str]] = {"lm": "small model", "lookup": "copy from context", "none": "none"}
+REASONS: Final[dict[str, str]] = {
+    "stop": "finished",
+    "length": "reached the length limit",
+    "cancelled": "stopped by you",
+}
+
+HELP: Final[dict[str, str]] = {
+    "rate": "Tokens written per second while decoding; reading the prompt is counted apart.",
+    "now": "Tokens per second over the last two seconds.",
+    "mean": "Tokens per second from the first token to the last.",
+    "speedup": "Decoding speed with drafting divided by plain decoding speed, both measured on this machine with this "
+    "engine. Plain means one token per pass of the large model.",
+    "acceptance_length": "Tokens gained per pass of the large model: the drafted tokens it confirmed plus the one it "
+    "adds itself. Plain decoding has 1.",
+    "by_position": "How often the 1st, 2nd, 3rd … drafted token of a step was confirmed, among the steps that drafted "
+    "that far.",
+    "histogram": "How many steps had 0, 1, 2 … drafted tokens confirmed.",
+    "time": "Where the seconds of this answer went.",
+    "prefill": "Reading the prompt: the document and the conversation, before the first word can be written.",
+    "reused": "Tokens whose computation was kept from the previous question, and tokens that had to be read now.",
+    "draft": "The small, fast drafter proposing tokens.",
+    "verify": "The large model checking all proposed tokens in one pass.",
+    "other": "Retrieval and bookkeeping.",
+    "view": "The stretches of the context that the drafter has in view. The large model scores the whole context and "
+    "hands the drafter the parts that matter now; the large model itself always sees everything.",
+    "drafting": "A fast drafter proposes tokens, the large model confirms or replaces them. The text is exactly what "
+    "the large model alone would write.",
+    "context": "Tokens are pieces of words. The context is how many the model can hold: document, chat and answer.",
+    "first_token": "Seconds from pressing Ask to the first word.",
+    "identical": "Both runs were compared token by token.",
+}
+
+
+def count(number: int) -> str:
+    """An integer with thousands separators."""
+    return f"{number:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """'1 part', '3 parts'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def rate(tokens_per_second: float) -> str:
+    """A speed with as many digits as are worth reading."""
+    if tokens_per_second >= 100:
+        return f"{tokens_per_second:,.0f}"
+    return f"{tokens_per_second:.1f}" if tokens_per_second >= 1 else f"{tokens_per_second:.2f}"
+
+
+def seconds(value: float) -> str:
+    """A duration as a person says it."""
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 90:
+        return f"{value:.0f} s"
+    minutes = round(value / 60)
+    return f"{minutes} min" if minutes < 90 else f"{value / 3600:.1f} h"
+
+
+def factor(value: float) -> str:
+    """A speed-up."""
+    return f"{value:.1f}×" if value < 10 else f"{value:.0f}×"
+
+
+def percent(share: float) -> str:
+    """A share of one as whole percents."""
+    return f"{share * 100:.0f} %"

@@ -1,0 +1,244 @@
+"""What every widget shows, given the state of the workspace.
+
+Job: turn the workspace into updates of widgets, all at once or, while a job runs, the light ones only.
+Non-job: changing the workspace (`handlers`), markup (`render`, `readouts`).
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import gradio as gr
+from gradio.blocks import Block
+
+from spec_engine.chat.prompt import Turn
+from spec_engine.ui import examples, render, text
+from spec_engine.ui.components import Page
+from spec_engine.ui.job import Job
+from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.readouts import SpeedView, readouts
+from spec_engine.ui.workspace import Fact, Progress, Workspace, events_of
+
+AUTHORS_INTERVAL_S: Final = 0.4
+
+Updates = dict[Block, object]
+
+
+class Views:
+    """The page as a function of the workspace."""
+
+    def __init__(self, page: Page, workspace: Workspace) -> None:
+        self._page = page
+        self._workspace = workspace
+        self._doc, self._chat, self._speed = page.document, page.chat, page.speed
+
+    @property
+    def streamed(self) -> list[Block]:
+        """The light widgets that follow a running job."""
+        return [self._chat.live, self._speed.readouts, self._chat.authors]
+
+    @property
+    def figure_outputs(self) -> list[Block]:
+        """What changes when only figures are new."""
+        return [self._speed.readouts, self._speed.compare]
+
+    @property
+    def all_outputs(self) -> list[Block]:
+        """Every widget that an action may change."""
+        doc, chat = self._doc, self._chat
+        return [
+            doc.preset,
+            doc.preset_note,
+            doc.drop,
+            doc.locked_row,
+            doc.locked_path,
+            doc.password,
+            doc.card,
+            doc.range_row,
+            doc.range_first,
+            doc.range_last,
+            doc.range_note,
+            doc.preview,
+            chat.chat,
+            chat.notice,
+            chat.examples_row,
+            *chat.examples,
+            chat.box,
+            chat.ask,
+            chat.stop,
+            chat.new_chat,
+            self._speed.compare,
+            *self.streamed,
+        ]
+
+    # --- all at once --------------------------------------------------------------------------------------------------
+
+    def everything(self, notice: str | None) -> Updates:
+        """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there."""
+        shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice)}
+        return {**self._document(), **self._conversation(), **self._controls(), **self._results(), **shown}
+
+    def figures(self) -> Updates:
+        """The figures after a measurement."""
+        return {self._speed.readouts: self._readouts(self._last_answer()), self._speed.compare: self._compare_button()}
+
+    def box(self, value: str) -> object:
+        """The question box with other text."""
+        return gr.update(value=value, placeholder=self._workspace.why_not_ask or text.ASK_READY)
+
+    def range_note(self, first: int, last: int) -> str:
+        """What a range of parts would take."""
+        opened = self._workspace.opened
+        return render.range_note(opened.whole_budget, first, last) if opened and opened.whole_budget else ""
+
+    def _document(self) -> Updates:
+        """Model and document."""
+        doc, workspace = self._doc, self._workspace
+        preset, opened = workspace.preset, workspace.opened
+        facts = [f"{text.count(preset.context_length)} tokens of context"] if preset else []
+        if preset and preset.min_memory_gb:
+            facts.append(f"about {preset.min_memory_gb:g} GB on the device")
+        return {
+            doc.preset: gr.update(value=preset.name if preset else None),
+            doc.preset_note: render.preset_note(preset.description, facts) if preset else "",
+            doc.card: render.document_card(opened.used if opened else None, opened.budget if opened else None),
+            doc.preview: render.preview(opened.used if opened else None),
+            **self._range(),
+        }
+
+    def _range(self) -> Updates:
+        """The choice of parts: offered when the whole document does not fit."""
+        doc, opened = self._doc, self._workspace.opened
+        if opened is None or opened.whole_budget is None or opened.whole_budget.fits:
+            return {doc.range_row: gr.update(visible=False)}
+        budget = opened.whole_budget
+        choices = [(f"{index + 1} · {label}", index) for index, label in enumerate(budget.labels)]
+        first, last = opened.chosen or (0, budget.last_fitting_block or 0)
+        return {
+            doc.range_row: gr.update(visible=True),
+            doc.range_first: gr.update(choices=choices, value=first),
+            doc.range_last: gr.update(choices=choices, value=last),
+            doc.range_note: render.range_note(budget, first, last),
+        }
+
+    def _conversation(self) -> Updates:
+        """The turns, and the question that is being answered."""
+        workspace = self._workspace
+        messages = [message for turn in workspace.turns for message in _messages(turn)]
+        job = workspace.active_job
+        if job is not None and job.kind == "answer":
+            messages.append(_message("user", workspace.pending_question))
+        return {self._chat.chat: messages, self._chat.live: self._live_line()}
+
+    def _live_line(self) -> str:
+        """The line below the conversation when nothing streams."""
+        job = self._workspace.active_job
+        if job is None or job.kind == "calibrate":
+            return ""
+        return render.working(text.STARTING) if job.kind != "compare" else ""
+
+    def _controls(self) -> Updates:
+        """What can be pressed now."""
+        chat, workspace = self._chat, self._workspace
+        job = workspace.active_job
+        is_answering = job is not None and job.kind in ("answer", "compare")
+        reason = workspace.why_not_ask
+        updates: Updates = {
+            chat.box: gr.update(placeholder=reason or text.ASK_READY),
+            chat.ask: gr.update(visible=not is_answering, interactive=not reason),
+            chat.stop: gr.update(visible=is_answering, interactive=True),
+            chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_answering),
+            self._speed.compare: self._compare_button(),
+        }
+        if workspace.was_stopped_early and workspace.pending_question:
+            updates[chat.box] = self.box(workspace.pending_question)
+        opened = workspace.opened
+        questions = examples.suggest(opened.used) if opened and not reason and not workspace.turns else ()
+        updates[chat.examples_row] = gr.update(visible=bool(questions) and job is None)
+        for index, button in enumerate(chat.examples):
+            is_used = index < len(questions)
+            updates[button] = gr.update(value=questions[index] if is_used else "", visible=is_used)
+        return updates
+
+    def _compare_button(self) -> object:
+        """The button that starts the plain run."""
+        workspace = self._workspace
+        return gr.update(interactive=workspace.can_compare)
+
+    def _results(self) -> Updates:
+        """The figures and the coloured text of the last answer."""
+        answer = self._last_answer()
+        return {self._speed.readouts: self._readouts(answer), self._chat.authors: render.authors(answer)}
+
+    # --- while a job runs ---------------------------------------------------------------------------------------------
+
+    def follow(self) -> Iterator[Updates]:
+        """Updates of the light widgets until the running job has ended; one empty update when none runs."""
+        job = self._workspace.active_job
+        if job is None:
+            yield {self._chat.live: gr.skip()}
+        elif job.kind == "answer":
+            yield from self._follow_answer(job)
+        elif job.kind == "load":
+            yield from self._follow_loading(job)
+        else:
+            yield from self._follow_plain(job)
+
+    def _follow_answer(self, job: Job[Fact]) -> Iterator[Updates]:
+        """The answer, the figures, and now and then the coloured text."""
+        answer, authors_at = LiveAnswer(), 0.0
+        for batch in job.watch():
+            answer.apply(events_of(batch))
+            updates: Updates = {
+                self._chat.live: render.live_answer(answer),
+                self._speed.readouts: self._readouts(answer),
+            }
+            now = time.monotonic()
+            if now - authors_at > AUTHORS_INTERVAL_S:
+                authors_at = now
+                updates[self._chat.authors] = render.authors(answer)
+            yield updates
+
+    def _follow_loading(self, job: Job[Fact]) -> Iterator[Updates]:
+        """What the loader says, with the seconds it takes."""
+        started, message = time.monotonic(), text.STARTING
+        for batch in job.watch(interval_s=0.3):
+            message = next((fact.message for fact in reversed(batch) if isinstance(fact, Progress)), message)
+            yield {self._chat.live: render.working(f"{message} · {text.seconds(time.monotonic() - started)}")}
+
+    def _follow_plain(self, job: Job[Fact]) -> Iterator[Updates]:
+        """The last answer's figures, and how far the plain run is."""
+        drafted, plain = self._last_answer(), LiveAnswer()
+        for batch in job.watch(interval_s=0.15):
+            plain.apply(events_of(batch))
+            rate = plain.metrics.tokens_per_second
+            speed = f" · {text.rate(rate)} tokens/s" if rate else ""
+            progress = f"{text.MEASURING_PLAIN}: {text.plural(len(plain.token_ids), 'token')}{speed}"
+            yield {self._speed.readouts: self._readouts(drafted, progress)}
+
+    # --- figures ------------------------------------------------------------------------------------------------------
+
+    def _last_answer(self) -> LiveAnswer | None:
+        """The last answer as far as its job has come."""
+        job = self._workspace.answer_job
+        if job is None:
+            return None
+        answer = LiveAnswer()
+        answer.apply(events_of(job.facts))
+        return answer
+
+    def _readouts(self, answer: LiveAnswer | None, progress: str = "") -> str:
+        """The panel of figures."""
+        workspace = self._workspace
+        speed = SpeedView(workspace.baseline, workspace.comparison, progress)
+        return readouts(answer, workspace.drafting, speed, workspace.locate)
+
+
+def _message(role: str, content: str) -> dict[str, object]:
+    """A message whose text reaches the page as it is, leading blanks and indentation included."""
+    return {"role": role, "content": [{"type": "text", "text": content}]}
+
+
+def _messages(turn: Turn) -> list[dict[str, object]]:
+    """A turn as two messages."""
+    return [_message("user", turn.question), _message("assistant", turn.answer)]

@@ -1,0 +1,336 @@
+"""What the page works on: one engine, one document, one conversation, at most one job.
+
+Job: the state behind all open tabs, and the rules about it. Loading, answering and measuring run as jobs in their own
+thread, so no page holds them and a reloaded page finds them again. Two jobs never run at once.
+Non-job: widgets and markup.
+
+The conversation belongs to the process, not to a tab: this is an application of one person on their own machine.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from spec_engine.chat.prompt import Turn, count_document_tokens
+from spec_engine.chat.session import AnsweringEngine, Session
+from spec_engine.config import DrafterKind, Preset
+from spec_engine.documents.read import read_document
+from spec_engine.errors import RequestError, SpecEngineError
+from spec_engine.events import Event, Finished, TokensAccepted
+from spec_engine.sampling import SamplingParams
+from spec_engine.ui import text
+from spec_engine.ui.job import Job
+from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.readouts import DraftingState
+from spec_engine.ui.speed import Comparison, PlainBaseline, baseline_of, compare
+
+RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
+CALIBRATION_TOKENS: Final = 32
+CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
+
+
+class PageEngine(AnsweringEngine, Protocol):
+    """What the page needs of an engine."""
+
+    def with_drafter(self, kind: DrafterKind) -> "PageEngine":
+        """The same target with another drafter."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class EngineLoader(Protocol):
+    """Loads the engine of a preset; tells its progress in sentences."""
+
+    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> PageEngine: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sentence about a job that writes no answer."""
+
+    message: str
+
+
+Fact = Event | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """How questions are answered."""
+
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+class Workspace:
+    """The state behind the page; every method may be called from any thread.
+
+    Args:
+        load: loads an engine.
+    """
+
+    def __init__(self, load: EngineLoader) -> None:
+        self._load = load
+        self._lock = threading.RLock()
+        self._engine: PageEngine | None = None
+        self._session: Session | None = None
+        self._turns: tuple[Turn, ...] = ()  # the conversation while no session exists
+        self.opened: OpenedDocument | None = None
+        self.preset: Preset | None = None
+        self.job: Job[Fact] | None = None
+        self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
+        self.pending_question = ""
+        self.baseline: PlainBaseline | None = None
+        self.comparison: Comparison | None = None
+        self.trouble = ""  # why the last job failed
+
+    # --- questions about the state ------------------------------------------------------------------------------------
+
+    @property
+    def active_job(self) -> Job[Fact] | None:
+        """The job that is running."""
+        job = self.job
+        return job if job is not None and job.is_running else None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation so far."""
+        session = self._session
+        return session.turns if session else self._turns
+
+    @property
+    def was_stopped_early(self) -> bool:
+        """Whether the last answer ended before anything of it was shown."""
+        job = self.answer_job
+        return (
+            job is not None and not job.is_running and not any(isinstance(fact, TokensAccepted) for fact in job.facts)
+        )
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether there is a finished answer by a drafter, and nothing runs but a calibration."""
+        session, job = self._session, self.active_job
+        is_free = job is None or job.kind == "calibrate"
+        return is_free and self.drafting.is_on and session is not None and session.last_finished is not None
+
+    @property
+    def why_not_ask(self) -> str:
+        """Why a question cannot be asked now; "" when it can."""
+        if self._engine is None:
+            return text.ASK_NEEDS_ENGINE
+        if self.opened is None:
+            return text.ASK_NEEDS_DOCUMENT
+        budget = self.opened.budget
+        return "" if budget is not None and budget.fits else text.ASK_NEEDS_FIT
+
+    @property
+    def drafting(self) -> DraftingState:
+        """Whether drafting is on, and with what."""
+        if self._engine is None or self.preset is None:
+            return DraftingState(False, "No model")
+        draft = self.preset.draft
+        if draft.kind == "none":
+            return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
+        name = text.DRAFTER_NAMES[draft.kind]
+        retrieval = " + retrieval" if draft.kind == "lm" and draft.retrieval.enabled else ""
+        return DraftingState(True, f"Drafting on: {name}{retrieval}")
+
+    def locate(self, token: int) -> str:
+        """The part of the document that holds a token of the prompt; "" when it lies behind the document."""
+        return self.opened.locate(token) if self.opened else ""
+
+    # --- the document -------------------------------------------------------------------------------------------------
+
+    def open_document(self, path: Path, password: str | None = None) -> None:
+        """Read a file and make it the document; the conversation about the old one ends.
+
+        Raises `DocumentError`; then everything stays as it was.
+        """
+        document = read_document(path, password)
+        self._require_idle()
+        self._use(OpenedDocument(document, document))
+
+    def choose_range(self, first: int, last: int) -> None:
+        """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
+        if self.opened is None:
+            raise RequestError(f"{text.NO_DOCUMENT} Open one first.")
+        self._require_idle()
+        self._use(self.opened.narrowed(first, last))
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def switch(self, preset: Preset) -> Job[Fact]:
+        """Load a preset's engine in place of the present one, which is freed first. Document and chat are kept."""
+        self._require_idle()
+        return self._begin(Job("load", lambda job: self._load_engine(job, preset)))
+
+    def ask(self, question: str, settings: AnswerSettings) -> Job[Fact]:
+        """Begin to answer. Raises `RequestError` when that is impossible now."""
+        self._require_idle()
+        if not question.strip():
+            raise RequestError(text.EMPTY_QUESTION)
+        session = self._session
+        if self.why_not_ask or session is None:
+            raise RequestError(self.why_not_ask)
+        self.pending_question, self.comparison = question.strip(), None
+        job: Job[Fact] = Job("answer", lambda job: self._answer(job, session, question.strip(), settings))
+        self.answer_job = job
+        return self._begin(job)
+
+    def compare_with_plain(self) -> Job[Fact]:
+        """Answer the last question again without drafting. Raises `RequestError` when there is nothing to compare."""
+        self._require_idle()
+        session, engine = self._session, self._engine
+        if session is None or engine is None or session.last_finished is None:
+            raise RequestError(text.NO_ANSWER_TO_COMPARE)
+        if not self.drafting.is_on:
+            raise RequestError(text.IS_PLAIN_ALREADY)
+        return self._begin(Job("compare", lambda job: self._measure_plain(job, session, engine, None)))
+
+    def stop(self) -> None:
+        """Wish that the running job ends."""
+        job = self.active_job
+        if job:
+            job.stop()
+
+    def new_chat(self) -> None:
+        """Forget the conversation; the document and its computed prefix stay."""
+        self._require_idle()
+        with self._lock:
+            self._forget_chat()
+
+    def close(self) -> None:
+        """Stop what runs and free the engine."""
+        job = self.active_job
+        if job:
+            job.stop()
+            job.join(5.0)
+        with self._lock:
+            engine, self._engine, self._session = self._engine, None, None
+        if engine:
+            engine.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _require_idle(self) -> None:
+        """Raise `RequestError` unless no job runs; a mere calibration gives way."""
+        job = self.active_job
+        if job is not None and job.kind == "calibrate":
+            job.stop()
+            job.join(2.0)
+            job = self.active_job
+        if job is not None:
+            raise RequestError(text.BUSY_LOADING if job.kind == "load" else text.BUSY)
+
+    def _begin(self, job: Job[Fact]) -> Job[Fact]:
+        """Make a job the running one."""
+        with self._lock:
+            if self.active_job is not None:
+                raise RequestError(text.BUSY)
+            self.job, self.trouble = job, ""
+            job.start()
+        return job
+
+    def _forget_chat(self) -> None:
+        self._turns = ()
+        self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
+        self._renew_session()
+
+    def _renew_session(self) -> None:
+        """A session over the present engine and document, with the conversation so far."""
+        document = self.opened.used if self.opened else None
+        self._session = Session(self._engine, document, turns=self._turns) if self._engine else None
+
+    def _use(self, opened: OpenedDocument) -> None:
+        """Make a document the one to talk about; the conversation about another one ends."""
+        with self._lock:
+            self.opened = opened
+            self._measure()
+            self._forget_chat()
+
+    def _measure(self) -> None:
+        """Count the document's tokens, if there is an engine to count with."""
+        engine, preset, opened = self._engine, self.preset, self.opened
+        if opened is None or engine is None or preset is None:
+            return
+        tokenizer = engine.tokenizer
+        reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
+        self.opened = opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
+
+    def _load_engine(self, job: Job[Fact], preset: Preset) -> None:
+        """Free, load, and on failure go back to the preset before."""
+        before = self.preset if self._engine else None
+        with self._lock:
+            self._turns = tuple(Turn(turn.question, turn.answer) for turn in self.turns)
+            engine, self._engine, self._session = self._engine, None, None
+            self.opened = self.opened.unmeasured() if self.opened else None
+        if engine:
+            engine.close()
+        try:
+            self._install(job, preset)
+        except SpecEngineError as error:
+            self.trouble = f"{preset.title} could not be loaded. {error}"
+            if before is not None:
+                self._install(job, before)
+                self.trouble += f" {before.title} is loaded again."
+
+    def _install(self, job: Job[Fact], preset: Preset) -> None:
+        """Load a preset's engine and measure the document with its tokenizer."""
+        job.report(Progress(f"Loading {preset.title}"))
+        engine = self._load(preset, lambda message: job.report(Progress(message)))
+        with self._lock:
+            self._engine, self.preset = engine, preset
+            self.baseline, self.comparison, self.answer_job = None, None, None
+            self._renew_session()
+            self._measure()
+
+    def _answer(self, job: Job[Fact], session: Session, question: str, settings: AnswerSettings) -> None:
+        """The answer job."""
+        sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
+        for event in session.ask(
+            question, sampling=sampling, max_tokens=settings.max_tokens, cancelled=job.is_cancelled
+        ):
+            job.report(event)
+
+    def calibrate(self) -> Job[Fact] | None:
+        """Measure plain decoding briefly behind the last prompt, where that is not known yet; None when not needed."""
+        session, engine = self._session, self._engine
+        if session is None or engine is None or self.baseline or not self.drafting.is_on or self.active_job:
+            return None
+        last = session.last_finished
+        if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
+            return None
+        return self._begin(Job("calibrate", lambda job: self._measure_plain(job, session, engine, CALIBRATION_TOKENS)))
+
+    def _measure_plain(self, job: Job[Fact], session: Session, engine: PageEngine, num_tokens: int | None) -> None:
+        """Replay the last request without drafting; a calibration ends after `CALIBRATION_S`."""
+        deadline = time.monotonic() + CALIBRATION_S if num_tokens else float("inf")
+        drafted, plain = session.last_finished, None
+        for event in session.replay(
+            engine.with_drafter("none"),
+            max_tokens=num_tokens,
+            cancelled=lambda: job.is_cancelled() or time.monotonic() > deadline,
+        ):
+            job.report(event)
+            if isinstance(event, Finished):
+                plain = event
+        if plain is None or drafted is None:
+            return
+        self.baseline = baseline_of(plain) or self.baseline
+        if num_tokens is None and plain.token_ids and not job.is_cancelled():
+            self.comparison = compare(drafted, plain)
+
+
+def why_it_failed(job: Job[Fact] | None, trouble: str) -> str:
+    """The sentence to show when a job has ended badly; "" otherwise."""
+    return trouble or (job.error or "" if job else "")
+
+
+def events_of(facts: Sequence[Fact]) -> list[Event]:
+    """The engine's events among a job's facts."""
+    return [fact for fact in facts if not isinstance(fact, Progress)]

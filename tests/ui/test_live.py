@@ -1,0 +1,79 @@
+"""An answer folded from its events."""
+
+import pytest
+
+from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.metrics import MetricsRecorder, StepRecord
+from spec_engine.ui.live import LiveAnswer
+
+
+def accepted(pieces: tuple[str, ...], at: float) -> TokensAccepted:
+    """A step whose last token is the target's, the others drafted."""
+    record = StepRecord(4, len(pieces) - 1, len(pieces), 4, 0.01, 0.04)
+    authors = (*(True for _ in pieces[:-1]), False)
+    return TokensAccepted(tuple(range(len(pieces))), authors, "".join(pieces), pieces, record, at)
+
+
+EVENTS: tuple[Event, ...] = (
+    PromptReady(1000, 400),
+    Prefilled(700, 1000, 1.0),
+    Prefilled(999, 1000, 2.0),
+    accepted(("The ", "large ", "model"), 2.1),
+    accepted((" wrote",), 2.2),
+    ContextFocused((3, 4), 32, 208, 1004),
+    accepted((" this", "."), 2.3),
+)
+
+
+def test_reading_shows_share_rate_and_time_left() -> None:
+    answer = LiveAnswer()
+    answer.apply(EVENTS[:2])
+    assert (answer.phase, answer.num_read, answer.num_prompt, answer.num_reused) == ("reading", 700, 1000, 400)
+    assert answer.read_tokens_per_second == pytest.approx(300)  # reused tokens were not computed
+    assert answer.read_seconds_left == pytest.approx(1.0)
+
+
+def test_writing_shows_what_the_metrics_of_the_steps_say() -> None:
+    answer = LiveAnswer()
+    answer.apply(EVENTS)
+    assert answer.text == "The large model wrote this."
+    assert answer.focus == EVENTS[5]
+    metrics = answer.metrics
+    assert metrics.num_generated_tokens == 6
+    assert metrics.mean_acceptance_length == pytest.approx(2.0)
+    assert metrics.tokens_per_second == pytest.approx(6 / 0.3)  # decoding alone
+    assert answer.tokens_per_second_now == pytest.approx(3 / 0.2)  # the first step only starts the clock
+
+
+def test_neighbouring_tokens_of_one_author_are_one_stretch() -> None:
+    answer = LiveAnswer()
+    answer.apply(EVENTS)
+    assert [(s.text, s.is_drafted, s.num_tokens) for s in answer.stretches] == [
+        ("The large ", True, 2),
+        ("model wrote", False, 2),
+        (" this", True, 1),
+        (".", False, 1),
+    ]
+
+
+def test_a_watcher_that_joins_late_sees_the_same() -> None:
+    early, late = LiveAnswer(), LiveAnswer()
+    for event in EVENTS:
+        early.apply([event])
+    late.apply(EVENTS)
+    assert (early.text, early.metrics, early.token_ids) == (late.text, late.metrics, late.token_ids)
+
+
+def test_the_end_replaces_the_running_figures_by_the_engines_own() -> None:
+    recorder = MetricsRecorder(1000, 400)
+    recorder.add(StepRecord(4, 2, 3, 4, 0.1, 0.1))
+    answer = LiveAnswer()
+    answer.apply((*EVENTS, Finished("stop", (1, 2, 3), "Final text", recorder.summary(0.5))))
+    assert (answer.phase, answer.text, answer.metrics.num_generated_tokens) == ("done", "Final text", 3)
+
+
+def test_only_the_last_two_seconds_count_as_now() -> None:
+    answer = LiveAnswer()
+    answer.apply([PromptReady(10, 0), accepted(("a",), 1.0)])
+    answer.apply([accepted(("b",) * 10, 2.0 + step / 10) for step in range(40)])
+    assert answer.tokens_per_second_now == pytest.approx(100, rel=0.01)
