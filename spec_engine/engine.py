@@ -4,10 +4,13 @@ Job: `Engine.generate`, which turns a request into events, and building an engin
 Non-job: how to draft, attend, sample or stop; the layers below do that. Text prompts and chat are above.
 """
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from spec_engine.answer import Answer, AnswerParts, Request
 from spec_engine.config import DrafterKind, Preset, RetrievalConfig
@@ -58,6 +61,7 @@ class Engine:
         self._controller = BudgetController(config.max_nodes, is_adaptive=config.adaptive)
         self._pacer = PrefillPacer(config.prefill_chunk)
         self._turn = threading.Lock()  # held by the answer in the making
+        self._is_closed = False
 
     @property
     def target(self) -> Target:
@@ -134,6 +138,20 @@ class Engine:
         sibling._turn, sibling._pacer = self._turn, self._pacer
         return sibling
 
+    def close(self) -> None:
+        """Give the memory of models and caches back; the engine makes no answers after this.
+
+        Engines made by `with_drafter` hold the same target: it is freed when they are closed or dropped too.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        is_cuda = self._target.device.type == "cuda"
+        del self._target, self._drafter
+        gc.collect()  # models refer to themselves in circles
+        if is_cuda:
+            torch.cuda.empty_cache()
+
     @contextmanager
     def _answering(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Answer]:
         """Check the request and set up its state; until the block is left, no other answer can begin."""
@@ -170,6 +188,8 @@ class Engine:
 
     def _check(self, request: Request) -> None:
         """Refuse what cannot be served."""
+        if self._is_closed:
+            raise RequestError("This engine was closed and its models were freed. Load it again.")
         prompt, max_tokens = request.prompt_token_ids, request.stop.max_tokens
         if not prompt:
             raise RequestError("The prompt is empty, so there is nothing to continue. Write something first.")
@@ -192,11 +212,12 @@ def load_engine(
     *,
     drafter: DrafterKind | None = None,
     device: str = "auto",
+    adaptive: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Engine:
     """Load the preset's models and put them together.
 
-    `drafter` replaces the preset's kind. `on_progress` is told in a few words what happens next. Raises `ModelError`
+    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `on_progress` is told in a few words what happens next. Raises `ModelError`
     kinds when a model cannot be loaded, and `RequestError` for a drafter that the preset cannot run.
     """
     tell = on_progress or _ignore
@@ -208,7 +229,7 @@ def load_engine(
     if kind == "lm" and preset.draft.model is not None:
         tell(f"Loading {preset.draft.model.id}")
     config = EngineConfig(
-        max_draft_nodes(kind, preset.draft), preset.draft.retrieval, prefill_chunk=preset.prefill_chunk, preset=preset
+        max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, preset.prefill_chunk, preset
     )
     return Engine(target, _build_drafter(preset, kind, target), tokenizer, config)
 

@@ -6,26 +6,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, ModelRef, Preset, RetrievalConfig, TreeConfig
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
+from tests.tiny_models import tiny_model
 
 VOCAB_SIZE = 260  # 256 bytes, then these
 END_ID = 256
@@ -34,55 +22,14 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 256,
-}
 SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
 
 
-def tiny_model(shape: str = "llama", seed: int = 0, spread: float = 0.2) -> PreTrainedModel:
-    """A model with random weights of standard deviation `spread`: 0.1 loops soon, 0.3 wanders.
-
-    Two layers, four query heads on two key/value heads of 16, float32.
-    """
-    sizes = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 8192,
-        "initializer_range": spread,
-        "bos_token_id": None,
-        "eos_token_id": END_ID,
-        "pad_token_id": VOCAB_SIZE - 1,
-        "tie_word_embeddings": False,
-    }
-    torch.manual_seed(seed)
-    if shape == "llama":
-        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**sizes))
-    elif shape == "llama-linear":
-        model = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=LINEAR_ROPE))
-    elif shape == "llama-llama3":
-        model = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=LLAMA3_ROPE))
-    elif shape == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
-    elif shape == "qwen3":
-        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16))
-    elif shape == "mistral":
-        model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None, head_dim=16))
-    elif shape == "smollm3":
-        model = SmolLM3ForCausalLM(SmolLM3Config(**sizes, no_rope_layers=[1, 0]))
-    else:
-        raise ValueError(f"no shape named {shape}")
-    return model.eval()
+def tiny_lm(shape: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A tiny random model over the byte tokenizer's vocabulary: grouped queries, float32."""
+    return tiny_model(
+        shape, seed, vocab_size=VOCAB_SIZE, bos_token_id=None, eos_token_id=END_ID, pad_token_id=VOCAB_SIZE - 1
+    )
 
 
 def perturbed(model: PreTrainedModel, share: float, seed: int = 1) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
-from tests.fakes import END_ID, VOCAB_SIZE, OracleDrafter, byte_tokenizer, pair_preset, perturbed, save_pair, tiny_model
+from tests.fakes import END_ID, VOCAB_SIZE, OracleDrafter, byte_tokenizer, pair_preset, perturbed, save_pair, tiny_lm
 
 CAPACITY = 256
 PROMPT = tuple(int(token_id) for token_id in torch.randint(0, 90, (50,), generator=torch.Generator().manual_seed(4)))
@@ -29,7 +30,7 @@ NUM_ASCII = 94  # the byte tokenizer's first ids are the printable characters
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     """Writes printable characters only, so that stop strings can be read."""
-    model = tiny_model("llama", spread=0.25)
+    model = tiny_lm()
     with torch.no_grad():
         model.get_output_embeddings().weight[NUM_ASCII:] = 0
     return model
@@ -353,7 +354,7 @@ def test_adapting_the_budget_does_not_change_the_text(make: Callable[..., Engine
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    target = tiny_model("llama", spread=0.25)
+    target = tiny_lm()
     save_pair(folder, target, perturbed(target, 0.02))
     return folder
 
@@ -376,7 +377,17 @@ def test_engines_from_a_preset_share_their_target(pair: Path) -> None:
     with pytest.raises(RequestError, match="Another answer"):
         finished(baseline, 5)
     open_answer.close()  # type: ignore[attr-defined]
+
+
+def test_a_closed_engine_frees_its_target_and_says_so(make: Callable[..., Engine]) -> None:
+    engine = make()
+    assert len(finished(engine, 3).token_ids) == 3
+    target = weakref.ref(engine.target)
     engine.close()
+    engine.close()
+    assert target() is None
+    with pytest.raises(RequestError, match="closed"):
+        finished(engine, 3)
 
 
 def test_a_kind_the_preset_cannot_run_is_refused(pair: Path, make: Callable[..., Engine]) -> None:

@@ -1,0 +1,218 @@
+"""Exactness: greedy text equals transformers' own `generate` token for token, sampled text depends on the seed alone.
+
+Every drafter, retrieval on and off, over the architectures of the issue, in float32 on the CPU. A random draft would
+have next to nothing accepted, so the draft model is the target with noise on its weights, and the suite asserts that
+blocks were accepted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from spec_engine.config import DrafterKind, Preset, RetrievalConfig, TreeConfig
+from spec_engine.engine import Engine, Request, StopRules, load_engine
+from spec_engine.events import ContextFocused, Finished
+from spec_engine.metrics import GenerationMetrics
+from spec_engine.sampling import SamplingParams
+from tests.fakes import END_ID, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
+
+NUM_NEW = 48
+VIEW = RetrievalConfig(chunk_size=8, top_k=6, num_sink=8, num_recent=32, prefill_window=64)
+TREES = {
+    "opt": TreeConfig(num_nodes=14, threshold=0.2, max_depth=6),
+    "chain": TreeConfig(policy="chain", num_nodes=5, max_depth=5),
+    "beam": TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3)),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to make the same text."""
+
+    kind: DrafterKind
+    tree: str = "opt"
+    retrieval: bool = False
+    adaptive: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.kind, self.tree if self.kind == "lm" else "", "retrieval" if self.retrieval else ""]
+        return "-".join(filter(None, [*parts, "adaptive" if self.adaptive else ""]))
+
+
+WAYS = (
+    Way("none"),
+    Way("lookup"),
+    Way("lm", "opt"),
+    Way("lm", "chain"),
+    Way("lm", "beam"),
+    Way("lm", "opt", retrieval=True),
+    Way("lm", "beam", retrieval=True),
+    Way("lm", "opt", retrieval=True, adaptive=True),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Models on disk, and a copy of the target that transformers alone has touched."""
+
+    folder: Path
+    reference: PreTrainedModel
+
+    def engine(self, way: Way, context_length: int = 1024, prefill_chunk: int = 128) -> Engine:
+        """A fresh engine with a cache of its own."""
+        retrieval = replace(VIEW, enabled=way.retrieval)
+        preset = pair_preset(self.folder, way.kind, tree=TREES[way.tree], retrieval=retrieval)
+        preset = replace(preset, context_length=context_length, prefill_chunk=prefill_chunk)
+        return load_with(preset, way)
+
+    def greedy(self, prompt: tuple[int, ...], num_new: int = NUM_NEW) -> tuple[int, ...]:
+        """What transformers generates."""
+        ids = torch.tensor([prompt])
+        out = self.reference.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_new, do_sample=False, eos_token_id=None
+        )
+        return tuple(out[0, len(prompt) :].tolist())
+
+
+def load_with(preset: Preset, way: Way) -> Engine:
+    """The preset's engine; the budget fixed unless the way adapts it."""
+    return load_engine(preset, device="cpu", adaptive=way.adaptive)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """Target and draft of a shape, written once."""
+    made: dict[str, Pair] = {}
+
+    def pair(shape: str) -> Pair:
+        if shape not in made:
+            folder = tmp_path_factory.mktemp(shape)
+            target = tiny_lm(shape)
+            save_pair(folder, target, perturbed(target, 0.05))
+            made[shape] = Pair(folder, target)
+        return made[shape]
+
+    return pair
+
+
+def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
+    """Bytes with repeats, as text has them, so that lookup finds something."""
+    generator = torch.Generator().manual_seed(1000 * seed + length)
+    words = torch.randint(0, 256, (12, 5), generator=generator)
+    order = torch.randint(0, 12, (length // 5 + 1,), generator=generator)
+    return tuple(words[order].flatten()[:length].tolist())
+
+
+def ask(
+    engine: Engine, prompt: tuple[int, ...], sampling: SamplingParams | None = None, num_new: int = NUM_NEW
+) -> tuple[tuple[int, ...], GenerationMetrics, int]:
+    """Tokens, figures, and how many views retrieval gave."""
+    request = Request(prompt, sampling or SamplingParams(), StopRules(num_new))
+    events = list(engine.generate(request))
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last.token_ids, last.metrics, sum(isinstance(event, ContextFocused) for event in events)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_text_is_that_of_transformers(pairs: Callable[[str], Pair], shape: str, way: Way) -> None:
+    pair = pairs(shape)
+    engine = pair.engine(way)
+    num_accepted = num_views = 0
+    for length in (1, 2, 37, 700):
+        prompt = prompt_of(length)
+        token_ids, metrics, views = ask(engine, prompt)
+        assert token_ids == pair.greedy(prompt), f"differs after a prompt of {length}"
+        num_accepted += metrics.num_accepted_draft_tokens
+        num_views += views
+    if way.kind == "lm" and not way.adaptive:
+        assert num_accepted > NUM_NEW, "hardly any block was accepted, so nothing was tested"
+    assert (num_views > 0) == way.retrieval
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [Way("none"), Way("lookup"), Way("lm"), Way("lm", "beam", retrieval=True)], ids=str)
+@pytest.mark.parametrize("shape", ["llama-llama3", "smollm3"])
+def test_greedy_text_at_five_thousand_tokens(pairs: Callable[[str], Pair], shape: str, way: Way) -> None:
+    pair = pairs(shape)
+    prompt = prompt_of(5000)
+    token_ids, _, _ = ask(pair.engine(way, context_length=5120, prefill_chunk=512), prompt)
+    assert token_ids == pair.greedy(prompt)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=0.3, seed=11),
+        SamplingParams(temperature=0.4, top_k=30, top_p=0.95, min_p=0.01, seed=12),
+        SamplingParams(temperature=0.3, repetition_penalty=1.2, seed=13),
+    ],
+    ids=["plain", "warped", "penalty"],
+)
+@pytest.mark.parametrize("shape", ["llama", "qwen3"])
+def test_the_same_seed_gives_the_same_text_for_every_drafter(
+    pairs: Callable[[str], Pair], shape: str, sampling: SamplingParams
+) -> None:
+    pair = pairs(shape)
+    prompt = prompt_of(150)
+    texts = {}
+    for way in WAYS:
+        texts[str(way)], metrics, _ = ask(pair.engine(way), prompt, sampling)
+        if way.kind == "lm" and not way.adaptive:
+            assert metrics.num_accepted_draft_tokens > 0
+    assert len(set(texts.values())) == 1, texts
+    other, _, _ = ask(pair.engine(Way("none")), prompt, replace(sampling, seed=99))
+    assert other != texts["none"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_answers_in_one_process_are_independent(pairs: Callable[[str], Pair], way: Way) -> None:
+    pair = pairs("llama")
+    engine = pair.engine(way)
+    first, second = prompt_of(300, seed=1), prompt_of(90, seed=2)
+    expected = {prompt: pair.greedy(prompt) for prompt in (first, second)}
+    for prompt in (first, second, first, second[:40] + first[:40], first):
+        token_ids, _, _ = ask(engine, prompt)
+        assert token_ids == expected.setdefault(prompt, pair.greedy(prompt))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_turns_with_reuse_equal_fresh_ones(pairs: Callable[[str], Pair], way: Way) -> None:
+    pair = pairs("qwen2")
+    engine = pair.engine(way)
+    prompt = prompt_of(200, seed=3)
+    for turn in range(4):
+        token_ids, metrics, _ = ask(engine, prompt, num_new=24)
+        assert token_ids == pair.greedy(prompt, 24)
+        assert (metrics.num_reused_tokens > 150) == (turn > 0)
+        prompt = (*prompt, *token_ids, END_ID, *prompt_of(15, seed=10 + turn))
+
+
+@pytest.mark.parametrize("way", [Way("lookup"), Way("lm", retrieval=True)], ids=str)
+def test_an_answer_given_up_midway_leaves_no_trace(pairs: Callable[[str], Pair], way: Way) -> None:
+    pair = pairs("mistral")
+    engine = pair.engine(way)
+    prompt, other = prompt_of(400, seed=5), prompt_of(400, seed=6)
+    for num_events in (1, 2, 3, 6, 9):
+        answer = engine.generate(Request(prompt, SamplingParams(), StopRules(NUM_NEW)))
+        for _ in range(num_events):
+            next(answer)
+        answer.close()  # type: ignore[attr-defined]
+        assert ask(engine, other)[0] == pair.greedy(other)
+    assert ask(engine, prompt)[0] == pair.greedy(prompt)
+
+
+def test_engines_that_take_turns_on_one_target(pairs: Callable[[str], Pair]) -> None:
+    pair = pairs("llama")
+    engine = pair.engine(Way("lm", retrieval=True))
+    siblings = [engine, engine.with_drafter("lookup"), engine.with_drafter("none"), engine]
+    prompt = prompt_of(250, seed=8)
+    for sibling in siblings:
+        token_ids, _, _ = ask(sibling, prompt, num_new=20)
+        assert token_ids == pair.greedy(prompt, 20)
+        prompt = (*prompt, *token_ids, 5)
