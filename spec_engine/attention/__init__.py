@@ -8,6 +8,7 @@ Non-job: the kernels, one file each.
     Hq  query heads    Hk  key/value heads     G   query heads per key head, Hq / Hk
     D   head size of queries and keys          Dv  head size of values
     E   oldest keys of a window, which only some rows see
+    N   keys behind the prefix: those of the new tokens, and of earlier levels where a draft tree grows
 """
 
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ class Scoring:
 class TreeBias:
     """Who sees whom in the masked part; make it with `tree_bias`.
 
-    `values` [T, E + T] are 0 where a row sees a key and -inf elsewhere. `dead` [T] marks rows that see none of these
+    `values` [T, E + N] are 0 where a row sees a key and -inf elsewhere. `dead` [T] marks rows that see none of these
     keys; None when there is no such row.
     """
 
@@ -39,7 +39,7 @@ class TreeBias:
 
 
 def tree_bias(visible: Tensor, dtype: torch.dtype, device: torch.device) -> TreeBias:
-    """The bias for a bool mask `visible` [T, E + T] that lies on the CPU."""
+    """The bias for a bool mask `visible` [T, E + N] that lies on the CPU."""
     values = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
     seen = visible.any(dim=1)
     dead = None if bool(seen.all()) else ~seen
@@ -62,11 +62,11 @@ class AttentionBackend(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Hybrid tree attention: an unmasked prefix part and a small masked part, merged by log-sum-exp.
 
-        q [1, Hq, T, D]; k [1, Hk, P + T, D] and v [1, Hk, P + T, Dv] with P = `prefix_len`: P prefix keys, then the T
-        new ones. `bias` has E + T columns: the first E for the E oldest prefix keys, which only some rows see because
-        a window ends there, the last T for the new keys. The prefix keys from E on are seen by every row. Without a
-        bias every row sees every key.
+        q [1, Hq, T, D]; k [1, Hk, P + N, D] and v [1, Hk, P + N, Dv] with P = `prefix_len`: P prefix keys, then N newer
+        ones. `bias` has E + N columns: the first E for the E oldest prefix keys, which only some rows see because a
+        window ends there, the last N for the newer keys. The prefix keys from E on are seen by every row. Without a
+        bias every row sees every key. There is at least one key.
         """
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        """Chunked prefill: every row sees the whole prefix, and the new keys up to its own. Shapes as in `hybrid`."""
+        """Chunked prefill: each row sees the whole prefix and the T newer keys up to its own; shapes as in `hybrid`."""

@@ -18,10 +18,9 @@ class ReferenceBackend:
     def hybrid(
         self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        num_new = q.shape[2]
-        visible = torch.ones(num_new, k.shape[2], dtype=torch.bool, device=q.device)
+        visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
         if bias is not None:
-            num_edge = bias.values.shape[1] - num_new
+            num_edge = bias.values.shape[1] - (k.shape[2] - prefix_len)
             seen = bias.values == 0
             visible[:, :num_edge] = seen[:, :num_edge]
             visible[:, prefix_len:] = seen[:, num_edge:]

@@ -37,7 +37,7 @@ class MatmulBackend:
         if bias is None:
             out, lse = self._unmasked(q, k, v, scoring)
         else:
-            num_edge = bias.values.shape[1] - q.shape[2]
+            num_edge = bias.values.shape[1] - (k.shape[2] - prefix_len)
             few_k, few_v = _masked_keys(k, num_edge, prefix_len), _masked_keys(v, num_edge, prefix_len)
             out, lse = self._masked(q, few_k, few_v, bias, scoring)
             if prefix_len > num_edge:
@@ -61,7 +61,7 @@ class MatmulBackend:
         return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
 
     def _masked(self, q: Tensor, k: Tensor, v: Tensor, bias: TreeBias, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        """Few keys [1, Hk, E + T, D] under a bias."""
+        """Few keys [1, Hk, E + N, D] under a bias."""
         _, num_heads, num_new, _ = q.shape
         logits = _logits(_fold(q, k), k, scoring).view(1, num_heads, num_new, -1) + bias.values
         lse = torch.logsumexp(logits, dim=-1)

@@ -1,0 +1,1 @@
+"""The models as transformers ships them: loading, one forward over our caches, the target, the tokenizer."""

@@ -1,0 +1,195 @@
+"""The target: the model whose text is wanted, with its cache.
+
+Job: read tokens in chunks, verify a draft tree in one pass, keep an accepted path, cut back; record what retrieval asks
+for.
+Non-job: choosing tokens, drafting, the loop.
+
+Verification is hybrid tree attention (SpecExtend, arXiv 2505.20776, section 3.1; LongSpec, arXiv 2502.17421, section
+3.3): the prefix unmasked, the tree under its ancestor mask, merged. The row for cross-model retrieval is computed at
+commit from one query per head, not from a second attention over all nodes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from spec_engine.attention import Scoring
+from spec_engine.cache.slots import SlotCache
+from spec_engine.errors import ContextOverflow
+from spec_engine.model.hf_attention import Pass
+from spec_engine.model.runner import Runner, check_context
+from spec_engine.tree import DraftTree
+
+_TREE_SLOTS = 256  # rows beyond the capacity, so that a tree fits behind a nearly full context
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """What a target pass must record."""
+
+    attention_row: bool = False  # the last committed node's attention, for retrieval
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens that were committed, in order; the cache holds `num_done` tokens after them.
+
+    `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
+    sees everything; None unless it was asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    num_done: int
+    attention_row: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """A verified tree: `logits` [N, V] by node. Valid until the next call of the target."""
+
+    tree: DraftTree
+    logits: Tensor
+    prefix_len: int
+    tapped: tuple[Tensor, Scoring] | None  # query [1, Hq, N, D] of the tapped layer
+
+
+class Target:
+    """`model` with room for `capacity` tokens, prompt and answer together; prefill in chunks of `prefill_chunk`.
+
+    Raises `UnsupportedModel` for a model that cannot follow draft trees, with the reason.
+    """
+
+    def __init__(self, model: PreTrainedModel, capacity: int, prefill_chunk: int) -> None:
+        self._runner = Runner(model)
+        check_context(self._runner.config, capacity, self._runner.name)
+        self._capacity = capacity
+        self._prefill_chunk = prefill_chunk
+        self._slots = SlotCache(self._runner.shapes, capacity + _TREE_SLOTS)
+        self._cache = self._runner.bind(self._slots)
+        self._token_ids: list[int] = []
+        windows = self._runner.layer_windows
+        full = [layer for layer, window in enumerate(windows) if window is None]
+        self._tap_layer = full[-1] if full else len(windows) - 1
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model; ordinary calls on it keep working."""
+        return self._runner.model
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The committed tokens: what the cache holds."""
+        return tuple(self._token_ids)
+
+    @property
+    def length(self) -> int:
+        """Number of committed tokens."""
+        return self._slots.length
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self._capacity
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits; token ids lie below."""
+        return self._runner.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self._runner.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return self._runner.dtype
+
+    @property
+    def attention_backend(self) -> str:
+        """Which attention runs, and why."""
+        return f"{self._runner.backend.name}: {self._runner.pick.reason}"
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the key/value memory."""
+        return self._slots.num_bytes
+
+    def prefill(self, token_ids: Sequence[int]) -> Iterator[Step]:
+        """Append tokens to the cache, a chunk per pass; one step per chunk.
+
+        Raises `ContextOverflow` before anything is read if they do not fit.
+        """
+        if self.length + len(token_ids) > self._capacity:
+            raise ContextOverflow(
+                f"{len(token_ids):,} tokens do not fit behind {self.length:,} in a context of {self._capacity:,}. "
+                "Nothing was read. Shorten the text, or choose a preset with a longer context."
+            )
+        for start in range(0, len(token_ids), self._prefill_chunk):
+            chunk = tuple(token_ids[start : start + self._prefill_chunk])
+            prefix_len = self.length
+            positions = torch.arange(prefix_len, prefix_len + len(chunk), device=self.device)
+            current = Pass(self._runner.backend, prefix_len, is_causal=True)
+            self._runner.run(self._cache, current, chunk, positions, last=1)
+            self._slots.advance(len(chunk))
+            self._token_ids.extend(chunk)
+            yield Step(chunk, self.length)
+
+    def verify(self, tree: DraftTree, taps: Taps) -> Outputs:
+        """One pass over all nodes of `tree`; the cache is unchanged until `commit`."""
+        prefix_len = self.length
+        if len(tree) > self._slots.num_slots - prefix_len:
+            raise ContextOverflow(
+                f"A tree of {len(tree)} nodes does not fit behind {prefix_len:,} tokens in a context of "
+                f"{self._capacity:,}. Lower draft.tree.num_nodes, or choose a preset with a longer context."
+            )
+        if len(tree) == 1:
+            current = Pass(self._runner.backend, prefix_len)
+            positions = torch.tensor([prefix_len], device=self.device)
+        else:
+            offsets = torch.tensor(tree.depths)
+            current = Pass(self._runner.backend, prefix_len, visible=tree.ancestor_mask(), offsets=offsets)
+            positions = (offsets + prefix_len).to(self.device)
+        if taps.attention_row:
+            current.tap_layer = self._runner.model_layers[self._tap_layer]
+        logits = self._runner.run(self._cache, current, tree.token_ids, positions)
+        return Outputs(tree, logits, prefix_len, current.tapped)
+
+    def commit(self, outputs: Outputs, path: Sequence[int]) -> Step:
+        """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others."""
+        assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
+        self._slots.gather(path)
+        token_ids = tuple(outputs.tree.token_ids[node] for node in path)
+        self._token_ids.extend(token_ids)
+        row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
+        return Step(token_ids, self.length, row)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget the tokens from `num_tokens` on, and whatever an interrupted pass left behind."""
+        self._slots.truncate(num_tokens)
+        del self._token_ids[num_tokens:]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.truncate(0)
+
+    @torch.inference_mode()
+    def _attention_row(self, tapped: tuple[Tensor, Scoring], node: int) -> Tensor:
+        """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
+        query, scoring = tapped
+        keys, _ = self._slots.view(self._tap_layer)  # [1, Hk, num_done, D]
+        rows = query[0, :, node].float().view(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
+        logits = torch.matmul(rows * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
+        if scoring.softcap is not None:
+            logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
+        window = self._runner.layer_windows[self._tap_layer]
+        if window is not None:
+            logits[..., : max(logits.shape[-1] - window, 0)] = -torch.inf
+        lse = torch.logsumexp(logits, dim=-1, keepdim=True)
+        if scoring.sink is not None:
+            lse = torch.logaddexp(lse, scoring.sink.float().view(keys.shape[1], -1, 1))
+        return torch.exp(logits - lse).mean(dim=(0, 1))
