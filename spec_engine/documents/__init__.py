@@ -1,5 +1,6 @@
 """Files in, anchored text out. Imports neither torch nor a model.
 
-`read` opens a file, `anchors` holds the values it returns, `budget` says what fits a context. The readers of the format
-families are `pdf` (with `layout`), `docx`, `html` and `plain`; nothing outside this package imports them.
+`read` opens a file, `anchors` holds the values it returns, `budget` says what fits a context; nothing else is for use
+from outside. Behind them: `pdf` with `pdf_lines`, `layout` and `bidi`; `docx` with `docx_numbering`; `html`; `plain`
+for text, code and Markdown; and what they share, `encoding`, `sections` and `scripts`.
 """

@@ -51,8 +51,8 @@ def read_docx(data: bytes, name: str, stem: str) -> Document:
         title = package.core_properties.title or reader.builder.first_heading or stem
     except (PackageNotFoundError, zipfile.BadZipFile, zlib.error, etree.XMLSyntaxError, EOFError) as error:
         raise UnreadableDocument(_damaged_message(name)) from error
-    except (KeyError, ValueError, AttributeError, IndexError, NotImplementedError) as error:
-        # what python-docx raises for packages whose parts are missing, misnamed or of another kind
+    except (KeyError, ValueError, AttributeError, IndexError, TypeError, RuntimeError, OSError) as error:
+        # what python-docx and zipfile raise when parts are missing, misnamed, encrypted or of another kind
         raise UnreadableDocument(_damaged_message(name)) from error
     document = Document(title, name, reader.builder.blocks())
     if not document.blocks:
@@ -67,7 +67,7 @@ def _check_archive(data: bytes, name: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
         raise UnreadableDocument(_damaged_message(name)) from error
     num_bytes = sum(entry.file_size for entry in entries)
     num_xml_bytes = sum(entry.file_size for entry in entries if entry.filename.endswith((".xml", ".rels")))

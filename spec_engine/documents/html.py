@@ -39,6 +39,7 @@ _CHARSET = re.compile(
     rb"<(?:meta[^>]{0,200}?charset|\?xml[^>]{0,200}?encoding)\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE
 )
 _CHARSET_BYTES = 4_096
+_MAX_INDENTS = 8
 
 
 def read_html(data: bytes, name: str, stem: str) -> Document:
@@ -157,7 +158,7 @@ class _Walker:
         number = self._lists[-1]
         if number is not None:
             self._lists[-1] = number + 1
-        return "  " * (len(self._lists) - 1) + ("- " if number is None else f"{number}. ")
+        return "  " * min(len(self._lists) - 1, _MAX_INDENTS) + ("- " if number is None else f"{number}. ")
 
     def _close(self, is_tight: bool = False) -> None:
         """End the paragraph; inside of a table cell it only ends the word."""

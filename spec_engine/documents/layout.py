@@ -35,6 +35,7 @@ _MIN_PEERS = 4
 _MAX_PITCHES = 1.3
 _MAX_PITCHES_CLOSED = 1.15
 _MAX_INDENT = 4.0
+_MAX_WORD_CHARS = 100
 _MAX_SCRIPT_SIZE = 0.85
 
 
@@ -312,7 +313,8 @@ def _are_sentences(row: Line, following: Line) -> bool:
 def _join(text: str, following: str, vocabulary: Collection[str]) -> str:
     """Join two lines of a paragraph; a word cut by a hyphen becomes whole, a compound keeps its hyphen."""
     text, following = text.rstrip(), following.lstrip()
-    if not _HYPHENATED.search(text):
+    end = text[-_MAX_WORD_CHARS:]
+    if not _HYPHENATED.search(end):
         return f"{text} {following}"
     first = _FIRST_WORD.match(following)
     tail = first.group().lower() if first else ""
@@ -320,6 +322,6 @@ def _join(text: str, following: str, vocabulary: Collection[str]) -> str:
         return f"{text} {following}"
     if not following[:1].islower():
         return text + following
-    head = _LAST_WORD.findall(text)[0].lower()
+    head = _LAST_WORD.findall(end)[0].lower()
     is_compound = f"{head[:-1]}{tail}" not in vocabulary and f"{head}{tail}" in vocabulary
     return text + following if is_compound else text[:-1] + following

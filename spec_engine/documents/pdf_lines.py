@@ -23,6 +23,8 @@ _NO_TEXT = frozenset(("Cc", "Co", "Cs", "Cn"))
 _CHARS = {0xA0: " ", 0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "‣", 0xF0FC: "✓", 0xF06F: "○"}
 _FIGURES = frozenset("0123456789+-−")
 _MAX_SCRIPT_SIZE = 0.85
+_MAX_LENGTH = 1e6
+_SAMPLE_CHARS = 500
 _MAX_RTL_CHARS = 2_000
 _MIN_RTL_GAP = 0.2
 
@@ -48,13 +50,14 @@ class _RawLine:
 
 
 def unmapped_share(textpage: pdfium.PdfTextPage) -> float:
-    """Share of the characters whose font does not say which letters they are."""
+    """Share of the characters whose font does not say which letters they are, estimated on a long page."""
     num_chars = int(textpage.count_chars())
+    sample = range(0, num_chars, max(1, num_chars // _SAMPLE_CHARS))
     num_unmapped = 0
-    for index in range(num_chars):
+    for index in sample:
         is_private = 0xE000 <= raw.FPDFText_GetUnicode(textpage, index) < 0xF900
         num_unmapped += is_private or raw.FPDFText_HasUnicodeMapError(textpage, index) == 1
-    return num_unmapped / max(1, num_chars)
+    return num_unmapped / max(1, len(sample))
 
 
 def pieces(textpage: pdfium.PdfTextPage) -> Iterator[Line]:
@@ -129,13 +132,13 @@ def _rtl_line(text: str, extents: list[Extent], style: _Style) -> Line:
 def _style(textpage: pdfium.PdfTextPage, index: int) -> _Style:
     matrix = raw.FS_MATRIX()
     raw.FPDFText_GetMatrix(textpage, index, matrix)
-    scale = math.hypot(matrix.c, matrix.d) or 1.0
-    angle = max(0.0, raw.FPDFText_GetCharAngle(textpage, index))
-    size = raw.FPDFText_GetFontSize(textpage, index) * scale
+    scale = _sane(math.hypot(matrix.c, matrix.d)) or 1.0
+    angle = max(0.0, _sane(raw.FPDFText_GetCharAngle(textpage, index)))
+    size = _sane(raw.FPDFText_GetFontSize(textpage, index) * scale)
     x, y = ctypes.c_double(), ctypes.c_double()
     raw.FPDFText_GetCharOrigin(textpage, index, x, y)
     cos, sin = math.cos(angle), math.sin(angle)
-    return _Style(size if size > 0.1 else 10.0, y.value * cos - x.value * sin, cos, sin)
+    return _Style(size if size > 0.1 else 10.0, _sane(y.value * cos - x.value * sin), cos, sin)
 
 
 def _extent(textpage: pdfium.PdfTextPage, index: int, style: _Style) -> Extent:
@@ -144,4 +147,9 @@ def _extent(textpage: pdfium.PdfTextPage, index: int, style: _Style) -> Extent:
     raw.FPDFText_GetLooseCharBox(textpage, index, rect)
     rise = (rect.bottom, rect.top) if style.sin > 0 else (rect.top, rect.bottom)
     ends = (rect.left * style.cos + rise[0] * style.sin, rect.right * style.cos + rise[1] * style.sin)
-    return min(ends), max(ends)
+    return _sane(min(ends)), _sane(max(ends))
+
+
+def _sane(length: float) -> float:
+    """A length as it is, or 0 for what only damaged files contain: infinite, absurd, not a number."""
+    return length if abs(length) < _MAX_LENGTH else 0.0

@@ -15,6 +15,7 @@ from spec_engine.errors import UnreadableDocument
 
 _TARGET_LINES, _TARGET_CHARS = 40, 6_000
 _MAX_LINES, _MAX_CHARS = 200, 12_000
+_MAX_HEADING_CHARS = 500
 
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})[ \t]*$")
@@ -90,7 +91,7 @@ def _headings(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
     fence: str | None = None
     first = _end_of_front_matter(lines)
     for i in range(first, len(lines)):
-        line = lines[i]
+        line = lines[i][:_MAX_HEADING_CHARS]
         mark = _FENCE.match(line)
         if fence is not None:
             if mark and mark.group(1).startswith(fence) and line.strip() == mark.group(1):
@@ -101,7 +102,7 @@ def _headings(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
             if heading.group(2):
                 yield i, _without_markup(heading.group(2))
         elif i > first and _UNDERLINE.match(line) and _is_lone_text(lines, i - 1, first):
-            yield i - 1, _without_markup(lines[i - 1])
+            yield i - 1, _without_markup(lines[i - 1][:_MAX_HEADING_CHARS])
 
 
 def _is_lone_text(lines: Sequence[str], index: int, first: int) -> bool:

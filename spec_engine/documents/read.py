@@ -149,7 +149,7 @@ def _zip_kind(data: bytes, path: Path) -> str:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
         raise UnreadableDocument(
             f"{path.name} is a damaged or incomplete archive (DOCX files are archives). Download or save it again."
         ) from error

@@ -12,8 +12,8 @@ RUSSIAN = "Быстрая бурая лиса прыгает через лени
 JAPANESE = "これは日本語の文章です。文字コードを推定します。" * 8
 POLISH = "Zażółć gęślą jaźń. Wszyscy ludzie rodzą się wolni i równi pod względem godności. " * 8
 TURKISH = (
-    "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana sahiptirler ve birbirlerine karşı "
-    "kardeşlik zihniyeti ile hareket etmelidirler. "
+    "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana sahiptirler ve birbirlerine "
+    "karşı kardeşlik zihniyeti ile hareket etmelidirler. "
 )
 GERMAN = "Alle Menschen sind frei und gleich an Würde und Rechten. Grüße, Öl, Straße, Brüderlichkeit. " * 40
 CZECH = "Příliš žluťoučký kůň úpěl ďábelské ódy. Všichni lidé rodí se svobodní. " * 12

@@ -1,5 +1,7 @@
 """Plain text, source code and Markdown."""
 
+import time
+
 import pytest
 
 from spec_engine.documents.plain import read_markdown, read_plain
@@ -88,6 +90,13 @@ def test_markdown_sections_keep_their_text() -> None:
 def test_markdown_without_headings_has_line_anchors() -> None:
     document = read_markdown(b"Just text.\n\n* item\n", "a.md", "a")
     assert document.blocks[0].anchor.label == "lines 1-3"
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "x" + " " * 100_000 + "y", "x" + " #" * 50_000 + " y", "*" * 100_000])
+def test_absurd_headings_take_no_time(line: str) -> None:
+    start = time.perf_counter()
+    assert read_markdown(f"# {line}\n\ntext".encode(), "a.md", "a").text.endswith("text")
+    assert time.perf_counter() - start < 2
 
 
 def test_long_markdown_section_comes_in_parts() -> None:
