@@ -71,7 +71,8 @@ class Answer:
         self.num_reused = num_reused
         self.draft = draft
         self.clock = Clock()
-        self.is_cancelled = cancelled
+        self._poll = cancelled
+        self._is_cancelled = False
         self._sampling = request.sampling
         self._retriever = parts.retriever
         self._controller = parts.controller
@@ -85,6 +86,11 @@ class Answer:
         self._budget = 0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
         self._controller.begin()
+
+    def is_cancelled(self) -> bool:
+        """Ask whether to stop; a yes is final."""
+        self._is_cancelled = self._is_cancelled or self._poll()
+        return self._is_cancelled
 
     def prefilled(self) -> None:
         """The prompt is read, by target and drafter: decoding begins."""

@@ -217,8 +217,9 @@ def load_engine(
 ) -> Engine:
     """Load the preset's models and put them together.
 
-    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `on_progress` is told in a few words what happens next. Raises `ModelError`
-    kinds when a model cannot be loaded, and `RequestError` for a drafter that the preset cannot run.
+    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `on_progress` is told in a few words
+    what happens next. Raises `ModelError` kinds when a model cannot be loaded, and `RequestError` for a drafter that the
+    preset cannot run.
     """
     tell = on_progress or _ignore
     kind = drafter or preset.draft.kind

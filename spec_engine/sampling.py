@@ -79,9 +79,9 @@ class GumbelNoise:
         counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
         bits = counters.mul_(_signed(_GAMMA)).add_(_signed(key))
         for shift, factor in _MIX:
-            bits = (bits ^ _shift_right(bits, shift)).mul_(_signed(factor))
-        bits = bits ^ _shift_right(bits, _LAST_SHIFT)
-        uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+            bits.bitwise_xor_(_shift_right(bits, shift)).mul_(_signed(factor))
+        bits.bitwise_xor_(_shift_right(bits, _LAST_SHIFT))
+        uniform = _shift_right(bits, 11).double().add_(0.5).mul_(2.0**-53)
         return uniform.log_().neg_().log_().neg_().float()
 
 
@@ -161,4 +161,4 @@ def _signed(word: int) -> int:
 
 def _shift_right(bits: Tensor, shift: int) -> Tensor:
     """Logical shift of int64, which torch shifts arithmetically."""
-    return (bits >> shift) & ((1 << (64 - shift)) - 1)
+    return (bits >> shift).bitwise_and_((1 << (64 - shift)) - 1)

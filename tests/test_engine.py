@@ -261,6 +261,16 @@ def test_cancelling_at_any_poll(make: Callable[..., Engine], plain: tuple[int, .
     assert finished(engine, 30).token_ids == plain[:30]
 
 
+def test_one_yes_is_enough(make: Callable[..., Engine], plain: tuple[int, ...]) -> None:
+    """A flag that is cleared again must not let decoding begin on half a prompt."""
+    engine = make()
+    answers = iter([False, True])
+    *_, last = engine.generate(request(10), lambda: next(answers, False))
+    assert isinstance(last, Finished)
+    assert (last.reason, last.token_ids) == ("cancelled", ())
+    assert finished(engine, 10).token_ids == plain[:10]
+
+
 def test_cancelling_is_polled_during_prefill(make: Callable[..., Engine]) -> None:
     events = list(make().generate(request(10), cancel_after(2)))
     done = [event.num_done for event in events if isinstance(event, Prefilled)]
