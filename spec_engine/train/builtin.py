@@ -67,7 +67,9 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     )  # fmt: skip
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
     stages = parse_stages("256:64:4,512:32:8,1024:16:16,2048:8:20,4096:4:30,8192:2:20")
-    return Recipe(config, stages, match_layer=full[0], copy_layer=full[-1])
+    return Recipe(
+        config, stages, mark_layer=full[0] - 1, match_layer=full[0], gather_layer=full[0] + 1, copy_layer=full[-1]
+    )
 
 
 def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:

@@ -48,25 +48,27 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return torch.matmul(weights, pairs(v)).reshape(batch, heads, length, size)
 
 
-def _guide(q: Tensor, k: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-    """-log of the weight that the guided heads give to `targets` from `rows`, both [B, n], mean where target >= 0."""
+def _guide(q: Tensor, k: Tensor, rows: Tensor, targets: Tensor, window: int | None) -> Tensor:
+    """-log of the weight that the guided heads give to `targets` from `rows`, both [B, n]; mean over seen targets."""
     heads = [head for head in GUIDED_HEADS if head < q.shape[1]]
     q, k = q[:, heads].float(), k[:, heads].float()  # [B, h, L, D]
     index = rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
     picked = q.gather(2, index) * q.shape[-1] ** -0.5  # [B, h, n, D]
     scores = torch.matmul(picked, k.transpose(-1, -2))  # [B, h, n, L]
-    future = torch.arange(k.shape[2], device=q.device)[None, None, None] > rows[:, None, :, None]
-    log_weight = torch.log_softmax(scores.masked_fill(future, float("-inf")), -1)
+    column, row = torch.arange(k.shape[2], device=q.device)[None, None, None], rows[:, None, :, None]
+    lowest = -1 if window is None else row - window  # the newest key that is not seen any more
+    log_weight = torch.log_softmax(scores.masked_fill((column > row) | (column <= lowest), float("-inf")), -1)
     goal = targets.clamp_min(0)[:, None, :, None].expand(-1, q.shape[1], -1, -1)
     chosen = log_weight.gather(3, goal)[..., 0]
-    valid = (targets >= 0)[:, None].expand_as(chosen)
+    seen = targets >= 0 if window is None else (targets >= 0) & (targets > rows - window)
+    valid = seen[:, None].expand_as(chosen)
     return -torch.where(valid, chosen, 0.0).sum() / valid.sum().clamp_min(1)
 
 
 def hidden_states(
     model: PreTrainedModel, ids: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Final hidden states [B, L, H] after the norm, and the summed guidance loss.
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Final hidden states [B, L, H] after the norm, and the guidance loss of each guided layer.
 
     `guides` maps a layer to (rows, targets), both int64 [B, n]; a target of -1 is left out.
     """
@@ -76,7 +78,7 @@ def hidden_states(
     no_rope = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     x = model.model.embed_tokens(ids)
-    guidance = x.new_zeros((), dtype=torch.float32)
+    guidance: dict[int, Tensor] = {}
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         normed = layer.input_layernorm(x)
@@ -87,12 +89,13 @@ def hidden_states(
         if no_rope[number]:
             q, k = _rotate(q, *rope), _rotate(k, *rope)
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        if kinds[number] == "sliding_attention" and ids.shape[1] > config.sliding_window:
-            mixed = _windowed(q, k, v, config.sliding_window)
+        window = config.sliding_window if kinds[number] == "sliding_attention" else None
+        if window is not None and ids.shape[1] > window:
+            mixed = _windowed(q, k, v, window)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         if number in guides:
-            guidance = guidance + _guide(q, k, *guides[number])
+            guidance[number] = _guide(q, k, *guides[number], window)
         x = x + attention.o_proj(mixed.transpose(1, 2).reshape(*ids.shape, -1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return model.model.norm(x), guidance

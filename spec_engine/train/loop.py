@@ -57,7 +57,9 @@ class Recipe:
     decay_share: float = 0.25
     text_weight: float = 0.2  # loss weight of document text against answers
     guidance: float = 0.3  # weight of the attention guidance, 0 for none
+    mark_layer: int | None = None  # guided from every token of a passage to its mark
     match_layer: int | None = None  # guided from words of the question to the document
+    gather_layer: int | None = None  # guided from the beginning of an answer to the matched words of its question
     copy_layer: int | None = None  # guided from each copied token's predecessor to its source
     threads: int = 0
 
@@ -143,15 +145,28 @@ def make_batch(
     weights = np.concatenate([weights, np.zeros(pad, np.float32)])
     labels = ids[:, 1:].reshape(-1)[chosen]
     is_answer = np.arange(room) < len(answers)
-    guides = {}
-    if recipe.guidance and recipe.copy_layer is not None:
-        ahead = np.full_like(arrays["source"], -1)
-        ahead[:, :-1] = arrays["source"][:, 1:]
-        guides[recipe.copy_layer] = _pick(ahead, max(64, length // 8), generator, device)
-    if recipe.guidance and recipe.match_layer is not None:
-        guides[recipe.match_layer] = _pick(arrays["match"], max(32, length // 16), generator, device)
+    guides = _guides(arrays, recipe, generator, device) if recipe.guidance else {}
     to = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
     return Batch(to(ids), to(flat[chosen]), to(labels), to(weights), to(is_answer), guides)
+
+
+def _guides(
+    arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """(rows, targets) of a sample of every alignment, by the layer that it guides."""
+    length = arrays["ids"].shape[1]
+    ahead = np.full_like(arrays["source"], -1)
+    ahead[:, :-1] = arrays["source"][:, 1:]
+    samples = (
+        (recipe.mark_layer, arrays["mark"], max(64, length // 8)),
+        (recipe.match_layer, arrays["match"], max(32, length // 16)),
+        (recipe.copy_layer, ahead, max(64, length // 8)),
+    )
+    guides = {layer: _pick(targets, num, generator, device) for layer, targets, num in samples if layer is not None}
+    if recipe.gather_layer is not None:
+        rows, targets = torch.from_numpy(arrays["gather"]).to(device).unbind(-1)
+        guides[recipe.gather_layer] = rows.clamp_min(0), targets.contiguous()
+    return guides
 
 
 def _pick(targets: np.ndarray, num: int, generator: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -161,15 +176,15 @@ def _pick(targets: np.ndarray, num: int, generator: np.random.Generator, device:
     return torch.from_numpy(picked).to(device), torch.from_numpy(chosen).to(device)
 
 
-Losses = tuple[Tensor, Tensor, Tensor, Tensor]
+Losses = tuple[Tensor, dict[int, Tensor], Tensor, Tensor]
 
 
 def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[Tensor, Tensor]], Losses]:
-    """The compiled function from a batch to (loss, guidance, cross-entropy [n], is right [n])."""
+    """The compiled function from a batch to (loss, guidance by layer, cross-entropy [n], is right [n])."""
 
     def core(
         ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, dict[int, Tensor], Tensor]:
         with torch.autocast(ids.device.type, torch.bfloat16):
             hidden, guidance = hidden_states(model, ids, rope, guides)
             logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[rows])
@@ -180,8 +195,10 @@ def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[
 
     def loss(batch: Batch, rope: tuple[Tensor, Tensor]) -> Losses:
         entropy, guidance, right = compiled(batch.ids, batch.rows, batch.labels, rope, batch.guides)
-        total = (entropy * batch.weights).sum() / batch.weights.sum() + recipe.guidance * guidance
-        return total, guidance.detach(), entropy.detach(), right
+        total = (entropy * batch.weights).sum() / batch.weights.sum()
+        for loss_of_layer in guidance.values():
+            total = total + recipe.guidance * loss_of_layer
+        return total, {layer: value.detach() for layer, value in guidance.items()}, entropy.detach(), right
 
     return loss
 
@@ -314,4 +331,5 @@ def describe(batch: Batch, losses: Losses) -> str:
     _, guidance, entropy, right = losses
     text = ~batch.is_answer & (batch.weights > 0)
     answers = f"answer {entropy[batch.is_answer].mean():.3f} right {_share(right, batch.is_answer)}"
-    return f"{answers} first {_share(right, batch.is_first)} text {entropy[text].mean():.2f} guidance {guidance:.2f}"
+    guided = " ".join(f"{layer}:{value:.2f}" for layer, value in guidance.items())
+    return f"{answers} first {_share(right, batch.is_first)} text {entropy[text].mean():.2f} guidance {guided}"

@@ -1,8 +1,8 @@
 """Quoting tasks made on the fly from plain text, with the source position of every copied token.
 
 Job: a document in marked passages followed by questions and answers, as one row of token ids, with loss weights and
-with two alignments that attention is guided by: where the next token is copied from, and where a word of the question
-stands in the document.
+with the alignments that attention is guided by: where a token is copied from, where a word of the question stands in
+the document, where the mark of a passage stands, and which words of the question an answer begins from.
 Non-job: the loss itself (loop.py).
 
 Kinds of question: a phrase of a sentence, scattered words of a sentence, a phrase to continue, an outline.
@@ -33,6 +33,10 @@ class Row:
     weight: list[float] = field(default_factory=list)
     source: list[int] = field(default_factory=list)  # [t]: where ids[t] was copied from, or -1
     match: list[int] = field(default_factory=list)  # [t]: where the word of ids[t] stands in the document, or -1
+    mark: list[int] = field(default_factory=list)  # [t]: where the mark of the passage of ids[t] stands, or -1
+    gather: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (beginning of an answer, matched word of its question)
 
     def add(self, ids: Sequence[int], weight: float = 0.0, source: Sequence[int] = ()) -> None:
         """Append tokens of one weight; `source` as long as `ids`, or empty."""
@@ -40,6 +44,15 @@ class Row:
         self.weight += [weight] * len(ids)
         self.source += source or [-1] * len(ids)
         self.match += [-1] * len(ids)
+        self.mark += [-1] * len(ids)
+
+    def set_marks(self, start: int, first_mark: int) -> None:
+        """Note for the tokens from `start` on which mark they belong to: the last one at or before them."""
+        last = -1
+        for position in range(start, len(self.ids)):
+            if first_mark <= self.ids[position] < first_mark + NUM_MARKS:
+                last = position
+            self.mark[position] = last
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +90,21 @@ class QuoteTasks:
         self._num_fixed = self._first_mark + NUM_MARKS + 256  # controls, marks and single bytes keep their ids
 
     def batch(self, length: int, num_rows: int, only: str | None = None) -> dict[str, np.ndarray]:
-        """Arrays [num_rows, length]: ids int64, weight float32, source and match int64; padded with zeros and -1."""
-        ids = np.zeros((num_rows, length), np.int64)
-        weight = np.zeros((num_rows, length), np.float32)
-        source = np.full((num_rows, length), -1, np.int64)
-        match = np.full((num_rows, length), -1, np.int64)
-        for number in range(num_rows):
-            row = self.row(length, only)
-            n = min(len(row.ids), length)
-            ids[number, :n], weight[number, :n] = row.ids[:n], row.weight[:n]
-            source[number, :n], match[number, :n] = row.source[:n], row.match[:n]
-        return {"ids": ids, "weight": weight, "source": source, "match": match}
+        """Arrays [num_rows, length]: ids, source, match, mark int64, weight float32; gather int64 [num_rows, n, 2].
+
+        Padded with zeros where ids and weights are, else with -1.
+        """
+        rows = [self.row(length, only) for _ in range(num_rows)]
+        arrays: dict[str, np.ndarray] = {"weight": np.zeros((num_rows, length), np.float32)}
+        arrays |= {name: np.full((num_rows, length), -1, np.int64) for name in ("source", "match", "mark")}
+        arrays["ids"] = np.zeros((num_rows, length), np.int64)
+        arrays["gather"] = np.full((num_rows, max(32, length // 16), 2), -1, np.int64)
+        for number, row in enumerate(rows):
+            for name, array in arrays.items():
+                values = getattr(row, name)[: array.shape[1]]
+                if values:
+                    array[number, : len(values)] = values
+        return arrays
 
     def row(self, length: int, only: str | None = None) -> Row:
         """A document and as many questions with answers as fit `length` tokens; `only` one kind of question."""
@@ -114,7 +131,9 @@ class QuoteTasks:
             for offset, position in match:
                 row.match[start + offset] = position
             row.add([self._control[END], self._control[ASSISTANT]])
+            row.gather += [(len(row.ids) - 1, start + offset) for offset, _ in match]
             row.add(answer, 1.0, source)
+            row.set_marks(len(row.ids) - len(answer), self._first_mark)
             for offset in range(min(2, len(answer))):
                 row.weight[len(row.ids) - len(answer) + offset] = FIRST_WEIGHT
             row.add([self._control[END]], 1.0)
@@ -144,6 +163,7 @@ class QuoteTasks:
             else:
                 continue
             break
+        row.set_marks(0, self._first_mark)
         row.add([self._control[END]])
         return placed
 

@@ -26,7 +26,6 @@ ODD_TEXTS = [
     "no end at all",
     "a. b. C. dd. Ee.",
     "Ends with a space. ",
-    "Odd \x1f unit separator. Here. \x1f",
     "“Quoted.” “Again?” Yes.\n- item one. Two\n- item",
     "Über. Äpfel. 日本語。 次の文。 Ünder.",
 ]
@@ -34,8 +33,6 @@ ODD_TEXTS = [
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_passages_join_to_the_text(text: str) -> None:
-    if "\x1f" in text:
-        pytest.skip("documents hold no control characters: they are normalised away when a file is read")
     lead, passages = split_passages(text)
     assert lead + "".join(passages) == text
     assert all(passage.strip() for passage in passages)
@@ -52,7 +49,7 @@ def test_sentences_are_cut_but_not_after_abbreviations() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ODD_TEXTS[:6] + ODD_TEXTS[7:])
+@pytest.mark.parametrize("text", ODD_TEXTS)
 def test_the_chat_template_marks_the_same_passages(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     messages = [{"role": "system", "content": text}, {"role": "user", "content": "Q?"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -39,18 +39,23 @@ def check(model: PreTrainedModel) -> None:
     with torch.no_grad():
         theirs = model.model(input_ids=ids).last_hidden_state
         ours, guidance = hidden_states(model, ids, rope_tables(model, 96), {})
-    assert guidance == 0
+    assert guidance == {}
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_guidance_is_minus_the_log_of_the_attention_weight() -> None:
+@pytest.mark.parametrize("layer", [2, 3])
+def test_guidance_is_minus_the_log_of_the_attention_weight(layer: int) -> None:
+    """Layer 2 slides: a target behind its window cannot be guided to and does not count."""
     torch.manual_seed(0)
     model = smollm3(16)
     model.set_attn_implementation("eager")
     ids = torch.randint(2, 300, (1, 48))
-    rows, targets = torch.tensor([[40, 20, 7]]), torch.tensor([[3, 11, -1]])
+    rows, targets = torch.tensor([[40, 20, 7]]), torch.tensor([[30, 11, -1]])
+    far = torch.tensor([[47]]), torch.tensor([[2]])
     with torch.no_grad():
-        _, guidance = hidden_states(model, ids, rope_tables(model, 48), {3: (rows, targets)})
-        weights = model.model(input_ids=ids, output_attentions=True).attentions[3][0]
-    expected = -sum(weights[head, row, target].log() for head in (0, 2) for row, target in ((40, 3), (20, 11))) / 4
-    torch.testing.assert_close(guidance, expected, atol=1e-4, rtol=1e-4)
+        _, guidance = hidden_states(model, ids, rope_tables(model, 48), {layer: (rows, targets)})
+        _, beyond = hidden_states(model, ids, rope_tables(model, 48), {2: far})
+        weights = model.model(input_ids=ids, output_attentions=True).attentions[layer][0]
+    expected = -sum(weights[head, row, target].log() for head in (0, 2) for row, target in ((40, 30), (20, 11))) / 4
+    torch.testing.assert_close(guidance[layer], expected, atol=1e-4, rtol=1e-4)
+    assert beyond[2] == 0

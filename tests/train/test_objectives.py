@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from spec_engine.train.corpus import ASSISTANT, END, TokenizedCorpus
+from spec_engine.train.corpus import ASSISTANT, END, NUM_MARKS, TokenizedCorpus
 from spec_engine.train.objectives import DOC_LABEL, FIRST_WEIGHT, QuoteTasks
 
 
@@ -49,6 +49,18 @@ def test_matches_point_at_the_words_of_the_question(
                 same += asked == found
     assert total > 50
     assert same / total > 0.8  # a word may be cut otherwise where no space stands before it
+
+
+def test_marks_and_gathered_words_are_where_they_are_said_to_be(
+    corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    row = QuoteTasks(corpus, seed=7).row(700, "phrase")
+    first_mark = tokenizer.convert_tokens_to_ids("<|s0|>")
+    assert all(first_mark <= row.ids[mark] < first_mark + NUM_MARKS for mark in row.mark if mark >= 0)
+    assert sum(mark >= 0 for mark in row.mark) > 300
+    assert row.gather
+    assistant = tokenizer.convert_tokens_to_ids(ASSISTANT)
+    assert all(row.ids[begin] == assistant and row.match[word] >= 0 and word < begin for begin, word in row.gather)
 
 
 def test_a_permuted_row_can_only_be_copied(corpus: TokenizedCorpus) -> None:
