@@ -37,6 +37,7 @@ STYLE: Final = Path(__file__).parent / "style.css"
 CONTENT_POLICY: Final = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; form-action 'self'"
 )
+_NO_API_PAGES: Final[dict[str, None]] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 _FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO: Final = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -108,6 +109,7 @@ def build_app(workspace: Workspace, presets: Sequence[Preset], host: str = "127.
         app,
         blocks,
         path="/",
+        app_kwargs=dict(_NO_API_PAGES),
         run_history=False,
         enable_monitoring=False,
         max_file_size=MAX_FILE_SIZE,

@@ -118,6 +118,8 @@ def rate(tokens_per_second: float) -> str:
 
 def seconds(value: float) -> str:
     """A duration as a person says it."""
+    if value < 1:
+        return f"{value:.2f} s"
     if value < 10:
         return f"{value:.1f} s"
     if value < 90:

@@ -87,7 +87,7 @@ class Workspace:
         self.pending_question = ""
         self.baseline: PlainBaseline | None = None
         self.comparison: Comparison | None = None
-        self.trouble = ""  # why the last job failed
+        self._trouble = ""  # why the last engine could not be loaded
 
     # --- questions about the state ------------------------------------------------------------------------------------
 
@@ -117,6 +117,12 @@ class Workspace:
         session, job = self._session, self.active_job
         is_free = job is None or job.kind == "calibrate"
         return is_free and self.drafting.is_on and session is not None and session.last_finished is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why the last job failed; "" when it did not."""
+        job = self.job
+        return self._trouble or (job.error or "" if job else "")
 
     @property
     def why_not_ask(self) -> str:
@@ -232,12 +238,12 @@ class Workspace:
         with self._lock:
             if self.active_job is not None:
                 raise RequestError(text.BUSY)
-            self.job, self.trouble = job, ""
+            self.job, self._trouble = job, ""
             job.start()
         return job
 
     def _forget_chat(self) -> None:
-        self._turns = ()
+        self._turns, self._trouble, self.job = (), "", None
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
         self._renew_session()
 
@@ -274,10 +280,10 @@ class Workspace:
         try:
             self._install(job, preset)
         except SpecEngineError as error:
-            self.trouble = f"{preset.title} could not be loaded. {error}"
+            self._trouble = f"{preset.title} could not be loaded. {error}"
             if before is not None:
                 self._install(job, before)
-                self.trouble += f" {before.title} is loaded again."
+                self._trouble += f" {before.title} is loaded again."
 
     def _install(self, job: Job[Fact], preset: Preset) -> None:
         """Load a preset's engine and measure the document with its tokenizer."""
@@ -324,11 +330,6 @@ class Workspace:
         self.baseline = baseline_of(plain) or self.baseline
         if num_tokens is None and plain.token_ids and not job.is_cancelled():
             self.comparison = compare(drafted, plain)
-
-
-def why_it_failed(job: Job[Fact] | None, trouble: str) -> str:
-    """The sentence to show when a job has ended badly; "" otherwise."""
-    return trouble or (job.error or "" if job else "")
 
 
 def events_of(facts: Sequence[Fact]) -> list[Event]:

@@ -1,0 +1,185 @@
+"""Markup: figures are right, foreign text is only ever text."""
+
+import re
+from html import unescape
+
+import pytest
+
+from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.budget import plan
+from spec_engine.events import ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.metrics import MetricsRecorder, StepRecord
+from spec_engine.ui import render, text
+from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
+from spec_engine.ui.speed import Comparison, PlainBaseline
+
+ATTACK = "<img src=x onerror=alert(1)>\"'${alert(1)}{{constructor}}</div><script>alert(1)</script>"
+ON = DraftingState(True, "Drafting on: small model")
+
+
+def shown(markup: str) -> str:
+    """What a reader sees of markup."""
+    return unescape(re.sub(r"<[^>]*>", "\n", markup))
+
+
+def document(*texts: str, name: str = "report.txt", problems: tuple[Problem, ...] = ()) -> Document:
+    blocks = tuple(Block(Anchor("page", f"p. {i + 1}", i), part) for i, part in enumerate(texts))
+    return Document(name.removesuffix(".txt"), name, blocks, problems)
+
+
+def writing() -> LiveAnswer:
+    answer = LiveAnswer()
+    records = [StepRecord(3, 2, 3, 3, 0.1, 0.3), StepRecord(3, 0, 1, 3, 0.1, 0.3)]
+    answer.apply(
+        [
+            PromptReady(1000, 900),
+            Prefilled(999, 1000, 0.5),
+            TokensAccepted((1, 2, 3), (True, True, False), "abc", ("a", "b", "c"), records[0], 1.0),
+            TokensAccepted((4,), (False,), "d", ("d",), records[1], 1.5),
+            ContextFocused((0, 31), 32, 64, 1024),
+        ]
+    )
+    return answer
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        render.notice(ATTACK),
+        render.document_card(document(ATTACK, name=ATTACK, problems=(Problem(None, ATTACK),)), None, ATTACK),
+        render.preview(document(ATTACK)),
+        render.working(ATTACK),
+        render.preset_note(ATTACK, [ATTACK]),
+        readouts(writing(), DraftingState(True, ATTACK), SpeedView(progress=ATTACK), lambda token: ATTACK),
+    ],
+    ids=["notice", "card", "preview", "working", "preset", "readouts"],
+)
+def test_foreign_text_makes_no_element_and_no_attribute(markup: str) -> None:
+    assert not re.search(r"<(img|script)", markup)
+    attributes = re.sub(r'"[^"]*"', '""', " ".join(re.findall(r"<[^>]*>", markup)))
+    assert "onerror" not in attributes
+    assert "alert(1)" in unescape(markup)  # it is still there to be read
+
+
+def test_an_attack_in_an_answer_is_text_in_both_views() -> None:
+    answer = LiveAnswer()
+    record = StepRecord(0, 0, 1, 0, 0.1, 0.1)
+    answer.apply([PromptReady(2, 0), TokensAccepted((1,), (False,), ATTACK, (ATTACK,), record, 0.1)])
+    for markup in (render.live_answer(answer), render.authors(answer)):
+        assert not re.search(r"<(img|script)", markup)
+        assert ATTACK in unescape(markup)
+
+
+def test_card_shows_the_share_of_the_context() -> None:
+    report = document("one two three", "four five")
+    budget = plan(report, lambda texts: [len(part.split()) for part in texts], 100, 10)
+    markup = render.document_card(report, budget)
+    assert "report.txt" in shown(markup)
+    assert re.search(r"5\s+of 100 tokens", shown(markup))
+    assert 'style="width:5.0%"' in markup
+    assert "2 parts" in shown(markup)
+
+
+def test_card_says_by_how_much_a_document_is_too_long() -> None:
+    report = document("one two three", "four five")
+    budget = plan(report, lambda texts: [len(part.split()) for part in texts], 6, 2)
+    markup = render.document_card(report, budget)
+    assert "se-meter--over" in markup
+    assert budget.explain() in shown(markup)
+
+
+def test_range_note_counts_the_chosen_parts() -> None:
+    report = document("one two three", "four five", "six")
+    budget = plan(report, lambda texts: [len(part.split()) for part in texts], 6, 2)
+    assert "fits" in shown(render.range_note(budget, 0, 0))
+    assert "still too long" in shown(render.range_note(budget, 0, 1))
+
+
+def test_preview_says_when_it_shows_a_beginning_only() -> None:
+    long = document("x" * (text.PREVIEW_CHARS + 10), "never shown")
+    assert "the model reads all of them" in shown(render.preview(long))
+    assert "never shown" not in render.preview(long)
+    assert "the model reads" not in render.preview(document("short"))
+
+
+def test_reading_shows_percent_speed_and_time_left() -> None:
+    answer = LiveAnswer()
+    answer.apply([PromptReady(1000, 100), Prefilled(550, 1000, 0.9)])
+    assert "55 %" in shown(render.live_answer(answer))
+    panel = shown(readouts(answer, ON, SpeedView(), lambda token: ""))
+    for part in ("55 %", "500 tokens/s", "0.90 s left", "reused", "100", "900"):
+        assert part in panel
+
+
+def test_readouts_show_what_was_measured() -> None:
+    panel = readouts(writing(), ON, SpeedView(PlainBaseline(2.0, 32, 990)), lambda token: "p. 7" if token == 0 else "")
+    words = shown(panel)
+    assert "2.00" in words  # mean acceptance length: 1 + 2 accepted / 2 steps
+    assert "2.0×" in words  # 4 tokens in one second against 2 a second
+    assert "drafted token 1: confirmed in 50 % of the steps" in panel
+    assert "1 step with 2 confirmed" in panel
+    assert "64 of 1,024 tokens in view" in words
+    assert "p. 7, from token 0" in panel
+    assert panel.count("--glow:1.00") == 2
+    assert panel.count("--glow:") == 32
+
+
+def test_the_strip_stays_small_for_a_long_context() -> None:
+    answer = writing()
+    answer.apply([ContextFocused((4000,), 32, 32, 131_072)])
+    panel = readouts(answer, ON, SpeedView(), lambda token: "")
+    assert panel.count("--glow:") == MAX_CELLS
+    assert panel.count("--glow:0.00") == MAX_CELLS - 1
+
+
+def test_without_a_plain_run_no_speed_up_is_claimed() -> None:
+    panel = readouts(writing(), ON, SpeedView(), lambda token: "")
+    assert "×" not in shown(panel)
+    assert "unmeasured" in shown(panel)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        (Comparison(214, None, 92.0, 41.0, True), "Text identical, 214 tokens"),
+        (Comparison(32, None, 92.0, 41.0, False), "Text identical, 32 tokens compared"),
+        (Comparison(214, 17, 92.0, 41.0, True), "Texts differ from token 18 of 214"),
+    ],
+)
+def test_comparison_says_whether_the_texts_agree(comparison: Comparison, words: str) -> None:
+    assert words in shown(readouts(None, ON, SpeedView(comparison=comparison), lambda token: ""))
+
+
+def test_authors_are_coloured_by_the_record_of_the_verifier() -> None:
+    markup = render.authors(writing())
+    assert re.findall(r'class="(se-drafted|se-target)" title="[^"]*">([^<]*)<', markup) == [
+        ("se-drafted", "ab"),
+        ("se-target", "cd"),
+    ]
+    assert "confirmed: 2" in shown(markup)
+
+
+def test_every_figure_explains_itself_on_hover() -> None:
+    answer = writing()
+    recorder = MetricsRecorder(1000, 900)
+    recorder.add(StepRecord(3, 2, 3, 3, 0.1, 0.3))
+    answer.apply([Finished("stop", (1, 2, 3), "abc", recorder.summary(1.0))])
+    panel = readouts(answer, ON, SpeedView(PlainBaseline(2.0, 32, 990)), lambda token: "")
+    names = ("prefill", "acceptance_length", "by_position", "histogram", "time", "view", "drafting", "reused")
+    missing = [name for name in names if text.HELP[name] not in unescape(panel)]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.31, "0.31"), (4.25, "4.2"), (99.94, "99.9"), (1234.5, "1,234")], ids=str
+)
+def test_rates_have_the_digits_that_matter(value: float, words: str) -> None:
+    assert text.rate(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.04, "0.04 s"), (2.345, "2.3 s"), (12.3, "12 s"), (200, "3 min"), (7300, "2.0 h")]
+)
+def test_durations_are_said_as_a_person_does(value: float, words: str) -> None:
+    assert text.seconds(value) == words

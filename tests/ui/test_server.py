@@ -1,0 +1,77 @@
+"""The guards in front of the page, over its real application."""
+
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from spec_engine.config import ModelRef, Preset
+from spec_engine.errors import SpecEngineError
+from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port
+from spec_engine.ui.workspace import Workspace
+from tests.ui.fakes import ScriptedEngine
+
+PRESET = Preset("builtin", "Built-in", "", ModelRef("m"), 4096)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    app = build_app(Workspace(lambda preset, tell: ScriptedEngine("answer")), [PRESET])
+    with TestClient(app, base_url="http://127.0.0.1:7860") as client:
+        yield client
+
+
+def test_the_page_is_served_and_loads_nothing_from_outside(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    loaded = re.findall(r'(?:src|href)="(https?:)?//([^"]+)', answer.text)
+    assert loaded == []
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", ""])
+def test_foreign_names_are_refused(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
+def test_own_names_are_served(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://127.0.0.1"])
+def test_posts_of_other_sites_are_refused(client: TestClient, origin: str) -> None:
+    files = {"files": ("a.txt", b"text")}
+    assert client.post("/gradio_api/upload", files=files, headers={"origin": origin}).status_code == 403
+    own = client.post("/gradio_api/upload", files=files, headers={"origin": "http://127.0.0.1:7860"})
+    assert own.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "app.py"])
+def test_files_of_the_machine_are_not_served(client: TestClient, path: str) -> None:
+    assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/redoc", "/gradio_api/runs", "/monitoring"])
+def test_there_is_no_second_door(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code in (403, 404)
+
+
+def test_no_event_can_be_called_by_name(client: TestClient) -> None:
+    info = client.get("/gradio_api/info")
+    assert info.status_code in (403, 404) or info.json()["named_endpoints"] == {}
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < free_port("127.0.0.1", port) < port + NUM_PORTS_TRIED
+
+
+def test_an_address_of_another_machine_is_an_error_in_words() -> None:
+    with pytest.raises(SpecEngineError, match="--host"):
+        free_port("203.0.113.1", 7860)

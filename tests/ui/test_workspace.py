@@ -1,0 +1,287 @@
+"""The rules behind the page: one job at a time, nothing lost when something fails."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spec_engine.config import DraftConfig, ModelRef, Preset
+from spec_engine.errors import DocumentError, ModelNotFound, RequestError
+from spec_engine.events import Finished, Prefilled, TokensAccepted
+from spec_engine.ui import text
+from spec_engine.ui.job import Job
+from spec_engine.ui.workspace import AnswerSettings, Fact, Progress, Workspace
+from tests.ui.fakes import ScriptedEngine
+
+ANSWER = " ".join(f"word{number}" for number in range(60))
+SETTINGS = AnswerSettings(max_tokens=128, temperature=0.0, seed=0)
+
+
+def preset(name: str, context_length: int = 4096) -> Preset:
+    return Preset(name, f"The {name} model", "", ModelRef(name), context_length, DraftConfig("lm", ModelRef("d")))
+
+
+class Loader:
+    """Makes scripted engines and remembers them; 'broken' and everything in `failing` cannot be loaded."""
+
+    def __init__(self, step_s: float = 0.0, chunk_s: float = 0.0) -> None:
+        self.engines: list[ScriptedEngine] = []
+        self.failing = {"broken"}
+        self.step_s, self.chunk_s = step_s, chunk_s
+
+    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> ScriptedEngine:
+        on_progress(f"Loading {preset.target.id}")
+        assert all(engine.is_closed for engine in self.engines), "the old engine must be freed first"
+        if preset.name in self.failing:
+            raise ModelNotFound("There is no such model. Check the name.")
+        engine = ScriptedEngine(ANSWER, capacity=preset.context_length, step_s=self.step_s, chunk_s=self.chunk_s)
+        self.engines.append(engine)
+        return engine
+
+
+def done(job: Job[Fact] | None) -> Job[Fact]:
+    assert job is not None
+    assert job.join(10.0)
+    return job
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    path = tmp_path / "report.txt"
+    path.write_text("\n\n".join(f"Paragraph {number} about topic{number}." * 20 for number in range(30)))
+    return path
+
+
+def ready(report: Path, loader: Loader) -> Workspace:
+    workspace = Workspace(loader)
+    done(workspace.switch(preset("builtin")))
+    workspace.open_document(report)
+    return workspace
+
+
+def test_a_question_becomes_a_turn(report: Path) -> None:
+    workspace = ready(report, Loader())
+    assert workspace.why_not_ask == ""
+    job = done(workspace.ask("What?", SETTINGS))
+    assert isinstance(job.facts[-1], Finished)
+    assert [(turn.question, turn.answer) for turn in workspace.turns] == [("What?", ANSWER)]
+
+
+@pytest.mark.parametrize("missing", ["engine", "document"])
+def test_asking_needs_an_engine_and_a_document(report: Path, missing: str) -> None:
+    workspace = Workspace(Loader())
+    if missing == "document":
+        done(workspace.switch(preset("builtin")))
+        reason = text.ASK_NEEDS_DOCUMENT
+    else:
+        workspace.open_document(report)
+        reason = text.ASK_NEEDS_ENGINE
+    assert workspace.why_not_ask == reason
+    with pytest.raises(RequestError, match=reason):
+        workspace.ask("What?", SETTINGS)
+
+
+def test_a_second_question_waits_for_the_first(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.02))
+    job = workspace.ask("First?", SETTINGS)
+    for action in (lambda: workspace.ask("Second?", SETTINGS), workspace.new_chat, workspace.compare_with_plain):
+        with pytest.raises(RequestError, match="Another answer is being written"):
+            action()
+    with pytest.raises(RequestError, match="Another answer is being written"):
+        workspace.switch(preset("other"))
+    done(job)
+    assert [turn.question for turn in workspace.turns] == ["First?"]
+
+
+@pytest.mark.parametrize(("step_s", "chunk_s", "seen"), [(0.05, 0.0, TokensAccepted), (0.0, 0.1, Prefilled)])
+def test_stop_is_prompt_while_writing_and_while_reading(
+    report: Path, step_s: float, chunk_s: float, seen: type[Fact]
+) -> None:
+    workspace = ready(report, Loader(step_s, chunk_s))
+    job = workspace.ask("What?", SETTINGS)
+    while not any(isinstance(fact, seen) for fact in job.facts):
+        time.sleep(0.005)
+    started = time.monotonic()
+    workspace.stop()
+    done(job)
+    assert time.monotonic() - started < 0.3
+
+
+def test_a_stopped_answer_is_kept_as_it_was_shown(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.03))
+    job = workspace.ask("What?", SETTINGS)
+    while sum(isinstance(fact, TokensAccepted) for fact in job.facts) < 3:
+        time.sleep(0.005)
+    workspace.stop()
+    done(job)
+    shown = "".join(fact.text for fact in job.facts if isinstance(fact, TokensAccepted))
+    assert [turn.answer for turn in workspace.turns] == [shown]
+    assert not workspace.was_stopped_early
+
+
+def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> None:
+    workspace = ready(report, Loader(chunk_s=0.2))
+    job = workspace.ask("What?", SETTINGS)
+    workspace.stop()
+    done(job)
+    assert (workspace.turns, workspace.was_stopped_early, workspace.pending_question) == ((), True, "What?")
+
+
+def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.002))
+    done(workspace.ask("What?", SETTINGS))
+    assert workspace.comparison is None
+    done(workspace.compare_with_plain())
+    assert workspace.comparison is not None
+    assert workspace.comparison.first_difference is None
+    assert workspace.comparison.is_whole
+    assert workspace.baseline is not None
+    assert workspace.comparison.plain_rate == pytest.approx(workspace.baseline.tokens_per_second)
+    assert [turn.question for turn in workspace.turns] == ["What?"]  # a measurement is no turn
+
+
+def test_calibration_runs_once_and_gives_way_to_a_question(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.02))
+    done(workspace.ask("What?", SETTINGS))
+    calibration = workspace.calibrate()
+    assert calibration is not None
+    time.sleep(0.25)
+    answer = workspace.ask("And then?", SETTINGS)
+    assert not calibration.is_running
+    assert workspace.baseline is not None  # what was measured until then counts
+    done(answer)
+    assert workspace.calibrate() is None
+
+
+def test_without_drafting_there_is_nothing_to_compare(report: Path) -> None:
+    workspace = Workspace(Loader())
+    done(workspace.switch(Preset("plain", "Plain", "", ModelRef("m"), 4096)))
+    workspace.open_document(report)
+    done(workspace.ask("What?", SETTINGS))
+    assert not workspace.drafting.is_on
+    assert not workspace.can_compare
+    assert workspace.calibrate() is None
+    with pytest.raises(RequestError, match="Drafting is off"):
+        workspace.compare_with_plain()
+
+
+def test_switching_frees_the_old_engine_and_keeps_document_and_chat(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    done(workspace.ask("What?", SETTINGS))
+    job = done(workspace.switch(preset("other", 8192)))
+    assert [fact.message for fact in job.facts if isinstance(fact, Progress)][-1] == "Loading other"
+    assert [engine.is_closed for engine in loader.engines] == [True, False]
+    assert workspace.opened is not None
+    assert workspace.opened.budget is not None
+    assert workspace.opened.budget.context_length == 8192
+    assert [(turn.question, turn.answer) for turn in workspace.turns] == [("What?", ANSWER)]
+    assert workspace.turns[0].answer_token_ids is None  # another tokenizer's ids mean nothing
+    done(workspace.ask("More?", SETTINGS))
+    assert len(workspace.turns) == 2
+
+
+def test_a_failed_switch_goes_back_and_says_why(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    done(workspace.ask("What?", SETTINGS))
+    done(workspace.switch(preset("broken")))
+    assert workspace.preset is not None
+    assert workspace.preset.name == "builtin"
+    assert "The broken model could not be loaded" in workspace.trouble
+    assert "There is no such model" in workspace.trouble
+    assert "The builtin model is loaded again" in workspace.trouble
+    assert workspace.why_not_ask == ""
+    assert len(workspace.turns) == 1
+
+
+def test_a_switch_that_leaves_nothing_says_so_and_can_be_tried_again(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    loader.failing |= {"builtin"}
+    job = done(workspace.switch(preset("broken")))
+    assert "could not be loaded" in workspace.trouble
+    assert job.error is not None
+    assert workspace.why_not_ask == text.ASK_NEEDS_ENGINE
+    loader.failing.clear()
+    done(workspace.switch(preset("builtin")))
+    assert (workspace.why_not_ask, workspace.trouble) == ("", "")
+
+
+def test_a_document_that_does_not_fit_is_not_cut(report: Path) -> None:
+    workspace = Workspace(Loader())
+    done(workspace.switch(preset("small", 600)))
+    workspace.open_document(report)
+    assert workspace.opened is not None
+    assert workspace.opened.budget is not None
+    assert workspace.opened.budget.num_over > 0
+    assert workspace.why_not_ask == text.ASK_NEEDS_FIT
+    with pytest.raises(RequestError):
+        workspace.ask("What?", SETTINGS)
+
+
+def test_a_conversation_that_outgrows_the_context_is_refused_in_words(report: Path) -> None:
+    workspace = ready(report, Loader())
+    done(workspace.ask("What? " * 4000, SETTINGS))
+    assert "Nothing was cut" in workspace.trouble
+    assert workspace.turns == ()
+    done(workspace.ask("What?", SETTINGS))
+    assert workspace.trouble == ""
+
+
+def test_a_chosen_part_is_what_the_model_reads(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    assert workspace.opened is not None
+    num_parts = len(workspace.opened.whole.blocks)
+    assert num_parts > 1
+    workspace.choose_range(1, 1)
+    done(workspace.ask("What?", SETTINGS))
+    prompt = loader.engines[0].tokenizer.decode(loader.engines[0].requests[-1].prompt_token_ids)
+    assert workspace.opened.whole.blocks[1].text in prompt
+    assert workspace.opened.whole.blocks[0].text not in prompt
+    workspace.choose_range(0, num_parts - 1)
+    assert workspace.opened.used is workspace.opened.whole
+    with pytest.raises(DocumentError):
+        workspace.choose_range(3, 2)
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader())
+    done(workspace.ask("What?", SETTINGS))
+    with pytest.raises(DocumentError):
+        workspace.open_document(tmp_path / "missing.pdf")
+    assert workspace.opened is not None
+    assert workspace.opened.used.source_name == "report.txt"
+    assert len(workspace.turns) == 1
+
+
+def test_a_document_opened_before_the_model_is_measured_when_it_is_loaded(report: Path) -> None:
+    workspace = Workspace(Loader())
+    workspace.open_document(report)
+    assert workspace.opened is not None
+    assert workspace.opened.budget is None
+    done(workspace.switch(preset("builtin")))
+    assert workspace.opened.budget is not None
+    assert workspace.why_not_ask == ""
+
+
+def test_tokens_are_located_in_the_document(report: Path) -> None:
+    workspace = ready(report, Loader())
+    assert workspace.opened is not None
+    assert workspace.opened.budget is not None
+    first, second = workspace.opened.budget.num_tokens_by_block[:2]
+    labels = workspace.opened.budget.labels
+    assert workspace.locate(0) == workspace.locate(first - 1) == labels[0]
+    assert workspace.locate(first) == workspace.locate(first + second - 1) == labels[1]
+    assert workspace.locate(10**9) == ""
+
+
+def test_closing_frees_the_engine(report: Path) -> None:
+    loader = Loader(step_s=0.02)
+    workspace = ready(report, loader)
+    job = workspace.ask("What?", SETTINGS)
+    workspace.close()
+    assert not job.is_running
+    assert loader.engines[0].is_closed
