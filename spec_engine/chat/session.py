@@ -71,6 +71,7 @@ class Session:
     Args:
         engine: answers; may be exchanged by making a new session with `turns` of the old one.
         document: read in full before the conversation.
+        context_length: tokens that prompt and answer may take together, if less than the engine's capacity.
         instruction: put before the document's text; "" for models that were trained without one.
         turns: a conversation to go on with.
     """
@@ -80,11 +81,13 @@ class Session:
         engine: AnsweringEngine,
         document: Document | None = None,
         *,
+        context_length: int | None = None,
         instruction: str = "",
         turns: Iterable[Turn] = (),
     ) -> None:
         self._engine = engine
         self._document = document
+        self._capacity = engine.capacity if context_length is None else min(context_length, engine.capacity)
         self._instruction = instruction
         self._turns = list(turns)
         self._last: _Asked | None = None
@@ -104,6 +107,11 @@ class Session:
     def last_finished(self) -> Finished | None:
         """How the last answer ended; None before the first."""
         return self._last.finished if self._last else None
+
+    @property
+    def last_prompt_token_ids(self) -> tuple[int, ...]:
+        """The prompt of the last question; empty before the first."""
+        return self._last.request.prompt_token_ids if self._last else ()
 
     def prompt(self, question: str) -> list[int]:
         """Token ids of the prompt that `ask` would use."""
@@ -177,11 +185,11 @@ class Session:
 
     def _room(self, num_prompt: int, max_tokens: int) -> int:
         """Tokens that the answer may have."""
-        room = self._engine.capacity - num_prompt
+        room = self._capacity - num_prompt
         if room < min(max_tokens, MIN_ANSWER_TOKENS):
             raise ContextOverflow(
                 f"The document, the conversation and this question take {num_prompt:,} tokens of a context of "
-                f"{self._engine.capacity:,}, which leaves no room for an answer. Nothing was cut. Start a new chat, "
+                f"{self._capacity:,}, which leaves no room for an answer. Nothing was cut. Start a new chat, "
                 f"choose a smaller part of the document, or use a model with a longer context."
             )
         return min(max_tokens, room)

@@ -9,6 +9,7 @@ the answer is complete: an update of it costs as much as eight of the light ones
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from spec_engine.config import Preset
 from spec_engine.errors import PasswordRequired, SpecEngineError
 from spec_engine.ui.components import Page
 from spec_engine.ui.views import Updates, Views
-from spec_engine.ui.workspace import AnswerSettings, Workspace
+from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
@@ -43,12 +44,11 @@ class Handlers:
         """Every event, and what follows it."""
         doc, chat, speed = self._page.document, self._page.chat, self._page.speed
         everything = self._views.all_outputs
-        settings = [doc.max_tokens, doc.temperature, doc.seed]
         self._follow(_on(blocks.load, self.open_page, None, everything))
         for send in (chat.box.submit, chat.ask.click):
-            self._follow(_on(send, self.ask, [chat.box, *settings], everything))
+            self._follow(_on(send, self.ask, [chat.box], everything))
         for button in chat.examples:
-            self._follow(_on(button.click, self.ask, [button, *settings], everything))
+            self._follow(_on(button.click, self.ask, [button], everything))
         self._follow(_on(speed.compare.click, self.compare, None, everything))
         self._follow(_on(doc.preset.input, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
@@ -57,6 +57,9 @@ class Handlers:
         _on(doc.sample.click, self.open_sample, None, everything)
         for unlock in (doc.unlock.click, doc.password.submit):
             _on(unlock, self.unlock, [doc.locked_path, doc.password], everything)
+        settings = [doc.max_tokens, doc.temperature, doc.seed]
+        for setting in (doc.max_tokens.input, doc.temperature.input, doc.seed.input):
+            _on(setting, self.set_settings, settings, None)
         chosen = [doc.range_first, doc.range_last]
         for dropdown in (doc.range_first, doc.range_last):
             _on(dropdown.input, self.range_note, chosen, [doc.range_note])
@@ -80,11 +83,16 @@ class Handlers:
         """A job has ended; an older notice stays unless there is a newer one."""
         return self._views.everything(notice=self._workspace.trouble or None)
 
-    def ask(self, question: str, max_tokens: float, temperature: float, seed: float | None) -> Updates:
+    def set_settings(self, max_tokens: float, temperature: float, seed: float | None) -> None:
+        """A setting was changed; the next answer follows it."""
+        self._workspace.settings = replace(
+            self._workspace.settings, max_tokens=int(max_tokens), temperature=float(temperature), seed=int(seed or 0)
+        )
+
+    def ask(self, question: str) -> Updates:
         """A question was sent."""
-        settings = AnswerSettings(int(max_tokens), float(temperature), int(seed or 0))
         try:
-            self._workspace.ask(question, settings)
+            self._workspace.ask(question)
         except SpecEngineError as error:
             return self._views.everything(notice=str(error))
         return {**self._views.everything(notice=""), self._page.chat.box: self._views.box(value="")}

@@ -59,6 +59,9 @@ class Views:
             doc.range_last,
             doc.range_note,
             doc.preview,
+            doc.max_tokens,
+            doc.temperature,
+            doc.seed,
             chat.chat,
             chat.notice,
             chat.examples_row,
@@ -103,6 +106,9 @@ class Views:
             doc.preset_note: render.preset_note(preset.description, facts) if preset else "",
             doc.card: render.document_card(opened.used if opened else None, opened.budget if opened else None),
             doc.preview: render.preview(opened.used if opened else None),
+            doc.max_tokens: workspace.settings.max_tokens,
+            doc.temperature: workspace.settings.temperature,
+            doc.seed: workspace.settings.seed,
             **self._range(),
         }
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import AnsweringEngine, Session
-from spec_engine.config import DrafterKind, Preset
+from spec_engine.config import DrafterKind, GenerationDefaults, Preset
 from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError, SpecEngineError
 from spec_engine.events import Event, Finished, TokensAccepted
@@ -58,15 +58,6 @@ class Progress:
 Fact = Event | Progress
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSettings:
-    """How questions are answered."""
-
-    max_tokens: int
-    temperature: float
-    seed: int
-
-
 class Workspace:
     """The state behind the page; every method may be called from any thread.
 
@@ -82,6 +73,7 @@ class Workspace:
         self._turns: tuple[Turn, ...] = ()  # the conversation while no session exists
         self.opened: OpenedDocument | None = None
         self.preset: Preset | None = None
+        self.settings = GenerationDefaults()  # the preset's until the user changes them
         self.job: Job[Fact] | None = None
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
@@ -175,7 +167,7 @@ class Workspace:
         self._require_idle()
         return self._begin(Job("load", lambda job: self._load_engine(job, preset)))
 
-    def ask(self, question: str, settings: AnswerSettings) -> Job[Fact]:
+    def ask(self, question: str) -> Job[Fact]:
         """Begin to answer. Raises `RequestError` when that is impossible now."""
         self._require_idle()
         if not question.strip():
@@ -184,7 +176,7 @@ class Workspace:
         if self.why_not_ask or session is None:
             raise RequestError(self.why_not_ask)
         self.pending_question, self.comparison = question.strip(), None
-        job: Job[Fact] = Job("answer", lambda job: self._answer(job, session, question.strip(), settings))
+        job: Job[Fact] = Job("answer", lambda job: self._answer(job, session, question.strip()))
         self.answer_job = job
         return self._begin(job)
 
@@ -290,17 +282,18 @@ class Workspace:
         job.report(Progress(f"Loading {preset.title}"))
         engine = self._load(preset, lambda message: job.report(Progress(message)))
         with self._lock:
-            self._engine, self.preset = engine, preset
+            self._engine, self.preset, self.settings = engine, preset, preset.generation
             self.baseline, self.comparison, self.answer_job = None, None, None
             self._renew_session()
             self._measure()
 
-    def _answer(self, job: Job[Fact], session: Session, question: str, settings: AnswerSettings) -> None:
+    def _answer(self, job: Job[Fact], session: Session, question: str) -> None:
         """The answer job."""
-        sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
-        for event in session.ask(
-            question, sampling=sampling, max_tokens=settings.max_tokens, cancelled=job.is_cancelled
-        ):
+        given = self.settings
+        sampling = SamplingParams(
+            given.temperature, given.top_k, given.top_p, given.min_p, given.repetition_penalty, given.seed
+        )
+        for event in session.ask(question, sampling=sampling, max_tokens=given.max_tokens, cancelled=job.is_cancelled):
             job.report(event)
 
     def calibrate(self) -> Job[Fact] | None:

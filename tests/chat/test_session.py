@@ -120,9 +120,9 @@ def test_settings_reach_the_engine() -> None:
 def test_a_full_context_is_refused_before_anything_runs() -> None:
     engine = ScriptedEngine(ANSWER)
     num_prompt = len(Session(engine, REPORT).prompt("When?"))
-    engine.capacity = num_prompt + MIN_ANSWER_TOKENS - 1
+    talk = Session(engine, REPORT, context_length=num_prompt + MIN_ANSWER_TOKENS - 1)
     with pytest.raises(ContextOverflow, match="Nothing was cut"):
-        list(Session(engine, REPORT).ask("When?"))
+        list(talk.ask("When?"))
     assert engine.requests == []
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ import pytest
 from spec_engine.config import DraftConfig, ModelRef, Preset
 from spec_engine.errors import DocumentError, ModelNotFound, RequestError
 from spec_engine.events import Finished, Prefilled, TokensAccepted
+from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.job import Job
-from spec_engine.ui.workspace import AnswerSettings, Fact, Progress, Workspace
+from spec_engine.ui.workspace import Fact, Progress, Workspace
 from tests.ui.fakes import ScriptedEngine
 
 ANSWER = " ".join(f"word{number}" for number in range(60))
-SETTINGS = AnswerSettings(max_tokens=128, temperature=0.0, seed=0)
 
 
 def preset(name: str, context_length: int = 4096) -> Preset:
@@ -63,7 +64,7 @@ def ready(report: Path, loader: Loader) -> Workspace:
 def test_a_question_becomes_a_turn(report: Path) -> None:
     workspace = ready(report, Loader())
     assert workspace.why_not_ask == ""
-    job = done(workspace.ask("What?", SETTINGS))
+    job = done(workspace.ask("What?"))
     assert isinstance(job.facts[-1], Finished)
     assert [(turn.question, turn.answer) for turn in workspace.turns] == [("What?", ANSWER)]
 
@@ -79,13 +80,13 @@ def test_asking_needs_an_engine_and_a_document(report: Path, missing: str) -> No
         reason = text.ASK_NEEDS_ENGINE
     assert workspace.why_not_ask == reason
     with pytest.raises(RequestError, match=reason):
-        workspace.ask("What?", SETTINGS)
+        workspace.ask("What?")
 
 
 def test_a_second_question_waits_for_the_first(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.02))
-    job = workspace.ask("First?", SETTINGS)
-    for action in (lambda: workspace.ask("Second?", SETTINGS), workspace.new_chat, workspace.compare_with_plain):
+    job = workspace.ask("First?")
+    for action in (lambda: workspace.ask("Second?"), workspace.new_chat, workspace.compare_with_plain):
         with pytest.raises(RequestError, match="Another answer is being written"):
             action()
     with pytest.raises(RequestError, match="Another answer is being written"):
@@ -99,7 +100,7 @@ def test_stop_is_prompt_while_writing_and_while_reading(
     report: Path, step_s: float, chunk_s: float, seen: type[Fact]
 ) -> None:
     workspace = ready(report, Loader(step_s, chunk_s))
-    job = workspace.ask("What?", SETTINGS)
+    job = workspace.ask("What?")
     while not any(isinstance(fact, seen) for fact in job.facts):
         time.sleep(0.005)
     started = time.monotonic()
@@ -110,7 +111,7 @@ def test_stop_is_prompt_while_writing_and_while_reading(
 
 def test_a_stopped_answer_is_kept_as_it_was_shown(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.03))
-    job = workspace.ask("What?", SETTINGS)
+    job = workspace.ask("What?")
     while sum(isinstance(fact, TokensAccepted) for fact in job.facts) < 3:
         time.sleep(0.005)
     workspace.stop()
@@ -122,7 +123,7 @@ def test_a_stopped_answer_is_kept_as_it_was_shown(report: Path) -> None:
 
 def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> None:
     workspace = ready(report, Loader(chunk_s=0.2))
-    job = workspace.ask("What?", SETTINGS)
+    job = workspace.ask("What?")
     workspace.stop()
     done(job)
     assert (workspace.turns, workspace.was_stopped_early, workspace.pending_question) == ((), True, "What?")
@@ -130,7 +131,7 @@ def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> 
 
 def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.002))
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     assert workspace.comparison is None
     done(workspace.compare_with_plain())
     assert workspace.comparison is not None
@@ -143,11 +144,11 @@ def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
 
 def test_calibration_runs_once_and_gives_way_to_a_question(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.02))
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     calibration = workspace.calibrate()
     assert calibration is not None
     time.sleep(0.25)
-    answer = workspace.ask("And then?", SETTINGS)
+    answer = workspace.ask("And then?")
     assert not calibration.is_running
     assert workspace.baseline is not None  # what was measured until then counts
     done(answer)
@@ -158,7 +159,7 @@ def test_without_drafting_there_is_nothing_to_compare(report: Path) -> None:
     workspace = Workspace(Loader())
     done(workspace.switch(Preset("plain", "Plain", "", ModelRef("m"), 4096)))
     workspace.open_document(report)
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     assert not workspace.drafting.is_on
     assert not workspace.can_compare
     assert workspace.calibrate() is None
@@ -169,7 +170,7 @@ def test_without_drafting_there_is_nothing_to_compare(report: Path) -> None:
 def test_switching_frees_the_old_engine_and_keeps_document_and_chat(report: Path) -> None:
     loader = Loader()
     workspace = ready(report, loader)
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     job = done(workspace.switch(preset("other", 8192)))
     assert [fact.message for fact in job.facts if isinstance(fact, Progress)][-1] == "Loading other"
     assert [engine.is_closed for engine in loader.engines] == [True, False]
@@ -178,14 +179,14 @@ def test_switching_frees_the_old_engine_and_keeps_document_and_chat(report: Path
     assert workspace.opened.budget.context_length == 8192
     assert [(turn.question, turn.answer) for turn in workspace.turns] == [("What?", ANSWER)]
     assert workspace.turns[0].answer_token_ids is None  # another tokenizer's ids mean nothing
-    done(workspace.ask("More?", SETTINGS))
+    done(workspace.ask("More?"))
     assert len(workspace.turns) == 2
 
 
 def test_a_failed_switch_goes_back_and_says_why(report: Path) -> None:
     loader = Loader()
     workspace = ready(report, loader)
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     done(workspace.switch(preset("broken")))
     assert workspace.preset is not None
     assert workspace.preset.name == "builtin"
@@ -218,15 +219,15 @@ def test_a_document_that_does_not_fit_is_not_cut(report: Path) -> None:
     assert workspace.opened.budget.num_over > 0
     assert workspace.why_not_ask == text.ASK_NEEDS_FIT
     with pytest.raises(RequestError):
-        workspace.ask("What?", SETTINGS)
+        workspace.ask("What?")
 
 
 def test_a_conversation_that_outgrows_the_context_is_refused_in_words(report: Path) -> None:
     workspace = ready(report, Loader())
-    done(workspace.ask("What? " * 4000, SETTINGS))
+    done(workspace.ask("What? " * 4000))
     assert "Nothing was cut" in workspace.trouble
     assert workspace.turns == ()
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     assert workspace.trouble == ""
 
 
@@ -237,7 +238,7 @@ def test_a_chosen_part_is_what_the_model_reads(report: Path) -> None:
     num_parts = len(workspace.opened.whole.blocks)
     assert num_parts > 1
     workspace.choose_range(1, 1)
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     prompt = loader.engines[0].tokenizer.decode(loader.engines[0].requests[-1].prompt_token_ids)
     assert workspace.opened.whole.blocks[1].text in prompt
     assert workspace.opened.whole.blocks[0].text not in prompt
@@ -249,7 +250,7 @@ def test_a_chosen_part_is_what_the_model_reads(report: Path) -> None:
 
 def test_a_file_that_cannot_be_read_changes_nothing(report: Path, tmp_path: Path) -> None:
     workspace = ready(report, Loader())
-    done(workspace.ask("What?", SETTINGS))
+    done(workspace.ask("What?"))
     with pytest.raises(DocumentError):
         workspace.open_document(tmp_path / "missing.pdf")
     assert workspace.opened is not None
@@ -281,7 +282,18 @@ def test_tokens_are_located_in_the_document(report: Path) -> None:
 def test_closing_frees_the_engine(report: Path) -> None:
     loader = Loader(step_s=0.02)
     workspace = ready(report, loader)
-    job = workspace.ask("What?", SETTINGS)
+    job = workspace.ask("What?")
     workspace.close()
     assert not job.is_running
     assert loader.engines[0].is_closed
+
+
+def test_settings_come_from_the_preset_until_they_are_changed(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    done(workspace.ask("What?"))
+    workspace.settings = replace(workspace.settings, max_tokens=7, temperature=0.5, seed=3)
+    done(workspace.ask("What?"))
+    first, second = (request for request in loader.engines[0].requests)
+    assert (first.stop.max_tokens, first.sampling) == (512, SamplingParams())
+    assert (second.stop.max_tokens, second.sampling) == (7, SamplingParams(temperature=0.5, seed=3))
