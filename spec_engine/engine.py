@@ -218,8 +218,8 @@ def load_engine(
     """Load the preset's models and put them together.
 
     `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `on_progress` is told in a few words
-    what happens next. Raises `ModelError` kinds when a model cannot be loaded, and `RequestError` for a drafter that the
-    preset cannot run.
+    what happens next. Raises `ModelError` kinds when a model cannot be loaded, and `RequestError` for a drafter that
+    the preset cannot run.
     """
     tell = on_progress or _ignore
     kind = drafter or preset.draft.kind
