@@ -125,15 +125,19 @@ class Engine:
                 tree = answer.propose(accepted.bonus)
             yield from show(answer.finish())
 
-    def with_drafter(self, kind: DrafterKind) -> "Engine":
+    def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "Engine":
         """An engine with another drafter on the same target and tokenizer, for example ``none`` for a plain run.
 
-        Raises `RequestError` when this engine was not built from a preset.
+        `use_retrieval` replaces the preset's choice. Raises `RequestError` when this engine was not built from a preset.
         """
         if self.preset is None:
             raise RequestError("This engine was put together by hand, so it cannot build a drafter. Use load_engine.")
-        drafter = _build_drafter(self.preset, kind, self._target)
-        config = replace(self._config, max_nodes=max_draft_nodes(kind, self.preset.draft))
+        draft = self.preset.draft
+        if use_retrieval is not None:
+            draft = replace(draft, retrieval=replace(draft.retrieval, enabled=use_retrieval))
+        preset = replace(self.preset, draft=draft)
+        drafter = _build_drafter(preset, kind, self._target)
+        config = replace(self._config, max_nodes=max_draft_nodes(kind, draft), retrieval=draft.retrieval, preset=preset)
         sibling = Engine(self._target, drafter, self._tokenizer, config)
         sibling._turn, sibling._pacer = self._turn, self._pacer
         return sibling
