@@ -154,6 +154,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     document = None if arguments.document is None else read_document(arguments.document, arguments.password)
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=_progress)
     session = Session(engine, document, context_length=engine.capacity)
+    prompt = session.prompt(arguments.question)
     finished: Finished | None = None
     events = session.ask(
         arguments.question,
@@ -170,7 +171,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     if arguments.json:
         answer = {
             "text": finished.text,
-            "prompt_token_ids": list(session.last_prompt_token_ids),
+            "prompt_token_ids": prompt,
             "token_ids": list(finished.token_ids),
             "finish_reason": finished.reason,
             "metrics": finished.metrics.as_dict(),

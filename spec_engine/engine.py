@@ -128,7 +128,8 @@ class Engine:
     def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "Engine":
         """An engine with another drafter on the same target and tokenizer, for example ``none`` for a plain run.
 
-        `use_retrieval` replaces the preset's choice. Raises `RequestError` when this engine was not built from a preset.
+        `use_retrieval` replaces the preset's choice. Raises `RequestError` when this engine was not built from a
+        preset.
         """
         if self.preset is None:
             raise RequestError("This engine was put together by hand, so it cannot build a drafter. Use load_engine.")

@@ -1,0 +1,133 @@
+"""The command line as a user calls it, on the built-in models and the bundled report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spec_engine.bench.tasks import bundled_text, read_texts
+from spec_engine.cli import main
+from spec_engine.config import load_preset, preset_names
+
+REPORT = read_texts(bundled_text())[0]
+QUESTION = "What does the document say about spectrum?"
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "report.txt"
+    path.write_text(REPORT[:4000], "utf-8")
+    return path
+
+
+def ask(document: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+    status = main(["ask", "--document", str(document), "--question", QUESTION, "--max-tokens", "40", "--json", *more])
+    assert status == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_ask_prints_one_json_object_with_everything_in_it(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(document, capsys)
+    assert set(answer) == {"text", "prompt_token_ids", "token_ids", "finish_reason", "metrics", "model_path"}
+    metrics = answer["metrics"]
+    assert isinstance(metrics, dict)
+    expected = """tokens_per_second time_to_first_token_s prefill_s draft_s verify_s num_prompt_tokens num_reused_tokens
+        num_spec_steps num_draft_tokens num_accepted_draft_tokens mean_acceptance_length""".split()
+    assert set(expected) <= set(metrics)
+    assert metrics["num_prompt_tokens"] == len(answer["prompt_token_ids"])
+    assert metrics["num_generated_tokens"] == len(answer["token_ids"])
+    assert answer["finish_reason"] in ("stop", "length")
+    assert Path(str(answer["model_path"])).is_dir()
+
+
+@pytest.mark.parametrize("sampling", [[], ["--temperature", "0.8", "--seed", "3"]])
+def test_every_drafter_gives_the_same_tokens(
+    document: Path, capsys: pytest.CaptureFixture[str], sampling: list[str]
+) -> None:
+    answers = [ask(document, capsys, "--drafter", kind, *sampling) for kind in ("none", "lm", "lookup")]
+    assert answers[0]["token_ids"] == answers[1]["token_ids"] == answers[2]["token_ids"]
+    assert answers[0]["text"] == answers[1]["text"] == answers[2]["text"]
+
+
+def test_ask_streams_the_text_and_sums_up(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ask(document, capsys)["text"]
+    assert main(["ask", "--document", str(document), "--question", QUESTION, "--max-tokens", "40"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == str(text).strip()
+    assert "tokens/s" in shown.err
+
+
+def test_read_shows_blocks_tokens_and_problems(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["read", str(document), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_tokens"] > 500
+    assert found["problems"] == []
+    assert all(set(block) == {"anchor", "text"} for block in found["blocks"])
+    assert main(["read", str(document)]) == 0
+    shown = capsys.readouterr()
+    assert REPORT[:200] in shown.out
+    assert "tokens" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["read", "absent.pdf"], "absent.pdf"),
+        (["ask", "--question", "?", "--document", "absent.txt"], "absent.txt"),
+        (["ask", "--question", "?", "--preset", "buildin"], "builtin"),
+        (["ask", "--question", " ", "--max-tokens", "3"], "question"),
+        (["bench", "--lengths", "many"], "lengths"),
+        (["bench", "--drafters", "lm"], "none"),
+        (["train", "all", "--corpus", "absent.jsonl"], "absent.jsonl"),
+        (["presets", "vicuna"], "vicuna-7b-16k"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.startswith("spec-engine: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown and load_preset(name).title in shown for name in preset_names())
+    assert main(["presets", "builtin", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "builtin"
+
+
+def test_doctor_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"device", "torch", "transformers", "attention", "attention reason", "memory"} <= set(found)
+    assert "present" in found["built-in models"]
+    assert main(["doctor"]) == 0
+    assert "attention" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    size = ["--lengths", "512", "--texts", "1", "--questions", "1", "--max-tokens", "24"]
+    assert main(["bench", *size, "--out", str(out)]) == 0
+    assert "| plain (`none`) |" in capsys.readouterr().out
+    rows = json.loads(out.read_text("utf-8"))["rows"]
+    assert {row["method"] for row in rows} == {"none", "lookup", "lm", "lm, no retrieval", "transformers generate"}
+    assert all(row["num_identical"] == row["num_answers"] == 1 for row in rows)
+    assert main(["bench", "--quality", *size, "--json"]) == 0
+    assert {row["kind"] for row in json.loads(capsys.readouterr().out)} == {"continue", "phrase", "words"}
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "spec_engine", "presets"], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "builtin" in done.stdout
