@@ -74,9 +74,23 @@ class WholeCache:
         """What the draft attends to."""
         return self.full
 
+    @property
+    def num_read(self) -> int:
+        """Leading tokens whose rows depend on the text alone."""
+        return self.full.length
+
+    @property
+    def keeps_view_rows(self) -> bool:
+        """Whether tokens run on the view belong to the memory."""
+        return True
+
     def room(self, num_new: int) -> int:
         """How many of `num_new` further tokens can be run on the view now."""
         return num_new
+
+    def read(self, num_new: int) -> None:
+        """Commit the `num_new` rows that were just appended to the full cache."""
+        self.full.advance(num_new)
 
     def keep(self, num_new: int) -> None:
         """Commit the `num_new` rows that were just appended to the view."""
@@ -84,6 +98,10 @@ class WholeCache:
 
     def focus(self, token_indices: Tensor) -> None:
         """Everything is in view already."""
+
+    def drop_last(self) -> None:
+        """Forget the newest token."""
+        self.full.truncate(self.full.length - 1)
 
     def truncate(self, num_tokens: int) -> None:
         """Forget the tokens from `num_tokens` on."""
@@ -93,8 +111,9 @@ class WholeCache:
 class FocusedCache:
     """A draft's memory with a view of bounded size.
 
-    Tokens of the prompt are written to `full` at their own positions. Later tokens are run on the view, at the position
-    behind it, and copied from there; so each cached key remembers the position that it was rotated to.
+    Until something was chosen, tokens are read into `full` at their own positions, and the view (the first and the
+    newest of them) serves drafting alone. Afterwards tokens are run on the view, at the position behind it, and their
+    rows copied from there; so each cached key remembers the position that it was rotated to.
     """
 
     def __init__(
@@ -105,6 +124,7 @@ class FocusedCache:
         self._rotations = tuple(rotations)
         self._size = size
         self._positions = torch.arange(num_tokens)  # of the keys in `full`
+        self._num_read = 0
         self._chosen: Tensor | None = None  # tokens that retrieval chose
         self._num_behind = 0  # tokens up to here existed at that time; later ones follow the chosen
         self._is_stale = True
@@ -114,12 +134,28 @@ class FocusedCache:
         """What the draft attends to; `room` brings it up to date."""
         return self._view
 
+    @property
+    def num_read(self) -> int:
+        """Leading tokens whose rows depend on the text alone, not on what was in view at the time."""
+        return self._num_read
+
+    @property
+    def keeps_view_rows(self) -> bool:
+        """Whether tokens run on the view belong to the memory."""
+        return self._chosen is not None
+
     def room(self, num_new: int) -> int:
         """How many of `num_new` further tokens can be run on the view now; makes it anew where it must be."""
-        num_all = self.full.length
         if self._is_stale or self._view.length + num_new > self._size.limit:
-            self._make_view(self._tokens_in_view(num_all, num_new))
+            self._make_view(self._tokens_in_view(self.full.length, num_new))
         return min(num_new, self._size.limit - self._view.length)
+
+    def read(self, num_new: int) -> None:
+        """Commit the `num_new` rows that were just appended to the full cache, at their own positions."""
+        assert self._num_read == self.full.length, "rows of the view lie at other positions, so nothing can follow them"
+        self.full.advance(num_new)
+        self._num_read = self.full.length
+        self._is_stale = True
 
     def keep(self, num_new: int) -> None:
         """Commit the `num_new` rows that were just appended to the view, there and in the full cache."""
@@ -135,10 +171,17 @@ class FocusedCache:
             self._num_behind = int(token_indices[-1]) + 1 if len(token_indices) else 0
             self._is_stale = True
 
+    def drop_last(self) -> None:
+        """Forget the newest token, which was run on the view."""
+        self.full.truncate(self.full.length - 1)
+        if not self._is_stale:
+            self._view.truncate(self._view.length - 1)
+
     def truncate(self, num_tokens: int) -> None:
-        """Forget the tokens from `num_tokens` on, and what was chosen."""
+        """Forget the tokens from `num_tokens` (at most `num_read`) on, and what was chosen."""
         self.full.truncate(num_tokens)
-        self._positions[num_tokens:] = torch.arange(num_tokens, len(self._positions))
+        self._positions = torch.arange(len(self._positions))
+        self._num_read = num_tokens
         self._chosen, self._is_stale = None, True
 
     def _tokens_in_view(self, num_all: int, num_new: int) -> Tensor:
@@ -154,7 +197,7 @@ class FocusedCache:
             chosen, first = self._chosen[self._chosen < num_all], self._num_behind
             if len(chosen) + num_all - first > most:
                 first = max(first, num_all - size.num_recent)
-        first = max(first, 0)
+        first = min(max(first, 0), num_all)  # the newest chosen tokens may not have been run yet
         tokens = torch.cat((chosen[chosen < first], torch.arange(first, num_all)))
         return tokens[max(len(tokens) - most, 0) :]
 

@@ -7,11 +7,12 @@ Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 from collections.abc import Callable
 
 from spec_engine.config import DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import lookup, none
+from spec_engine.drafters import lm, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
+    "lm": lm.build,
     "lookup": lookup.build,
 }
 

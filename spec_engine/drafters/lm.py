@@ -1,0 +1,186 @@
+"""Drafting with a small language model of the same vocabulary.
+
+Job: keep the draft model's memory in step with the target, run the model on the view that retrieval chose, and grow a
+tree from it, one pass per level.
+Non-job: how trees grow (`tree`), what is in view (`retrieval`, `cache.working`).
+
+With retrieval this is SpecExtend's cross-model retrieval (arXiv 2505.20776, section 3.2): the draft reads the prompt
+with a window, so that relative distances stay as in its training, and then looks at the focused part of the context
+only, re-positioned to 0 … n - 1. Without retrieval the draft sees all it has at its own positions, plain speculative
+decoding. In a step, the newly accepted tokens and the root take one pass, each level of the tree another; the rows of
+the tree lie behind the view and are forgotten afterwards.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from spec_engine.drafters.base import DrafterContext
+from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings
+from spec_engine.errors import RequestError
+from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
+from spec_engine.model.runner import Runner, check_context
+from spec_engine.model.target import Step, Taps
+from spec_engine.retrieval import Focus
+from spec_engine.sampling import SamplingParams
+from spec_engine.tree import DraftTree, TreeGrower, make_grower
+
+_READ_CHUNK = 512  # tokens of a pass that catches up
+
+
+class LMDrafter:
+    """A small model that proposes trees. Its memory of the text outlives an answer.
+
+    Raises `UnsupportedModel` for a model that cannot be used, `PresetError` for a view longer than its trained range.
+    """
+
+    name = "lm"
+
+    def __init__(self, model: PreTrainedModel, settings: LMSettings) -> None:
+        runner = Runner(model)
+        check_context(runner.config, settings.num_tokens, runner.name)
+        self.vocab_size = min(settings.vocab_size, runner.vocab_size)
+        self._settings = settings
+        self._memory = LMMemory(runner, settings)
+
+    def begin(self, sampling: SamplingParams) -> "LMSession":
+        """A session for a new answer."""
+        return LMSession(self._memory, replace(self._settings, vocab_size=self.vocab_size), sampling.temperature)
+
+
+def build(context: DrafterContext) -> LMDrafter:
+    """The drafter for ``draft.kind = "lm"``: loads the preset's draft model beside the target."""
+    preset, draft = context.preset, context.preset.draft
+    if draft.model is None:
+        raise RequestError(f"The preset '{preset.name}' names no draft model. Add a [draft.model] with an id.")
+    check_vocabulary(load_tokenizer(preset, preset.target), load_tokenizer(preset, draft.model))
+    model = load_target(preset, draft.model, device=context.device)
+    target = context.target
+    return LMDrafter(model, LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval))
+
+
+class LMSession:
+    """The drafter's side of one answer."""
+
+    def __init__(self, memory: LMMemory, settings: LMSettings, temperature: float) -> None:
+        self._memory = memory
+        self._settings = settings
+        self._temperature = temperature
+        self._pending: list[int] = []  # committed tokens that the draft has not run yet
+        self._has_joined = False  # the memory holds nothing but this answer's text
+        self._has_root = False  # the memory's newest token is a root, not committed yet
+        self._has_proposed = False
+
+    @property
+    def taps(self) -> Taps:
+        """Retrieval needs the target's attention."""
+        return Taps(attention_row=self._settings.retrieval.enabled)
+
+    def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
+        """Keep what the memory shares with `prefix`, read the rest in chunks; yields the number of tokens held."""
+        num_held = self._memory.share(prefix)
+        self._has_joined = True
+        while num_held < len(prefix):
+            chunk = prefix[num_held : num_held + _READ_CHUNK]
+            self._memory.read(chunk)
+            num_held += len(chunk)
+            yield num_held
+
+    def observe(self, step: Step) -> None:
+        """Take committed tokens. The prompt is read at once; later tokens wait for the next proposal."""
+        self._join()
+        token_ids = step.token_ids
+        if self._has_root:
+            self._has_root = False
+            if token_ids[:1] == (self._memory.token_ids[-1],):
+                token_ids = token_ids[1:]
+            else:
+                self._memory.drop_last()
+        self._pending.extend(token_ids)
+        if not self._has_proposed:
+            self._read_pending()
+
+    def focus(self, focus: Focus) -> None:
+        """Look at the focused tokens and those after them."""
+        self._memory.cache.focus(focus.token_indices)
+
+    def propose(self, root: int, max_nodes: int) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes."""
+        self._join()
+        self._has_proposed = True
+        if self._has_root:
+            self._has_root = False
+            self._memory.drop_last()
+        if max_nodes < 1:
+            return DraftTree.root(root)
+        tree = self._settings.tree
+        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root)
+        logits = self._run_root(root)
+        view = self._memory.cache.view
+        base = view.length
+        self._grow(grower, grower.start(self._log_probs(logits)[0]), base)
+        view.truncate(base if self._has_root else base - 1)
+        return grower.finish()
+
+    def _join(self) -> None:
+        """Forget an earlier answer's text, where no prefix was taken over."""
+        if not self._has_joined:
+            self._memory.share(())
+            self._has_joined = True
+
+    def _read_pending(self) -> None:
+        for start in range(0, len(self._pending), _READ_CHUNK):
+            self._memory.read(self._pending[start : start + _READ_CHUNK])
+        self._pending.clear()
+
+    def _run_root(self, root: int) -> Tensor:
+        """Bring the memory up to date and run the root; logits [1, V] after it. Its row is the view's last."""
+        cache = self._memory.cache
+        if not cache.keeps_view_rows:
+            self._read_pending()
+            cache.room(1)
+            logits = self._memory.run_on_view([root])
+            cache.view.advance(1)
+            return logits
+        tokens, done = [*self._pending, root], 0
+        while done < len(tokens):
+            num_next = min(cache.room(len(tokens) - done), _READ_CHUNK)
+            logits = self._memory.extend_view(tokens[done : done + num_next])
+            done += num_next
+        self._pending.clear()
+        self._has_root = True
+        return logits
+
+    def _grow(self, grower: TreeGrower, frontier: list[int], base: int) -> None:
+        """Run the tree level by level behind the view's first `base` rows, until the grower has enough."""
+        row_of: dict[int, int] = {}
+        offsets: list[int] = []
+        while frontier:
+            for node in frontier:
+                row_of[node] = len(offsets)
+                offsets.append(grower.depth(node) - 1)
+            logits = self._memory.run_level(_level(grower, frontier, row_of, offsets), base)
+            self._memory.cache.view.advance(len(frontier))
+            frontier = grower.extend(frontier, self._log_probs(logits))
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [n, V] as the answer is sampled; greedy answers are drafted at temperature 1."""
+        scaled = logits[:, : self._settings.vocab_size].float()
+        if self._temperature > 0:
+            scaled = scaled / self._temperature
+        return torch.log_softmax(scaled, dim=-1)
+
+
+def _level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:
+    """The level `frontier`, whose rows are the last ones."""
+    token_ids = [grower.token_id(node) for node in frontier]
+    seen = [[row_of[ancestor] for ancestor in grower.ancestors(node)] for node in frontier]
+    if len(frontier) == 1 and len(seen[0]) == len(offsets):
+        return Level(token_ids, None, torch.tensor(offsets))
+    visible = torch.zeros(len(frontier), len(offsets), dtype=torch.bool)
+    rows = [row for row, columns in enumerate(seen) for _ in columns]
+    visible[rows, [column for columns in seen for column in columns]] = True
+    return Level(token_ids, visible, torch.tensor(offsets))

@@ -1,0 +1,245 @@
+"""Loading models and tokenizers, from the hub or a folder.
+
+Job: where a model runs and in which dtype, download, quantisation, the vocabulary check between target and draft, and
+errors in words for everything that goes wrong on the way.
+Non-job: using the model (`target`, `drafters.lm`), deciding which model (`config`).
+
+Weights get their dtype while they are read. Casting a loaded model would also cast its rotary frequencies, which ruins
+bfloat16 models at long context.
+"""
+
+import errno
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from spec_engine.config import DTypeName, ModelRef, Preset, Quantization, resolve_model
+from spec_engine.errors import (
+    MissingDependency,
+    ModelDownloadError,
+    ModelError,
+    ModelNotFound,
+    UnsupportedModel,
+    VocabularyMismatch,
+)
+from spec_engine.model.tokenizer import Tokenizer
+
+_CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_INSTALL_QUANT = "Run: pip install 'spec-engine[quant]'"
+_OLDEST_BITSANDBYTES = (0, 50)  # before it, a pass over more than one token dequantised every weight
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of this name; "auto" is the first GPU if there is one, else the CPU.
+
+    Raises `ModelError` for a name that is no device, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"'{name}' is no device. Use auto, cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"The device '{name}' was asked for, but torch finds no CUDA GPU here. Use the device 'cpu', or install a "
+            "torch build with CUDA and a driver."
+        )
+    return device
+
+
+def pick_dtype(name: DTypeName, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
+    """The dtype to load weights in: "auto" is the checkpoint's on an accelerator and float32 on the CPU."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cpu" or checkpoint is None:
+        return torch.float32
+    if checkpoint is torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return torch.float16  # GPUs before Ampere compute in bfloat16 only by emulation
+    return checkpoint
+
+
+def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTrainedModel:
+    """The causal language model of `ref`, in eval mode on its device; for drafts too.
+
+    Raises `ModelNotFound`, `ModelDownloadError`, `UnsupportedModel`, `MissingDependency`, or `ModelError` when it does
+    not fit the memory.
+    """
+    where = pick_device(device)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # only that of reading files
+    if ref.quantization != "none":
+        _require_bitsandbytes()
+    folder = _fetch(preset, ref, weights=True)
+    config = _load_config(folder, ref)
+    checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
+    dtype = pick_dtype(ref.dtype, where, checkpoint)
+    with _reading(ref.id):
+        if ref.quantization == "none":
+            model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+            torch.nn.Module.to(model, where)  # device only: see the module's docstring
+        else:
+            settings = _quantization_settings(ref.quantization, dtype)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=dtype, quantization_config=settings, device_map={"": where}
+            )
+    assert isinstance(model, PreTrainedModel), "transformers gives its own models"
+    model.train(False)
+    return model
+
+
+def load_config(preset: Preset, ref: ModelRef) -> PretrainedConfig:
+    """The configuration of `ref` alone, for `memory.memory_need`. Raises like `load_target`."""
+    return _load_config(_fetch(preset, ref, weights=False), ref)
+
+
+def load_tokenizer(preset: Preset, ref: ModelRef) -> Tokenizer:
+    """The tokenizer of `ref`, with the stop ids of its generation settings. Raises like `load_target`."""
+    folder = _fetch(preset, ref, weights=False)
+    with _reading(ref.id):
+        return Tokenizer(AutoTokenizer.from_pretrained(folder), _stop_ids(folder))
+
+
+def check_vocabulary(target: Tokenizer, draft: Tokenizer) -> None:
+    """Raise `VocabularyMismatch` unless target and draft mean the same by a token id.
+
+    Compared are all ids that both have; one of them may know more tokens at the end.
+    """
+    left, right = target.vocabulary(), draft.vocabulary()
+    num_common = min(max(left.values()), max(right.values())) + 1
+    spelled = {token_id: token for token, token_id in left.items() if token_id < num_common}
+    for token, token_id in right.items():
+        if token_id < num_common and spelled.get(token_id, token) != token:
+            raise VocabularyMismatch(
+                f"Target ({len(left):,} tokens) and draft ({len(right):,} tokens) have different vocabularies: id "
+                f"{token_id} is {spelled[token_id]!r} for the target and {token!r} for the draft. Use a draft of the "
+                "same model family, or the drafter 'lookup', which needs no second model."
+            )
+
+
+def _load_config(folder: str, ref: ModelRef) -> PretrainedConfig:
+    with _reading(ref.id):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    return config
+
+
+def _stop_ids(folder: str) -> list[int]:
+    """End tokens named in ``generation_config.json`` or, where that says nothing, in ``config.json``."""
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if found is not None:
+            return [found] if isinstance(found, int) else list(found)
+    return []
+
+
+def _fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
+    """A folder with the files of `ref`: itself if it is local, else downloaded."""
+    found = resolve_model(preset, ref)
+    path = Path(found)
+    if path.is_dir():
+        return found
+    if path.is_absolute() or found.startswith((".", "~")):
+        raise ModelNotFound(f"The folder {found} does not exist. Correct the path in preset '{preset.name}'.")
+    with _downloading(ref):
+        folder = snapshot_download(found, revision=ref.revision, allow_patterns=list(_CONFIG_FILES))
+        if weights:
+            folder = snapshot_download(found, revision=ref.revision, allow_patterns=["*.safetensors"])
+            if not any(Path(folder).glob("*.safetensors")):
+                folder = snapshot_download(found, revision=ref.revision, allow_patterns=["pytorch_model*.bin"])
+    return str(folder)
+
+
+@contextmanager
+def _downloading(ref: ModelRef) -> Iterator[None]:
+    """What the hub says, in our words."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"Access to '{ref.id}' was refused: its owner asks for a consent. Accept the terms on "
+            f"https://huggingface.co/{ref.id} and log in with: hf auth login"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(f"'{ref.id}' has no revision '{ref.revision}'. Correct it in the preset.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelNotFound(
+            f"There is no model '{ref.id}' on the hub, and no such folder. Check the spelling; for a private model log "
+            "in with: hf auth login"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelDownloadError(
+            f"'{ref.id}' is not on this machine and the hub cannot be reached. Connect to the network, or use the "
+            "preset 'builtin', which needs no download."
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelDownloadError(f"The hub did not deliver '{ref.id}': {error}. Try again later.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelDownloadError(f"The disk is full: '{ref.id}' was not stored. Free space, try again.") from error
+        raise ModelDownloadError(f"Downloading '{ref.id}' failed: {error}. Try again.") from error
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What goes wrong while files become a model, in our words."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"'{name}' does not fit the memory of the GPU. Choose a smaller model, a 4-bit preset, or the device 'cpu'."
+        ) from error
+    except SafetensorError as error:
+        raise ModelError(f"A weight file of '{name}' is damaged: {error}. Delete it and load again.") from error
+    except OSError as error:
+        raise ModelNotFound(f"'{name}' is no complete model: {error} Check the folder or the id.") from error
+    except ImportError as error:
+        raise MissingDependency(f"Loading '{name}' needs another package: {error} {_INSTALL_QUANT}") from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedModel(f"transformers cannot load '{name}': {error}. Choose another model.") from error
+
+
+def _require_bitsandbytes() -> None:
+    """Raise `MissingDependency` unless a fitting bitsandbytes and accelerate are installed."""
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependency(f"Quantised models need the package {package}. {_INSTALL_QUANT}")
+    version = importlib.metadata.version("bitsandbytes")
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_BITSANDBYTES:
+        raise MissingDependency(
+            f"bitsandbytes {version} is too old: speculation would be slower than plain decoding. {_INSTALL_QUANT}"
+        )
+
+
+def _quantization_settings(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation (QLoRA, arXiv 2305.14314), or LLM.int8 (arXiv 2208.07339)."""
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
