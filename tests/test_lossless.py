@@ -20,7 +20,7 @@ from spec_engine.metrics import GenerationMetrics
 from spec_engine.sampling import SamplingParams
 from tests.fakes import END_ID, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
 
-NUM_NEW = 48
+NUM_NEW = 36
 VIEW = RetrievalConfig(chunk_size=8, top_k=6, num_sink=8, num_recent=32, prefill_window=64)
 TREES = {
     "opt": TreeConfig(num_nodes=14, threshold=0.2, max_depth=6),
@@ -205,6 +205,42 @@ def test_an_answer_given_up_midway_leaves_no_trace(pairs: Callable[[str], Pair],
         answer.close()  # type: ignore[attr-defined]
         assert ask(engine, other)[0] == pair.greedy(other)
     assert ask(engine, prompt)[0] == pair.greedy(prompt)
+
+
+def test_interleaved_answers_of_two_engines(pairs: Callable[[str], Pair]) -> None:
+    """Event by event in turn, each with a model and a cache of its own: nothing may leak through the process."""
+    pair = pairs("qwen3")
+    prompts = (prompt_of(120, seed=21), prompt_of(333, seed=22))
+    answers = [
+        pair.engine(way).generate(Request(prompt, SamplingParams(), StopRules(NUM_NEW)))
+        for way, prompt in zip((Way("lm", retrieval=True), Way("lookup")), prompts, strict=True)
+    ]
+    found: dict[int, tuple[int, ...]] = {}
+    while len(found) < 2:
+        for index, answer in enumerate(answers):
+            event = next(answer, None)
+            if isinstance(event, Finished):
+                found[index] = event.token_ids
+    assert [found[0], found[1]] == [pair.greedy(prompt) for prompt in prompts]
+
+
+def test_half_precision_differs_at_near_ties_only(pairs: Callable[[str], Pair]) -> None:
+    """In bfloat16 a pass over a tree rounds differently from a pass over one token; more must not happen."""
+    pair = pairs("llama")
+    preset = pair_preset(pair.folder, tree=TREES["opt"])
+    preset = replace(preset, target=replace(preset.target, dtype="bfloat16"))
+    engine = load_with(preset, Way("lm"))
+    plain = engine.with_drafter("none")
+    for seed in range(6):
+        prompt = prompt_of(150, seed=40 + seed)
+        drafted, expected = ask(engine, prompt)[0], ask(plain, prompt)[0]
+        if drafted != expected:
+            num_same = next(i for i, (a, b) in enumerate(zip(drafted, expected, strict=True)) if a != b)
+            ids = torch.tensor([[*prompt, *expected[:num_same]]])
+            with torch.no_grad():
+                logits = plain.target.model(ids, use_cache=False).logits[0, -1].float()
+            gap = abs(float(logits[drafted[num_same]] - logits[expected[num_same]]))
+            assert gap < 0.1, f"the texts part at token {num_same} although the logits differ by {gap:.3f}"
 
 
 def test_engines_that_take_turns_on_one_target(pairs: Callable[[str], Pair]) -> None:
