@@ -56,7 +56,7 @@ class Recipe:
     num_warmup: int = 100  # steps
     decay_share: float = 0.25
     text_weight: float = 0.2  # loss weight of document text against answers
-    guidance: float = 0.3  # weight of the attention guidance, 0 for none
+    guidance: float = 1.0  # weight of the attention guidance, 0 for none
     mark_layer: int | None = None  # guided from every token of a passage to its mark
     match_layer: int | None = None  # guided from words of the question to the document
     gather_layer: int | None = None  # guided from the beginning of an answer to the matched words of its question

@@ -21,6 +21,7 @@ from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, U
 from spec_engine.train.wording import ASK_CONTINUE, ASK_OUTLINE, ASK_PHRASE, ASK_WORDS, STOP_WORDS
 
 WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
+DRILL_TOKENS = 6  # of an answer in a drill row, whose end is not learned: many questions about one document
 FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
 DOC_LABEL = -1.0  # marks document text, whose weight the loop chooses
 
@@ -74,7 +75,12 @@ class QuoteTasks:
     """Draws rows from the training or the held-out part of a corpus. Deterministic for a seed."""
 
     def __init__(
-        self, corpus: TokenizedCorpus, split: str = "train", seed: int = 0, permuted_share: float = 0.2
+        self,
+        corpus: TokenizedCorpus,
+        split: str = "train",
+        seed: int = 0,
+        permuted_share: float = 0.2,
+        drill_share: float = 0.5,
     ) -> None:
         self._documents = corpus.train if split == "train" else corpus.held_out
         self._tokenizer: Tokenizer = corpus.tokenizer
@@ -82,7 +88,7 @@ class QuoteTasks:
         self._share = np.minimum(sizes, 60_000) / np.minimum(sizes, 60_000).sum()
         self._random = random.Random(seed)
         self._numpy = np.random.default_rng(seed)
-        self._permuted_share = permuted_share
+        self._permuted_share, self._drill_share = permuted_share, drill_share
         self._control = {name: self._tokenizer.token_to_id(name) for name in CONTROLS}
         self._first_mark = self._tokenizer.token_to_id("<|s0|>")
         self._newlines = self._encode("\n\n")
@@ -112,6 +118,7 @@ class QuoteTasks:
         share = self._random.uniform(0.35, 0.65) if length <= 2048 else self._random.uniform(0.6, 0.8)
         placed = self._place_document(row, int(length * share))
         is_permuted = self._random.random() < self._permuted_share and only is None
+        is_drill = self._random.random() < self._drill_share and only is None
         if is_permuted:
             self._permute(row, placed)
         text = " ".join(item.passage.text for item in placed).lower()
@@ -122,6 +129,8 @@ class QuoteTasks:
                 misses += 1
                 continue
             question, match, answer, source = asked
+            if is_drill:
+                answer, source = answer[:DRILL_TOKENS], source[:DRILL_TOKENS]
             if len(row.ids) + len(question) + len(answer) + 4 > length:
                 misses += 10
                 continue
@@ -136,7 +145,7 @@ class QuoteTasks:
             row.set_marks(len(row.ids) - len(answer), self._first_mark)
             for offset in range(min(2, len(answer))):
                 row.weight[len(row.ids) - len(answer) + offset] = FIRST_WEIGHT
-            row.add([self._control[END]], 1.0)
+            row.add([self._control[END]], 0.0 if is_drill else 1.0)
         return row
 
     def _encode(self, text: str) -> list[int]:
@@ -183,7 +192,7 @@ class QuoteTasks:
         self, placed: list[Placed], text: str, is_permuted: bool, only: str | None
     ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
         """Question ids, matches (offset in the question, position), answer ids and their sources; None: try again."""
-        kind = only or self._random.choices(("phrase", "words", "continue", "outline"), (0.42, 0.25, 0.27, 0.06))[0]
+        kind = only or self._random.choices(("phrase", "words", "continue", "outline"), (0.42, 0.3, 0.22, 0.06))[0]
         number = self._random.randrange(len(placed))
         if kind == "outline":
             return self._outline(placed)
