@@ -24,6 +24,8 @@ _GAMMA = 0x9E3779B97F4A7C15  # step between two counters
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # shift, then multiply
 _LAST_SHIFT = 31
 
+_TRUST = 2.0  # measured on perturbed models: 1 to 4 differ little, 0 would ignore the noise
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -104,6 +106,19 @@ def choose(
         rows = [noise.at(position, scores.shape[1], scores.device) for position in positions]
         scores = scores + torch.stack(rows)
     return tuple(scores.argmax(dim=-1).tolist())
+
+
+def draft_log_probs(logits: Tensor, params: SamplingParams, position: int, noise: GumbelNoise) -> Tensor:
+    """float32 [n, V]: how likely each token is what the target will choose at `position`, from the draft's logits.
+
+    When the answer is sampled, the noise that will decide is known, so the draft ranks by its own logits plus that
+    noise: where it agrees with the target it also agrees on the draw. `_TRUST` sharpens the result, because the noise
+    itself is not uncertain. The repetition penalty is left out; it would need a history for each row.
+    """
+    if params.temperature == 0:
+        return logits.float().log_softmax(dim=-1)
+    scores = warp(logits, params) + noise.at(position, logits.shape[1], logits.device)
+    return (scores * _TRUST).log_softmax(dim=-1)
 
 
 def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None) -> Tensor:

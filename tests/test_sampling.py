@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 )
 
 from spec_engine.errors import RequestError
-from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens, warp
+from spec_engine.sampling import GumbelNoise, SamplingParams, choose, draft_log_probs, seen_tokens, warp
 from spec_engine.tree import DraftTree
 
 
@@ -123,6 +123,18 @@ def test_excluded_tokens_are_never_drawn() -> None:
     chosen = choose(logits, params, range(500))
     allowed = logits.topk(3, dim=-1).indices
     assert all(token_id in allowed[row] for row, token_id in enumerate(chosen))
+
+
+def test_a_draft_that_agrees_also_agrees_on_the_draw() -> None:
+    """Ranked with the noise that decides, the right draft's first token is the target's choice every time."""
+    logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(5))
+    params = SamplingParams(temperature=1.0, top_k=50, seed=8)
+    noise = GumbelNoise(8)
+    for position in range(100):
+        row = draft_log_probs(logits, params, position, noise)
+        assert row.exp().sum().item() == pytest.approx(1, abs=1e-4)
+        assert (int(row.argmax()),) == choose(logits, params, [position])
+    assert torch.equal(draft_log_probs(logits, SamplingParams(), 3, noise), logits.log_softmax(-1))
 
 
 def test_half_precision_logits_are_read_in_float32() -> None:

@@ -25,7 +25,7 @@ from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
-from spec_engine.sampling import SamplingParams
+from spec_engine.sampling import GumbelNoise, SamplingParams, draft_log_probs
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
 _READ_CHUNK = 512  # tokens of a pass that catches up
@@ -48,7 +48,7 @@ class LMDrafter:
 
     def begin(self, sampling: SamplingParams) -> "LMSession":
         """A session for a new answer."""
-        return LMSession(self._memory, replace(self._settings, vocab_size=self.vocab_size), sampling.temperature)
+        return LMSession(self._memory, replace(self._settings, vocab_size=self.vocab_size), sampling)
 
 
 def build(context: DrafterContext) -> LMDrafter:
@@ -65,10 +65,12 @@ def build(context: DrafterContext) -> LMDrafter:
 class LMSession:
     """The drafter's side of one answer."""
 
-    def __init__(self, memory: LMMemory, settings: LMSettings, temperature: float) -> None:
+    def __init__(self, memory: LMMemory, settings: LMSettings, sampling: SamplingParams) -> None:
         self._memory = memory
         self._settings = settings
-        self._temperature = temperature
+        self._sampling = sampling
+        self._noise = GumbelNoise(sampling.seed)
+        self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # committed tokens that the draft has not run yet
         self._has_joined = False  # the memory holds nothing but this answer's text
         self._has_root = False  # the memory's newest token is a root, not committed yet
@@ -83,6 +85,7 @@ class LMSession:
         """Keep what the memory shares with `prefix`, read the rest in chunks; yields the number of tokens held."""
         num_held = self._memory.share(prefix)
         self._has_joined = True
+        self._num_done = len(prefix)
         while num_held < len(prefix):
             chunk = prefix[num_held : num_held + _READ_CHUNK]
             self._memory.read(chunk)
@@ -92,6 +95,7 @@ class LMSession:
     def observe(self, step: Step) -> None:
         """Take committed tokens. The prompt is read at once; later tokens wait for the next proposal."""
         self._join()
+        self._num_done = step.num_done
         token_ids = step.token_ids
         if self._has_root:
             self._has_root = False
@@ -121,7 +125,8 @@ class LMSession:
         logits = self._run_root(root)
         view = self._memory.cache.view
         base = view.length
-        self._grow(grower, grower.start(self._log_probs(logits)[0]), base)
+        self._noise.forget(self._num_done + 1)
+        self._grow(grower, grower.start(self._log_probs(logits, 1)[0]), base)
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
 
@@ -164,14 +169,13 @@ class LMSession:
                 offsets.append(grower.depth(node) - 1)
             logits = self._memory.run_level(_level(grower, frontier, row_of, offsets), base)
             self._memory.cache.view.advance(len(frontier))
-            frontier = grower.extend(frontier, self._log_probs(logits))
+            depth = grower.depth(frontier[0]) + 1
+            frontier = grower.extend(frontier, self._log_probs(logits, depth))
 
-    def _log_probs(self, logits: Tensor) -> Tensor:
-        """Log-probabilities [n, V] as the answer is sampled; greedy answers are drafted at temperature 1."""
-        scaled = logits[:, : self._settings.vocab_size].float()
-        if self._temperature > 0:
-            scaled = scaled / self._temperature
-        return torch.log_softmax(scaled, dim=-1)
+    def _log_probs(self, logits: Tensor, depth: int) -> Tensor:
+        """Log-probabilities [n, V] of the tokens at this depth as the answer is sampled; greedy at temperature 1."""
+        known = logits[:, : self._settings.vocab_size]
+        return draft_log_probs(known, self._sampling, self._num_done + depth, self._noise)
 
 
 def _level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:
