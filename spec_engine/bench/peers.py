@@ -45,7 +45,7 @@ def transformers_generate(
     watch = _Stopwatch()
     ids = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():
-        output = model.generate(
+        output: torch.Tensor = model.generate(  # type: ignore[operator]
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, streamer=watch,
             eos_token_id=sorted(stop_ids), pad_token_id=next(iter(stop_ids), 0),
         )  # fmt: skip

@@ -30,7 +30,7 @@ from spec_engine.events import Finished
 from spec_engine.sampling import SamplingParams
 
 PEER = "transformers generate"
-PLAIN = "none"
+PLAIN: DrafterKind = "none"
 
 
 @dataclass(frozen=True, slots=True)

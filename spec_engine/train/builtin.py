@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, SmolLM3Config
+from transformers import LlamaConfig, PreTrainedTokenizerFast, SmolLM3Config
 
 from spec_engine.errors import TrainingError
 from spec_engine.train.corpus import END, PAD, TokenizedCorpus, read_corpus, train_tokenizer
@@ -60,11 +60,20 @@ def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
 
 def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     """4.6 M parameters, context grown from 256 to 8K tokens."""
-    config = SmolLM3Config(
-        hidden_size=256, intermediate_size=512, num_hidden_layers=len(WITH_ROPE), num_attention_heads=4,
-        num_key_value_heads=2, no_rope_layers=list(WITH_ROPE), use_sliding_window=True, sliding_window=128,
-        layer_types=["sliding_attention" if rope else "full_attention" for rope in WITH_ROPE], **_common(tokenizer),
-    )  # fmt: skip
+    config = SmolLM3Config.from_dict(
+        {
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": len(WITH_ROPE),
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "no_rope_layers": list(WITH_ROPE),
+            "use_sliding_window": True,
+            "sliding_window": 128,
+            "layer_types": ["sliding_attention" if rope else "full_attention" for rope in WITH_ROPE],
+            **_common(tokenizer),
+        }
+    )
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
     stages = parse_stages("256:64:4,512:32:8,1024:16:16,2048:8:20,4096:4:30,8192:2:20")
     return Recipe(
@@ -74,10 +83,16 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
 
 def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     """0.8 M parameters, contexts of at most 1K tokens, positions by RoPE in every layer."""
-    config = LlamaConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        **_common(tokenizer),
-    )  # fmt: skip
+    config = LlamaConfig.from_dict(
+        {
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            **_common(tokenizer),
+        }
+    )
     return Recipe(config, parse_stages("256:64:10,512:32:15,1024:16:15"), copy_layer=1)
 
 
@@ -91,7 +106,7 @@ def train_builtin(job: TrainingJob, log: Callable[[str], None]) -> None:
     if job.part == "tokenizer" or not folder.is_dir():
         train_tokenizer(documents).save_pretrained(folder)
         log(f"tokenizer written to {folder}")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     recipes = {"target": target_recipe, "draft": draft_recipe}
     parts = [part for part in recipes if job.part in (part, "all")]
     if not parts:

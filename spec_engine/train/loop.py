@@ -71,8 +71,8 @@ class Recipe:
 
 def new_model(config: SmolLM3Config | LlamaConfig) -> PreTrainedModel:
     """A model with fresh weights in float32."""
-    kind = LlamaForCausalLM if isinstance(config, LlamaConfig) else SmolLM3ForCausalLM
-    model: PreTrainedModel = kind(config)
+    model: PreTrainedModel
+    model = LlamaForCausalLM(config) if isinstance(config, LlamaConfig) else SmolLM3ForCausalLM(config)
     with torch.no_grad():  # smaller residual branches at the start
         for layer in model.model.layers:
             for matrix in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
@@ -146,8 +146,9 @@ def make_batch(
     labels = ids[:, 1:].reshape(-1)[chosen]
     is_answer = np.arange(room) < len(answers)
     guides = _guides(arrays, recipe, generator, device) if recipe.guidance else {}
-    to = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
-    return Batch(to(ids), to(flat[chosen]), to(labels), to(weights), to(is_answer), guides)
+    arrays_of = (ids, flat[chosen], labels, weights, is_answer)
+    whole, rows, labelled, weighted, answered = (torch.from_numpy(array).to(device) for array in arrays_of)
+    return Batch(whole, rows, labelled, weighted, answered, guides)
 
 
 def _guides(
@@ -234,7 +235,7 @@ class Trainer:
         model = new_model(recipe.config)
         if initial is not None:
             model = type(model).from_pretrained(initial, dtype=torch.float32)
-        self._model = model.to(self._device).train()
+        self._model = model.train().to(device=self._device)
         self._optimizers = Optimizers(self._model)
         self._loss_of = make_loss(self._model, recipe)
         self._generator = np.random.default_rng(0)

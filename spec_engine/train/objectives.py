@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Tokenizer
 
+from spec_engine.errors import TrainingError
 from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, USER, Passage, TokenizedCorpus
 from spec_engine.train.wording import ASK_CONTINUE, ASK_OUTLINE, ASK_PHRASE, ASK_WORDS, STOP_WORDS
 
@@ -89,8 +90,8 @@ class QuoteTasks:
         self._random = random.Random(seed)
         self._numpy = np.random.default_rng(seed)
         self._permuted_share, self._drill_share = permuted_share, drill_share
-        self._control = {name: self._tokenizer.token_to_id(name) for name in CONTROLS}
-        self._first_mark = self._tokenizer.token_to_id("<|s0|>")
+        self._control = {name: _id_of(self._tokenizer, name) for name in CONTROLS}
+        self._first_mark = _id_of(self._tokenizer, "<|s0|>")
         self._newlines = self._encode("\n\n")
         self._bullets = (self._encode("- "), self._encode("\n- "))
         self._num_fixed = self._first_mark + NUM_MARKS + 256  # controls, marks and single bytes keep their ids
@@ -344,3 +345,11 @@ class QuoteTasks:
 def _covering(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> list[int]:
     """Indices of the tokens that overlap the characters from `start` to `stop`."""
     return [index for index, (low, high) in enumerate(offsets) if low < stop and high > start]
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the tokenizer must have."""
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise TrainingError(f"The tokenizer has no token {token}. Train it with: spec-engine train tokenizer.")
+    return int(token_id)
