@@ -98,6 +98,7 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **c
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[key] = torch.nn.Parameter(parameter.to(dtype), requires_grad=False)
+    model.tie_weights()
     model.config.dtype = dtype
     return model.eval()
 

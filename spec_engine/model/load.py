@@ -163,6 +163,8 @@ def _fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
     found = resolve_model(preset, ref)
     path = Path(found)
     if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"The folder {found} holds no model: config.json is missing. Check the path.")
         return found
     if path.is_absolute() or found.startswith((".", "~")):
         raise ModelNotFound(f"The folder {found} does not exist. Correct the path in preset '{preset.name}'.")

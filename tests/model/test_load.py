@@ -1,0 +1,209 @@
+"""Loading from folders, and what is said when something is missing."""
+
+import errno
+import importlib.util
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from spec_engine.config import ModelRef, Preset, Quantization
+from spec_engine.errors import (
+    MissingDependency,
+    ModelDownloadError,
+    ModelError,
+    ModelNotFound,
+    UnsupportedModel,
+    VocabularyMismatch,
+)
+from spec_engine.model import load
+from spec_engine.model.load import (
+    check_vocabulary,
+    load_config,
+    load_target,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+)
+from spec_engine.model.memory import cache_bytes_per_token, memory_need
+from spec_engine.model.target import Taps, Target
+from spec_engine.model.tokenizer import Tokenizer
+from spec_engine.tree import DraftTree
+from tests.fakes import END_ID, byte_tokenizer, pair_preset, save_pair, tiny_lm
+from tests.tiny_models import tiny_config, tiny_model
+
+CPU = torch.device("cpu")
+BF16 = ModelRef("target", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Preset:
+    folder = tmp_path_factory.mktemp("models")
+    save_pair(folder, tiny_lm("smollm3").to(torch.bfloat16), tiny_lm())
+    return pair_preset(folder)
+
+
+def test_folder_beside_the_preset(preset: Preset) -> None:
+    model = load_target(preset, ModelRef("target"), device="cpu")
+    assert model.dtype == torch.float32  # auto on the CPU
+    assert not model.training
+    assert load_config(preset, ModelRef("target")).num_hidden_layers == 4
+
+
+def test_bfloat16_keeps_rotary_frequencies(preset: Preset) -> None:
+    model = load_target(preset, BF16, device="cpu")
+    assert model.dtype == torch.bfloat16
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_dtype_auto() -> None:
+    cuda = torch.device("cuda")
+    assert pick_dtype("auto", CPU, torch.bfloat16) == torch.float32
+    assert pick_dtype("auto", cuda, torch.float16) == torch.float16
+    assert pick_dtype("auto", cuda, None) == torch.float32
+    assert pick_dtype("bfloat16", CPU, torch.float32) == torch.bfloat16
+
+
+def test_device_names() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_device().type in ("cpu", "cuda")
+    with pytest.raises(ModelError, match="'gpu' is no device"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="no CUDA GPU"):
+            pick_device("cuda")
+
+
+def test_stop_ids_come_from_the_generation_settings(preset: Preset) -> None:
+    folder = preset.folder / "target"
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}), encoding="utf-8")
+    assert load_tokenizer(preset, ModelRef("target")).stop_token_ids == {7, 9, END_ID}
+    (folder / "generation_config.json").unlink()
+    assert load_tokenizer(preset, ModelRef("target")).stop_token_ids == {END_ID}  # from config.json
+
+
+def test_a_missing_folder_is_named(preset: Preset) -> None:
+    with pytest.raises(ModelNotFound, match=r"/nowhere/model does not exist"):
+        load_target(preset, ModelRef("/nowhere/model"), device="cpu")
+
+
+def test_an_incomplete_folder_is_named(preset: Preset) -> None:
+    (preset.folder / "empty").mkdir()
+    with pytest.raises(ModelNotFound, match=r"config\.json is missing"):
+        load_target(preset, ModelRef("empty"), device="cpu")
+
+
+def test_an_unknown_architecture_is_named(preset: Preset) -> None:
+    folder = preset.folder / "strange"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-thing"}), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="'strange'"):
+        load_target(preset, ModelRef("strange"), device="cpu")
+
+
+def test_damaged_weights_are_named(preset: Preset) -> None:
+    folder = preset.folder / "damaged"
+    tiny_model("llama").save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(ModelError, match="damaged"):
+        load_target(preset, ModelRef("damaged"), device="cpu")
+
+
+def hub_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/a/b"))
+    return kind("said the hub", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (hub_error(RepositoryNotFoundError, 404), ModelNotFound, "no model 'a/b' on the hub"),
+        (hub_error(GatedRepoError, 403), ModelNotFound, "Accept the terms"),
+        (hub_error(RevisionNotFoundError, 404), ModelNotFound, "no revision 'v9'"),
+        (hub_error(HfHubHTTPError, 500), ModelDownloadError, "did not deliver"),
+        (LocalEntryNotFoundError("offline"), ModelDownloadError, "cannot be reached"),
+        (OSError(errno.ENOSPC, "No space left on device"), ModelDownloadError, "disk is full"),
+        (OSError("connection reset"), ModelDownloadError, "failed"),
+    ],
+    ids=["404", "403", "revision", "500", "offline", "disk", "broken"],
+)
+def test_hub_errors_in_words(
+    preset: Preset, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[ModelError], words: str
+) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
+        raise error
+
+    monkeypatch.setattr(load, "snapshot_download", fail)
+    with pytest.raises(expected, match=words):
+        load_target(preset, ModelRef("a/b", revision="v9"), device="cpu")
+
+
+def test_a_name_that_cannot_be_on_the_hub(preset: Preset) -> None:
+    with pytest.raises(ModelNotFound, match="no such folder"):
+        load_tokenizer(preset, ModelRef("a/b/c/d"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantised_models_name_the_extra(preset: Preset) -> None:
+    with pytest.raises(MissingDependency, match=r"pip install 'spec-engine\[quant\]'"):
+        load_target(preset, ModelRef("target", quantization="4bit"), device="cpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+def test_quantised_models_verify_trees(preset: Preset, kind: Quantization) -> None:
+    model = load_target(preset, ModelRef("target", quantization=kind), device="cpu")
+    target = Target(model, 64, 16)
+    ids = tuple(range(40))
+    for _ in target.prefill(ids[:30]):
+        pass
+    outputs = target.verify(DraftTree.chain(ids[30:]), Taps())
+    with torch.inference_mode():
+        want = model(torch.tensor([ids])).logits[0, 30:]
+    assert (outputs.logits - want).abs().max() <= 2e-2 * want.abs().max()
+
+
+def test_vocabularies() -> None:
+    target = Tokenizer(byte_tokenizer())
+    longer = byte_tokenizer()
+    longer.add_tokens(["more", "and more"])
+    check_vocabulary(target, Tokenizer(longer))
+    check_vocabulary(Tokenizer(longer), target)
+    other = byte_tokenizer()
+    text = other.backend_tokenizer.to_str().replace("<|user|>", "<|human|>")
+    backend = type(other.backend_tokenizer).from_str(text)
+    with pytest.raises(VocabularyMismatch, match=r"260 tokens.*260 tokens.*'<\|user\|>'.*'<\|human\|>'"):
+        check_vocabulary(target, Tokenizer(type(other)(tokenizer_object=backend)))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "smollm3", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_is_what_the_model_takes(name: str, dtype: torch.dtype) -> None:
+    need = memory_need(tiny_config(name), dtype, 1000)
+    model = tiny_model(name, dtype=dtype)
+    assert need.weights == sum(parameter.nbytes for parameter in model.parameters())
+    target = Target(model, 1000, 64)
+    assert abs(need.cache - target.cache_bytes) == 256 * need.cache_per_token  # the target keeps room for a tree
+    assert need.total == need.weights + need.cache + need.activations
+    assert "GiB" in str(need)
+
+
+def test_quantised_weights_are_smaller() -> None:
+    kinds: tuple[Quantization, ...] = ("none", "8bit", "4bit")
+    needs = [memory_need(tiny_config("llama"), torch.bfloat16, 10, quantization=kind) for kind in kinds]
+    assert needs[0].weights > needs[1].weights > needs[2].weights
+    assert cache_bytes_per_token(tiny_config("llama"), torch.bfloat16) == 2 * 3 * 2 * 16 * 2
+
+
+def test_a_path_object_of_the_folder_is_enough(tmp_path: Path, preset: Preset) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "m")
+    assert load_target(preset, ModelRef(str(tmp_path / "m")), device="cpu").config.model_type == "llama"
