@@ -17,7 +17,7 @@ from spec_engine.ui.workspace import Workspace
 
 NUM_EXAMPLES: Final = 3
 UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
-LONGEST_ANSWER: Final = 4096
+LONGEST_ANSWER: Final = 8192
 
 
 def build_page(workspace: Workspace, presets: Sequence[Preset]) -> gr.Blocks:

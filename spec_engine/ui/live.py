@@ -41,6 +41,7 @@ class LiveAnswer:
         self.focus: ContextFocused | None = None
         self.finished: Finished | None = None
         self._texts: list[str] = []
+        self._steps_note = ""
         self._recorder = MetricsRecorder(0, 0)
         self._recent: deque[tuple[float, int]] = deque()
 
@@ -71,6 +72,14 @@ class LiveAnswer:
         if self.finished:
             return self.finished.metrics
         return self._recorder.summary(max(0.0, self.elapsed_s - self.read_s))
+
+    @property
+    def drafting_note(self) -> str:
+        """Why nothing is drafted although a drafter is there; "" while drafting is on, or was on in most steps."""
+        if not self.finished:
+            return self._steps_note
+        metrics = self.finished.metrics
+        return metrics.drafting_note if metrics.num_plain_steps * 2 > metrics.num_spec_steps else ""
 
     @property
     def tokens_per_second_now(self) -> float:
@@ -107,6 +116,7 @@ class LiveAnswer:
         self.token_ids.extend(event.token_ids)
         self._texts.append(event.text)
         self._recorder.add(event.record)
+        self._steps_note = event.record.drafting_note
         for piece, is_drafted in zip(event.text_by_token, event.is_drafted, strict=True):
             self._add_piece(piece, is_drafted)
         self._recent.append((event.elapsed_s, len(event.token_ids)))

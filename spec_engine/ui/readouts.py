@@ -67,13 +67,14 @@ def readouts(
 
 
 def _state(answer: LiveAnswer | None, drafting: DraftingState) -> str:
-    """The chip that says whether drafting is on, and what is happening."""
-    kind = "on" if drafting.is_on else "off"
-    chip = (
-        f'<span class="se-chip se-chip--{kind}" title="{escape(text.HELP["drafting"])}">{escape(drafting.label)}</span>'
-    )
+    """The chip that says whether drafting is on, why not, and what is happening."""
+    note = answer.drafting_note if answer is not None and drafting.is_on else ""
+    kind = "on" if drafting.is_on and not note else "off"
+    label = text.DRAFTING_PAUSED if note else drafting.label
+    chip = f'<span class="se-chip se-chip--{kind}" title="{escape(text.HELP["drafting"])}">{escape(label)}</span>'
     phase = "" if answer is None else _phase(answer)
-    return f'<div class="se-state">{chip}<span class="se-phase" role="status">{escape(phase)}</span></div>'
+    reason = f'<p class="se-quiet">{escape(note)}</p>' if note else ""
+    return f'<div class="se-state">{chip}<span class="se-phase" role="status">{escape(phase)}</span></div>{reason}'
 
 
 def _phase(answer: LiveAnswer) -> str:

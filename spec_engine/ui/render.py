@@ -7,13 +7,19 @@ Everything that a document, a model, a file name or a user wrote goes through `e
 templates hold no ``{{}}`` and no ``${}`` but the one ``${value}``, into which the finished markup is put as it is.
 """
 
+import re
 from collections.abc import Sequence
 from html import escape
+from typing import Final
 
+from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
+
+_CODE: Final = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+_MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
 
 
 def brand() -> str:
@@ -122,6 +128,20 @@ def range_note(budget: Budget, first: int, last: int) -> str:
         f'<p class="se-range se-range--{kind}">{text.plural(num_parts, "part")}, about '
         f"<b>{text.count(num_tokens)}</b> of {text.count(budget.num_available)} tokens: {verdict}</p>"
     )
+
+
+def as_markdown(message: str) -> str:
+    """A message for the Markdown of the conversation: tags, entities and images in it stay text, code stays as it is.
+
+    An invisible word joiner breaks them; the conversation widget and the page's content policy are further fences.
+    """
+    parts = _CODE.split(message)
+    return "".join(part if index % 2 else _MARKUP.sub(_break, part) for index, part in enumerate(parts))
+
+
+def _break(match: re.Match[str]) -> str:
+    """The first character of some markup, and a joiner behind it."""
+    return match.group() + WORD_JOINER
 
 
 def live_answer(answer: LiveAnswer | None) -> str:

@@ -241,8 +241,8 @@ class Views:
 
 
 def _message(role: str, content: str) -> dict[str, object]:
-    """A message whose text reaches the page as it is, leading blanks and indentation included."""
-    return {"role": role, "content": [{"type": "text", "text": content}]}
+    """A message as a block, because a bare string would lose its leading blanks and indentation."""
+    return {"role": role, "content": [{"type": "text", "text": render.as_markdown(content)}]}
 
 
 def _messages(turn: Turn) -> list[dict[str, object]]:

@@ -77,3 +77,24 @@ def test_only_the_last_two_seconds_count_as_now() -> None:
     answer.apply([PromptReady(10, 0), accepted(("a",), 1.0)])
     answer.apply([accepted(("b",) * 10, 2.0 + step / 10) for step in range(40)])
     assert answer.tokens_per_second_now == pytest.approx(100, rel=0.01)
+
+
+def test_a_pause_of_drafting_is_told_with_its_reason() -> None:
+    answer = LiveAnswer()
+    paused = StepRecord(0, 0, 1, 0, 0.0, 0.04, 0.0, "It would be slower here.")
+    answer.apply([*EVENTS, TokensAccepted((1,), (False,), "x", ("x",), paused, 3.0)])
+    assert answer.drafting_note == "It would be slower here."
+    answer.apply([accepted(("a", "b"), 3.1)])
+    assert answer.drafting_note == ""
+
+
+@pytest.mark.parametrize(("num_plain", "note"), [(1, ""), (5, "It would be slower here.")])
+def test_in_the_end_a_pause_counts_when_it_covered_most_steps(num_plain: int, note: str) -> None:
+    recorder = MetricsRecorder(10, 0)
+    for _ in range(3):
+        recorder.add(StepRecord(4, 1, 2, 4, 0.1, 0.1))
+    for _ in range(num_plain):
+        recorder.add(StepRecord(0, 0, 1, 0, 0.1, 0.1, 0.0, "It would be slower here."))
+    answer = LiveAnswer()
+    answer.apply([Finished("stop", (1,), "x", recorder.summary(1.0))])
+    assert answer.drafting_note == note

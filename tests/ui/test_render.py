@@ -5,6 +5,7 @@ from html import unescape
 
 import pytest
 
+from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.budget import plan
 from spec_engine.events import ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
@@ -69,6 +70,13 @@ def test_an_attack_in_an_answer_is_text_in_both_views() -> None:
     for markup in (render.live_answer(answer), render.authors(answer)):
         assert not re.search(r"<(img|script)", markup)
         assert ATTACK in unescape(markup)
+
+
+def test_markup_in_a_message_stays_text_and_code_stays_code() -> None:
+    shown_text = render.as_markdown("<b>5 < 6</b> &lt; ![x](http://example.org/a) `<i>` and\n```\n<u>&amp;\n```")
+    assert shown_text.replace(WORD_JOINER, "|") == (
+        "<|b>5 < 6<|/b> &|lt; !|[x](http://example.org/a) `<i>` and\n```\n<u>&amp;\n```"
+    )
 
 
 def test_card_shows_the_share_of_the_context() -> None:

@@ -1,0 +1,138 @@
+"""The page with a real engine behind it, and a real browser in front.
+
+The models have random weights, so the answers mean nothing; everything between the key press and the token is real.
+"""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+import uvicorn
+
+from spec_engine.config import GenerationDefaults, ModelRef, Preset, RetrievalConfig
+from spec_engine.ui.server import EngineSource, build_app
+from spec_engine.ui.workspace import Workspace
+from tests.fakes import END_ID, pair_preset, perturbed, save_pair, tiny_lm
+
+playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS: Final = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+LEFT_STREAM: Final = ("AbortError", "Connection errored out")  # what a page says when it is reloaded while it follows
+WIDE: Final = (1440, 900)
+
+Opener = Callable[..., "playwright.Page"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here drives a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["playwright.Browser"]:
+    """A headless browser."""
+    if CHROMIUM is None:
+        pytest.skip("browser tests need Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def presets(tmp_path_factory: pytest.TempPathFactory) -> list[Preset]:
+    """A working pair, the same with a short context, and one whose files are missing."""
+    folder = tmp_path_factory.mktemp("pair")
+    target = tiny_lm("llama")
+    with torch.no_grad():
+        target.get_output_embeddings().weight[END_ID] = 0.0  # answers end at their length limit, not by chance
+    save_pair(folder, target, perturbed(target, 0.02))
+    retrieval = RetrievalConfig(chunk_size=32, top_k=8, num_recent=64)
+    tiny = replace(
+        pair_preset(folder, "lm", context_length=16384, retrieval=retrieval),
+        title="Tiny pair",
+        description="Random weights.",
+        generation=GenerationDefaults(max_tokens=8000),
+    )
+    short = replace(tiny, name="short", title="Short context", context_length=1024)
+    broken = replace(tiny, name="broken", title="Missing files", target=ModelRef(str(folder / "nowhere")))
+    return [tiny, short, broken]
+
+
+@pytest.fixture
+def address(presets: list[Preset]) -> Iterator[str]:
+    """A fresh server with the first preset loaded."""
+    workspace = Workspace(EngineSource("cpu"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(workspace, presets), log_level="warning", timeout_graceful_shutdown=3)
+    )
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    assert workspace.switch(presets[0]).join(60)
+    assert workspace.trouble == ""
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    workspace.close()
+    thread.join(10)
+
+
+def listen(page: "playwright.Page", address: str, complaints: list[str]) -> None:
+    """Note script errors, dialogs, errors in the console and requests to anywhere else."""
+
+    def console(line: "playwright.ConsoleMessage") -> None:
+        is_left_stream = any(words in line.text for words in LEFT_STREAM)
+        if line.type == "error" and not is_left_stream:
+            complaints.append(f"console: {line.text} {line.location}")
+
+    def request(sent: "playwright.Request") -> None:
+        if not sent.url.startswith((address, "data:", "blob:")):
+            complaints.append(f"foreign request: {sent.url}")
+
+    def dialog(shown: "playwright.Dialog") -> None:
+        complaints.append(f"dialog: {shown.message}")
+        shown.dismiss()
+
+    page.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
+    page.on("dialog", dialog)
+    page.on("console", console)
+    page.on("request", request)
+
+
+@pytest.fixture
+def open_page(chromium: "playwright.Browser", address: str) -> Iterator[Opener]:
+    """Opens the page; in the end nothing must have failed and nothing must have been asked of another machine."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_it(size: tuple[int, int] = WIDE, scheme: str = "light") -> "playwright.Page":
+        context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        listen(page, address, complaints)
+        page.goto(address)
+        page.locator("#se-box textarea").wait_for()
+        page.locator(".se-chip").wait_for()
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert complaints == []

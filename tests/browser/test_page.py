@@ -1,0 +1,229 @@
+"""What a person does on the page, in headless Chromium, with the real engine."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import Opener, playwright
+from tests.documents.files import make_pdf, paragraph, show
+
+expect = playwright.expect
+ATTACK = (
+    "<img src=x onerror=\"window.hit='element'\">${window.hit='template'}{{7*7}}</div>"
+    "<script>window.hit='script'</script>"
+)
+LINES = [
+    f"Line {number}: the fund of district {number} was closed by the board in {1950 + number}." for number in range(24)
+]
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """A PDF of two pages."""
+    path = tmp_path / "report.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, LINES[:12])), show(paragraph(60, 740, LINES[12:]))], "Funds"))
+    return path
+
+
+def drop(page: "playwright.Page", path: Path) -> None:
+    page.locator("#se-drop input[type=file]").set_input_files(str(path))
+
+
+def ask(page: "playwright.Page", question: str) -> None:
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator("#se-box textarea").fill(question)
+    page.keyboard.press("Enter")
+
+
+def bot_messages(page: "playwright.Page") -> "playwright.Locator":
+    return page.locator("#se-chat .bot-row")
+
+
+def test_upload_ask_watch_stop_ask_again_new_chat(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    expect(page.locator("#se-ask")).to_be_disabled()
+    drop(page, report)
+    expect(page.locator("#se-document")).to_contain_text(re.compile(r"[\d,]+ of 16,384 tokens"))
+    expect(page.locator("#se-document")).to_contain_text("report.pdf")
+    expect(page.locator("#se-ask")).to_be_enabled()
+
+    ask(page, "When was the fund closed?")
+    expect(page.locator("#se-chat .user-row")).to_contain_text("When was the fund closed?")
+    live = page.locator("#se-live .se-live:not(.se-live--waiting)")
+    live.wait_for()
+    lengths = []
+    for _ in range(4):
+        lengths.append(len(live.text_content() or ""))
+        page.wait_for_timeout(250)
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > lengths[0] > 0
+    assert bot_messages(page).count() == 0  # the conversation is written once, at the end
+
+    started = time.monotonic()
+    page.locator("#se-stop").click()
+    expect(page.locator("#se-ask")).to_be_visible()
+    assert time.monotonic() - started < 3.0
+    expect(bot_messages(page)).to_have_count(1)
+    expect(page.locator(".se-phase")).to_contain_text("stopped by you")
+    expect(page.locator("#se-readouts")).to_contain_text("tokens/pass")
+    expect(page.locator("#se-readouts")).to_contain_text("reused 0")
+
+    ask(page, "And the next one?")
+    expect(page.locator("#se-readouts")).to_contain_text(re.compile(r"reused [1-9]"))
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(2)
+
+    page.locator("#se-new").click()
+    expect(bot_messages(page)).to_have_count(0)
+    expect(page.locator("#se-document")).to_contain_text("report.pdf")
+
+
+def test_the_plain_run_shows_an_identical_text_and_a_measured_speed_up(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.locator("#se-settings > button").click()
+    page.locator("#se-settings input[type=number]").first.fill("48")
+    page.keyboard.press("Tab")
+    ask(page, "When was the fund closed?")
+    expect(bot_messages(page)).to_have_count(1)
+    tile = page.locator(".se-tile", has_text="speed-up")
+    expect(tile.locator("b")).to_have_text(re.compile(r"[\d.]+×"))  # the short calibration behind the answer
+    page.locator("#se-compare").click()
+    expect(page.locator(".se-verdict")).to_have_text("Text identical, 48 tokens")
+    page.locator("#se-authors > button").click()
+    authors = page.locator("#se-authors .se-authors")
+    expect(authors.locator(".se-target").first).to_be_visible()
+    assert authors.locator(".se-drafted").count() > 0
+    expect(page.locator(".se-strip i").first).to_have_attribute("title", re.compile("p. 1"))
+
+
+def test_foreign_text_never_runs(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "<img src=x onerror=window.hit=1>.txt"
+    path.write_text(f"{ATTACK}\n\nA report about {ATTACK} and funds.\n", encoding="utf-8")
+    page = open_page()
+    drop(page, path)
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator("#se-preview > button").click()
+    expect(page.locator("#se-preview")).to_contain_text("${window.hit='template'}{{7*7}}")
+    ask(page, ATTACK)
+    expect(page.locator("#se-chat .user-row")).to_contain_text("{{7*7}}")
+    page.locator("#se-live .se-live").first.wait_for()
+    page.locator("#se-stop").click()
+    page.locator("#se-ask").wait_for()
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("#se-main img[src=x]").count() == 0
+
+
+def test_a_reloaded_page_and_a_second_tab_find_the_running_answer(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    ask(page, "When was the fund closed?")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.reload()
+    live = page.locator("#se-live .se-live:not(.se-live--waiting)")
+    live.wait_for()
+    before = len(live.text_content() or "")
+    page.wait_for_timeout(400)
+    assert len(live.text_content() or "") > before
+    expect(page.locator("#se-chat .user-row")).to_contain_text("When was the fund closed?")
+
+    other = open_page()
+    expect(other.locator("#se-stop")).to_be_visible()
+    other.locator("#se-box textarea").fill("A second question?")
+    other.locator("#se-box textarea").press("Enter")
+    expect(other.locator("#se-notice")).to_contain_text("Another answer is being written")
+    other.locator("#se-stop").click()
+    for tab in (page, other):
+        expect(tab.locator("#se-ask")).to_be_visible()
+        expect(bot_messages(tab)).to_have_count(1)
+
+
+def test_a_document_that_does_not_fit_waits_for_a_choice(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "long.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, LINES[:20])) for _ in range(16)]))
+    page = open_page()
+    drop(page, path)
+    expect(page.locator("#se-document")).to_contain_text("too many")
+    expect(page.locator("#se-ask")).to_be_disabled()
+    expect(page.locator("#se-range .se-range--ok")).to_be_visible()
+    page.locator("#se-range-use").click()
+    expect(page.locator("#se-ask")).to_be_enabled()
+    expect(page.locator("#se-document")).to_contain_text("were chosen")
+    page.locator("#se-range-all").click()
+    expect(page.locator("#se-ask")).to_be_disabled()
+
+
+def test_a_locked_file_asks_for_its_password(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "locked.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, LINES[:12]))], password="sesame"))
+    page = open_page()
+    drop(page, path)
+    field = page.locator("#se-password input")
+    field.fill("wrong")
+    field.press("Enter")
+    expect(page.locator("#se-notice .se-notice")).to_be_visible()
+    field.fill("sesame")
+    page.locator("#se-unlock").click()
+    expect(page.locator("#se-document")).to_contain_text("locked.pdf")
+    expect(page.locator("#se-password")).to_be_hidden()
+
+
+def test_what_cannot_be_read_is_explained(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "broken.pdf"
+    path.write_bytes(b"this is no PDF")
+    page = open_page()
+    drop(page, path)
+    expect(page.locator("#se-notice .se-notice")).to_contain_text("broken.pdf")
+    expect(page.locator("body")).not_to_contain_text("Traceback")
+
+
+def test_another_model_keeps_document_and_chat(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    ask(page, "When was the fund closed?")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(1)
+    page.locator("#se-preset input").click()
+    page.get_by_role("option", name="Missing files").click()
+    expect(page.locator("#se-notice .se-notice")).to_contain_text("Tiny pair is loaded again")
+    expect(page.locator("#se-preset input")).to_have_value("Tiny pair")
+    page.locator("#se-preset input").click()
+    page.get_by_role("option", name="Short context").click()
+    expect(page.locator("#se-document")).to_contain_text("of 1,024 tokens")
+    expect(bot_messages(page)).to_have_count(1)
+
+
+def test_the_sample_report_offers_questions_that_can_be_pressed(open_page: Opener) -> None:
+    page = open_page()
+    page.locator("#se-sample").click()
+    expect(page.locator("#se-document")).to_contain_text("spectrum-policy-report.txt")
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1024, 768), (390, 844)], ids=["wide", "medium", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_size_scrolls_sideways_and_both_schemes_are_legible(
+    open_page: Opener, report: Path, size: tuple[int, int], scheme: str
+) -> None:
+    page = open_page(size, scheme)
+    drop(page, report)
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator(".se-example:visible").first.click()
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.wait_for_timeout(400)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    shades = page.evaluate(
+        """() => ['body', '.se-card', '.se-tile b'].map(name => {
+            const style = getComputedStyle(document.querySelector(name));
+            return [style.color, style.backgroundColor];
+        })"""
+    )
+    ink = sum(int(part) for part in re.findall(r"\d+", shades[2][0])[:3])
+    paper = sum(int(part) for part in re.findall(r"\d+", shades[1][1])[:3])
+    assert (ink > paper) == (scheme == "dark")
+    assert abs(ink - paper) > 400
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(1)
