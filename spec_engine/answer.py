@@ -16,7 +16,7 @@ from spec_engine.controller import BudgetController
 from spec_engine.drafters.base import DraftSession
 from spec_engine.events import ContextFocused, Event, Finished, FinishReason, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
-from spec_engine.model.target import Step
+from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus, Retriever
 from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens
 from spec_engine.stopping import Detokenizer, Scanned, StopRules, StopScanner
@@ -86,6 +86,11 @@ class Answer:
         self._budget = 0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
         self._controller.begin()
+
+    @property
+    def taps(self) -> Taps:
+        """What the next pass must record: what the drafter asks for, unless it will not be asked to draft."""
+        return self.draft.taps if self._controller.may_draft else Taps()
 
     def is_cancelled(self) -> bool:
         """Ask whether to stop; a yes is final."""

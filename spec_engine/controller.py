@@ -7,9 +7,9 @@ Non-job: reading clocks, drafting. Nothing here can change the text, only how fa
 The model. A grower lists the likelier nodes first, so a tree's first b nodes are the tree that a budget of b would have
 given: one step tells how many tokens every budget up to its own would have brought. Costs are seconds per step by
 budget, measured where tried and interpolated between. The budget with the most tokens per second wins. Content changes,
-so each answer begins with some steps at full budget, and now and then one step looks again: at plain decoding and at
-the full budget in turn while drafting pays, at the full budget, ever more rarely, while it does not. Such a
-look goes on as long as it pays.
+so each answer begins with some steps at full budget, fewer if they lose much, and now and then one step looks again: at
+plain decoding and at the full budget in turn while drafting pays; at the best budget known and at the full one, ever
+more rarely, while it does not. Such a look goes on as long as it pays, and the dearer it is the rarer it comes.
 """
 
 import math
@@ -22,9 +22,11 @@ from spec_engine.metrics import StepRecord
 _NUM_COSTS = 7  # newest measurements whose median is a budget's cost: stalls of the machine do not count
 _COST_LIFE = 96  # steps after which a budget that was left is measured anew
 _TOKENS_WEIGHT = 0.08  # of the newest step in the mean number of tokens
-_FIRST_LOOKS = 8  # drafted steps of an answer before drafting may be switched off
-_LOOK_EVERY = 24  # steps between two looks
-_LOOK_LIMIT = 384  # each look that does not pay doubles the distance, up to this
+_FIRST_LOOKS = 8  # drafted steps of an answer before drafting may be switched off …
+_FIRST_LOSS = 10.0  # … unless they have lost the time of so many plain steps
+_LOOK_EVERY = 24  # steps between two looks at least
+_LOOK_SHARE = 25.0  # a look may cost one part in so many of the time until the next
+_LOOK_LIMIT = 1024  # each look that does not pay doubles the distance, up to this
 _MARGIN = 1.03  # a change of budget must promise this factor
 
 
@@ -65,14 +67,21 @@ class BudgetController:
         self._current = self._arms[-1]
         self._num_steps = 0
         self._first_looks = 0
+        self._first_loss = 0.0  # in plain steps
         self._look: _Arm | None = None  # what the next step tries instead of the current budget
         self._last_look: _Arm | None = None
+        self._next_look = self._plain
         self._steps_to_look = self._look_gap = _LOOK_EVERY
 
     @property
     def is_drafting(self) -> bool:
         """Whether speculation is on, single looks apart."""
         return self._current is not self._plain
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether the step after the next pass may draft; if not, that pass need record nothing for the drafter."""
+        return not self._is_adaptive or self.is_drafting or self._look is not None or self._steps_to_look <= 1
 
     @property
     def note(self) -> str:
@@ -89,7 +98,8 @@ class BudgetController:
     def begin(self) -> None:
         """A new answer starts; its content is unknown, so drafting gets a fresh chance."""
         self._current = self._arms[-1]
-        self._first_looks = _FIRST_LOOKS
+        self._next_look = self._plain
+        self._first_looks, self._first_loss = _FIRST_LOOKS, 0.0
         self._look = None
         self._steps_to_look = self._look_gap = _LOOK_EVERY
         for arm in self._arms[1:]:
@@ -111,11 +121,14 @@ class BudgetController:
             self._plain.costs.append(seconds)  # also when the drafter had nothing to say
         else:
             self._learn(next(arm for arm in self._arms if arm.num_nodes >= budget), seconds, path)
+        loss = seconds / self._plain.seconds - len(path) if self._plain.seconds else 0.0  # in plain steps
         if self._first_looks > 0:
-            self._first_looks -= record.num_draft_tokens > 0
-        else:
+            self._first_loss += loss
+            is_over = self._first_loss > _FIRST_LOSS
+            self._first_looks = 0 if is_over else self._first_looks - (record.num_draft_tokens > 0)
+        if self._first_looks == 0:
             self._decide()
-        self._schedule(pays=len(path) * (self._plain.seconds or 0.0) > seconds * _MARGIN)
+        self._schedule(pays=loss < 0)
 
     def _learn(self, arm: _Arm, seconds: float, path: Sequence[int]) -> None:
         """Book the cost for this budget, and the tokens for it and all smaller ones."""
@@ -133,12 +146,21 @@ class BudgetController:
         if self._look is not None:
             if pays and not self.is_drafting:
                 return
+            self._look = None
             self._look_gap = _LOOK_EVERY if self.is_drafting else min(2 * self._look_gap, _LOOK_LIMIT)
-            self._steps_to_look, self._look = self._look_gap, None
+            self._plan_look()
         self._steps_to_look -= 1
         if self._steps_to_look <= 0:
-            wants_plain = self.is_drafting and self._last_look is not self._plain
-            self._look = self._last_look = self._plain if wants_plain else self._arms[-1]
+            self._look = self._last_look = self._next_look
+
+    def _plan_look(self) -> None:
+        """Choose what to look at next: the full budget in turn with plain decoding or, while that is what runs, with
+        the best budget known; and how long to wait, so that looks take a small share of the time."""
+        other = max(self._arms[1:], key=self._speed) if self._current is self._plain else self._plain
+        self._next_look = self._arms[-1] if self._last_look is other else other
+        loss_s = (self._next_look.seconds or 0.0) - self._next_look.tokens / max(self._speed(self._current), 1e-9)
+        fair_gap = _LOOK_SHARE * loss_s / max(self._seconds(self._current), 1e-9)
+        self._steps_to_look = int(min(max(fair_gap, self._look_gap), _LOOK_LIMIT))
 
     def _decide(self) -> None:
         """Move to the budget with the most tokens per second if that is clearly more than now."""
@@ -146,7 +168,11 @@ class BudgetController:
             return
         best = max(self._arms, key=self._speed)
         if self._speed(best) > self._speed(self._current) * _MARGIN:
+            has_switched = self._plain in (best, self._current)
             self._current = best
+            if has_switched and self._look is None:
+                self._look_gap = _LOOK_EVERY
+                self._plan_look()
 
     def _speed(self, arm: _Arm) -> float:
         """Tokens per second; 0 while nothing is known about them."""

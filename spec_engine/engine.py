@@ -112,7 +112,7 @@ class Engine:
                 yield from show(Prefilled(step.num_done, len(answer.prompt), answer.clock.now()))
             tree = DraftTree.root(answer.prompt[-1])
             while not answer.is_cancelled():
-                outputs = self._target.verify(tree, answer.draft.taps)
+                outputs = self._target.verify(tree, answer.taps)
                 accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
                 step = self._target.commit(outputs, accepted.path)
                 yield from show(answer.emit(tree, accepted))

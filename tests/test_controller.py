@@ -105,6 +105,15 @@ def test_it_is_patient_at_the_start_of_an_answer() -> None:
     assert controller.note == ""
 
 
+def test_a_dear_draft_loses_little_of_a_short_answer() -> None:
+    """A draft whose step costs ten plain ones is left after a look or two, in every answer."""
+    machine = Machine(gpu, lambda num_nodes: 0.3, accept=0.3, noise=0.0)
+    controller = BudgetController(16)
+    for _ in range(5):
+        machine.first_step(controller)
+        assert machine.speed(controller, 100) > 0.8 / machine.verify(0)
+
+
 def test_drafting_comes_back_when_the_content_changes() -> None:
     machine = Machine(cpu, cheap, accept=0.02)
     controller = BudgetController(16)
@@ -136,6 +145,20 @@ def test_a_drafter_with_nothing_to_say_is_not_switched_off() -> None:
     assert controller.is_drafting
 
 
+def test_what_is_drafted_was_announced() -> None:
+    """A pass that records nothing for the drafter is never followed by a draft."""
+    machine = Machine(cpu, dear, accept=0.02)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    silent = 0
+    for _ in range(1500):
+        may_draft = controller.may_draft
+        machine.step(controller)
+        assert may_draft or controller.budget() == 0
+        silent += not may_draft
+    assert silent > 1000
+
+
 def test_looks_grow_rare_while_drafting_loses() -> None:
     machine = Machine(cpu, dear, accept=0.02, noise=0.0)
     controller = BudgetController(16)
@@ -144,8 +167,8 @@ def test_looks_grow_rare_while_drafting_loses() -> None:
     for _ in range(1500):
         drafted.append(controller.budget() > 0)
         machine.step(controller)
-    assert sum(drafted[:50]) > 5
-    assert 1 <= sum(drafted[500:]) <= 5
+    assert 3 <= sum(drafted[:50]) <= 10
+    assert 1 <= sum(drafted[100:]) <= 5
 
 
 def test_without_adaptation_the_budget_is_fixed() -> None:
