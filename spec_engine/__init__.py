@@ -17,7 +17,7 @@ _HOME = {
     "SpecEngineError": "errors",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:

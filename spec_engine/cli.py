@@ -37,7 +37,7 @@ DRAFTER_KINDS = ("none", "lm", "lookup")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(
         prog="spec-engine", description="Chat with a long document, losslessly accelerated."
     )
@@ -153,7 +154,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
     document = None if arguments.document is None else read_document(arguments.document, arguments.password)
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=_progress)
-    session = Session(engine, document, context_length=engine.capacity)
+    session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
     finished: Finished | None = None
     events = session.ask(

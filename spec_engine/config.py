@@ -106,6 +106,7 @@ class Preset:
     description: str
     target: ModelRef
     context_length: int
+    instruction: str = "Answer questions about this document. Quote it where that helps."  # put before the document
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     prefill_chunk: int = 512  # tokens per prefill pass; a cancelled prefill stops after one of them

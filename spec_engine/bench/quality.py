@@ -109,7 +109,8 @@ def measure_quality(
 
 
 def _ask(engine: Engine, text: str, question: str) -> tuple[str, float]:
-    session = Session(engine, as_document(text), context_length=engine.capacity)
+    instruction = engine.preset.instruction if engine.preset else ""
+    session = Session(engine, as_document(text), context_length=engine.capacity, instruction=instruction)
     for _ in session.ask(question, max_tokens=160):
         pass
     finished = session.last_finished

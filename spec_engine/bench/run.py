@@ -171,8 +171,8 @@ def _prompts(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan)
         else:
             made: Iterator[Question] = make_questions(part, "continue", seed=number)
             questions = [question.text for question in islice(made, plan.questions_per_text)]
-        document = as_document(part)
-        cases = [_Case(tuple(build(engine.tokenizer, document, (), question))) for question in questions]
+        document, instruction = as_document(part), engine.preset.instruction if engine.preset else ""
+        cases = [_Case(tuple(build(engine.tokenizer, document, (), question, instruction))) for question in questions]
         cases = [case for case in cases if len(case.prompt) + plan.max_tokens <= engine.capacity]
         if cases:
             yield cases

@@ -1,0 +1,71 @@
+"""The generated parts of README.md: result tables, preset table, file tree.
+
+Job: make each block from the committed result files, the presets and the modules' own first lines.
+``python -m spec_engine.bench.readme`` writes them between their markers; a test says when they are out of date.
+Non-job: measuring.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+from spec_engine.bench.quality import QualityRow
+from spec_engine.bench.report import quality_table, speed_caption, speed_table
+from spec_engine.bench.run import BenchReport
+from spec_engine.config import load_preset, preset_names
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SPEED = ROOT / "docs" / "results" / "bench-builtin.json"
+QUALITY = ROOT / "docs" / "results" / "quality-builtin.json"
+
+
+def blocks() -> dict[str, str]:
+    """Text of each block by the name of its marker."""
+    report = BenchReport.load(SPEED)
+    quality = json.loads(QUALITY.read_text("utf-8"))
+    names = QualityRow.__dataclass_fields__
+    rows = [QualityRow(**{key: value for key, value in row.items() if key in names}) for row in quality]
+    results = [speed_table(report), speed_caption(report), "How often the answers are right:", quality_table(rows)]
+    return {"results": "\n\n".join(results), "presets": _presets(), "tree": _tree()}
+
+
+def update(text: str) -> str:
+    """README text with every block made anew. Raises `KeyError` for a marker without a block."""
+    made = blocks()
+
+    def fill(found: re.Match[str]) -> str:
+        name = found.group(1)
+        return f"<!-- {name} -->\n{made[name]}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.DOTALL)
+
+
+def _presets() -> str:
+    lines = ["| preset | target | drafts | context | memory |", "|---|---|---|---|---|"]
+    for name in preset_names():
+        preset = load_preset(name)
+        draft = f"`{preset.draft.model.id}`" if preset.draft.model else f"{preset.draft.kind}, no model"
+        memory = f"{preset.min_memory_gb:.0f} GB" if preset.min_memory_gb else "any machine"
+        suffix = "" if preset.target.quantization == "none" else f", {preset.target.quantization}"
+        lines.append(f"| `{name}` | `{preset.target.id}`{suffix} | {draft} | {preset.context_length:,} | {memory} |")
+    return "\n".join(lines)
+
+
+def _tree() -> str:
+    """Files and folders of the package with the first line of their docstring."""
+    lines = ["```"]
+    entries = sorted((ROOT / "spec_engine").iterdir(), key=lambda path: (path.is_dir(), path.name))
+    for path in entries:
+        module = path / "__init__.py" if path.is_dir() else path
+        if module.suffix != ".py" or path.name.startswith("__") or not module.is_file():
+            continue
+        doc = ast.get_docstring(ast.parse(module.read_text("utf-8"))) or ""
+        first = doc.splitlines()[0].rstrip(".") if doc else ""
+        lines.append(f"{path.name + ('/' if path.is_dir() else ''):14} {first}")
+    return "\n".join([*lines, "```"])
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(update(readme.read_text("utf-8")), "utf-8")
