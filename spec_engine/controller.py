@@ -197,7 +197,7 @@ class PrefillPacer:
     Sizes are powers of two times `smallest`, so few shapes occur.
     """
 
-    def __init__(self, largest: int, target_s: float = 0.2, first: int = 32, smallest: int = 8) -> None:
+    def __init__(self, largest: int, target_s: float = 0.15, first: int = 32, smallest: int = 8) -> None:
         self._largest = largest
         self._target_s = target_s
         self._smallest = smallest
