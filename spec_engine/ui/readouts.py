@@ -169,22 +169,31 @@ def _bars(shares: Sequence[float], labels: Sequence[str], titles: Sequence[str])
 def _acceptance(metrics: GenerationMetrics) -> str:
     """Acceptance by drafted position, and steps by number of confirmed tokens."""
     shares = metrics.acceptance_by_position[:MAX_BARS]
-    counts = metrics.acceptance_histogram[: MAX_BARS + 1]
+    counts = list(metrics.acceptance_histogram[:MAX_BARS])
     if metrics.num_draft_tokens == 0 or not shares or not counts:
         return ""
+    names = [str(k) for k in range(len(counts))]
+    if len(metrics.acceptance_histogram) > MAX_BARS:  # the rest in one bar
+        counts.append(sum(metrics.acceptance_histogram[MAX_BARS:]))
+        names.append(f"{MAX_BARS}+")
     positions = _bars(
         shares,
-        [str(k + 1) for k in range(len(shares))],
+        [_tick(k + 1, len(shares)) for k in range(len(shares))],
         [f"drafted token {k + 1}: confirmed in {text.percent(share)} of the steps" for k, share in enumerate(shares)],
     )
     histogram = _bars(
         [number / max(counts) for number in counts],
-        [str(k) for k in range(len(counts))],
-        [f"{text.plural(number, 'step')} with {k} confirmed" for k, number in enumerate(counts)],
+        [_tick(k, len(counts)) for k in range(len(counts))],
+        [f"{text.plural(number, 'step')} with {name} confirmed" for name, number in zip(names, counts, strict=True)],
     )
-    left = f'<div><h3 title="{escape(text.HELP["by_position"])}">Confirmed by position</h3>{positions}</div>'
-    right = f'<div><h3 title="{escape(text.HELP["histogram"])}">Confirmed per step</h3>{histogram}</div>'
-    return f'<section class="se-block"><div class="se-pair">{left}{right}</div></section>'
+    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>by position</h4>{positions}</div>'
+    right = f'<div title="{escape(text.HELP["histogram"])}"><h4>steps by number</h4>{histogram}</div>'
+    return _section("Confirmed drafted tokens", text.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
+
+
+def _tick(number: int, num_bars: int) -> str:
+    """The label below a bar: every one while there is room, then every fifth."""
+    return str(number) if num_bars <= 9 or number in (0, 1) or number % 5 == 0 else ""
 
 
 def _time(metrics: GenerationMetrics, read_s: float) -> str:

@@ -241,8 +241,11 @@ class Workspace:
 
     def _renew_session(self) -> None:
         """A session over the present engine and document, with the conversation so far."""
+        if self._engine is None or self.preset is None:
+            self._session = None
+            return
         document = self.opened.used if self.opened else None
-        self._session = Session(self._engine, document, turns=self._turns) if self._engine else None
+        self._session = Session(self._engine, document, instruction=self.preset.instruction, turns=self._turns)
 
     def _use(self, opened: OpenedDocument) -> None:
         """Make a document the one to talk about; the conversation about another one ends."""

@@ -20,7 +20,7 @@ ANSWER = " ".join(f"word{number}" for number in range(60))
 
 
 def preset(name: str, context_length: int = 4096) -> Preset:
-    return Preset(name, f"The {name} model", "", ModelRef(name), context_length, DraftConfig("lm", ModelRef("d")))
+    return Preset(name, f"The {name} model", "", ModelRef(name), context_length, draft=DraftConfig("lm", ModelRef("d")))
 
 
 class Loader:
@@ -241,6 +241,7 @@ def test_a_chosen_part_is_what_the_model_reads(report: Path) -> None:
     done(workspace.ask("What?"))
     prompt = loader.engines[0].tokenizer.decode(loader.engines[0].requests[-1].prompt_token_ids)
     assert workspace.opened.whole.blocks[1].text in prompt
+    assert prompt.startswith(f"<|doc|>{preset('builtin').instruction}\n\n")
     assert workspace.opened.whole.blocks[0].text not in prompt
     workspace.choose_range(0, num_parts - 1)
     assert workspace.opened.used is workspace.opened.whole
