@@ -372,7 +372,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_engines_from_a_preset_share_their_target(pair: Path) -> None:
     messages: list[str] = []
     preset = pair_preset(pair, "lm", tree=TreeConfig(num_nodes=9, threshold=0.2, max_depth=5))
-    engine = load_engine(preset, device="cpu", on_progress=messages.append)
+    engine = load_engine(preset, device="cpu", adaptive=False, on_progress=messages.append)
     assert (engine.drafter_name, engine.capacity, engine.preset) == ("lm", 1024, preset)
     assert engine.device == "cpu"
     assert len(messages) == 2
@@ -415,7 +415,7 @@ def test_retrieval_is_shown_between_steps(pair: Path) -> None:
     preset = pair_preset(pair, "lm")
     focused = type(preset.draft.retrieval)(chunk_size=8, top_k=2, num_sink=4, num_recent=16)
     preset = pair_preset(pair, "lm", retrieval=focused)
-    events = list(load_engine(preset, device="cpu").generate(request(30, prompt=PROMPT * 4)))
+    events = list(load_engine(preset, device="cpu", adaptive=False).generate(request(30, prompt=PROMPT * 4)))
     views = [index for index, event in enumerate(events) if isinstance(event, ContextFocused)]
     assert views
     assert all(isinstance(events[index - 1], TokensAccepted) for index in views)
