@@ -84,7 +84,21 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument("--json", action="store_true")
     read.set_defaults(command=_read)
 
-    bench = commands.add_parser("bench", help="speed against plain decoding, or --quality of the answers")
+    _add_bench(commands.add_parser("bench", help="speed against plain decoding, or --quality of the answers"))
+    presets = commands.add_parser("presets", help="list the presets, or show one")
+    presets.add_argument("name", nargs="?")
+    presets.add_argument("--json", action="store_true")
+    presets.set_defaults(command=_presets)
+
+    doctor = commands.add_parser("doctor", help="device, versions, attention backend, memory")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+
+    _add_train(commands.add_parser("train", help="train the built-in models"))
+    return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
     _add_preset(bench)
     bench.add_argument("--data", type=Path, help="folder of .jsonl or .txt texts (default: the bundled report)")
     bench.add_argument(
@@ -104,16 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
 
-    presets = commands.add_parser("presets", help="list the presets, or show one")
-    presets.add_argument("name", nargs="?")
-    presets.add_argument("--json", action="store_true")
-    presets.set_defaults(command=_presets)
 
-    doctor = commands.add_parser("doctor", help="device, versions, attention backend, memory")
-    doctor.add_argument("--json", action="store_true")
-    doctor.set_defaults(command=_doctor)
-
-    train = commands.add_parser("train", help="train the built-in models")
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("part", choices=("tokenizer", "target", "draft", "all"))
     train.add_argument("--corpus", type=Path, required=True, help=".jsonl(.xz) with 'text', a text file or a folder")
     train.add_argument("--out", type=Path, default=Path("runs/builtin"), help="default: %(default)s")
@@ -121,7 +127,6 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--init", type=Path, help="folder of weights to start from")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     train.set_defaults(command=_train)
-    return parser
 
 
 def _add_preset(parser: argparse.ArgumentParser) -> None:

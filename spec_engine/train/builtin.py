@@ -22,6 +22,8 @@ from spec_engine.train.objectives import QuoteTasks
 CONTEXT_LENGTH = 16384
 WITH_ROPE = (1, 1, 0, 1, 1, 0)  # by layer; 0: full attention without position embedding
 
+DRILL_SHARE = {"target": 0.5, "draft": 0.0}  # the draft copies; which passage to quote is the target's choice
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
@@ -93,7 +95,7 @@ def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
             **_common(tokenizer),
         }
     )
-    return Recipe(config, parse_stages("256:64:10,512:32:15,1024:16:15"), copy_layer=1)
+    return Recipe(config, parse_stages("256:32:7,512:16:5,1024:8:5"), previous_layer=0, copy_layer=1, text_weight=0.1)
 
 
 def train_builtin(job: TrainingJob, log: Callable[[str], None]) -> None:
@@ -116,5 +118,5 @@ def train_builtin(job: TrainingJob, log: Callable[[str], None]) -> None:
     for part in parts:
         recipe = recipes[part](tokenizer)
         recipe = replace(recipe, stages=job.stages or recipe.stages, threads=job.threads)
-        tasks = (QuoteTasks(corpus, "train", seed=0), QuoteTasks(corpus, "held_out", seed=9))
+        tasks = (QuoteTasks(corpus, "train", drill_share=DRILL_SHARE[part]), QuoteTasks(corpus, "held_out", seed=9))
         Trainer(recipe, tokenizer, tasks, job.out / part, initial=job.initial, log=log).run()

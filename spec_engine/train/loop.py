@@ -57,6 +57,7 @@ class Recipe:
     decay_share: float = 0.25
     text_weight: float = 0.2  # loss weight of document text against answers
     guidance: float = 1.0  # weight of the attention guidance, 0 for none
+    previous_layer: int | None = None  # guided from every token to the one before
     mark_layer: int | None = None  # guided from every token of a passage to its mark
     match_layer: int | None = None  # guided from words of the question to the document
     gather_layer: int | None = None  # guided from the beginning of an answer to the matched words of its question
@@ -158,7 +159,9 @@ def _guides(
     length = arrays["ids"].shape[1]
     ahead = np.full_like(arrays["source"], -1)
     ahead[:, :-1] = arrays["source"][:, 1:]
+    previous = np.where(arrays["ids"] > 0, np.arange(length)[None] - 1, -1)
     samples = (
+        (recipe.previous_layer, previous, max(32, length // 16)),
         (recipe.mark_layer, arrays["mark"], max(64, length // 8)),
         (recipe.match_layer, arrays["match"], max(32, length // 16)),
         (recipe.copy_layer, ahead, max(64, length // 8)),
