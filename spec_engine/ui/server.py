@@ -1,12 +1,12 @@
 """Serves the page to the browsers of this machine.
 
-Job: the guards in front of the page, the port, opening the browser, loading the first engine.
-Non-job: the page (`layout`), its events (`handlers`).
+Job: the application and its server, the port, opening the browser, loading the first engine.
+Non-job: the page (`layout`), its events (`handlers`), who is let in (`guard`).
 
-The page answers requests for its own names only, takes writes from its own pages only, and tells the browser to load
-nothing from anywhere else. There is no share link, no telemetry and no history of calls.
+There is no share link, no telemetry and no history of calls.
 """
 
+import asyncio
 import socket
 import threading
 import time
@@ -15,18 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import PresetError, SpecEngineError
+from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.workspace import Workspace
 
@@ -34,9 +31,6 @@ LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
 MAX_FILE_SIZE: Final = "256mb"
 NUM_PORTS_TRIED: Final = 50
 STYLE: Final = Path(__file__).parent / "style.css"
-CONTENT_POLICY: Final = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; form-action 'self'"
-)
 _NO_API_PAGES: Final[dict[str, None]] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 _FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO: Final = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -63,47 +57,28 @@ class ServeOptions:
     device: str = "auto"
 
 
-class OwnPagesOnly:
-    """Refuses requests under foreign names or from other sites' pages; lets the browser load nothing from elsewhere.
+class PageServer(uvicorn.Server):
+    """Serves the guarded page and ends at once when it is told to, also while pages are open.
 
-    A foreign name in ``Host`` is how a web page reaches a local server by DNS rebinding; a foreign ``Origin`` is how it
-    posts to one.
-
-    Args:
-        names: host names that are served; None serves any, for a page that was opened to the network on purpose.
+    `sockets` of `run` may be given, as for any uvicorn server.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
-        self._app = app
-        self._names = names
+    def __init__(self, workspace: Workspace, presets: Sequence[Preset], host: str = "127.0.0.1", port: int = 0) -> None:
+        self._closing = asyncio.Event()
+        app = build_app(workspace, presets, host, self._closing)
+        super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Guard one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if self._names is not None and urlsplit(f"//{host}").hostname not in self._names:
-            await PlainTextResponse("This page is not served under that name.", 400)(scope, receive, send)
-            return
-        if origin is not None and urlsplit(origin).netloc != host:
-            await PlainTextResponse("This page takes requests from itself only.", 403)(scope, receive, send)
-            return
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = [(b"content-security-policy", CONTENT_POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message["headers"] = [*message.get("headers", ()), *own]
-            await send(message)
-
-        await self._app(scope, receive, send_guarded)
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let go of the streams that pages follow, then end as usual."""
+        self._closing.set()
+        await super().shutdown(sockets)
 
 
-def build_app(workspace: Workspace, presets: Sequence[Preset], host: str = "127.0.0.1") -> FastAPI:
-    """The guarded application, ready for any ASGI server."""
+def build_app(workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event) -> FastAPI:
+    """The guarded application; `closing` is set when its server ends."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(OwnPagesOnly, names=LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
+    names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
+    app.add_middleware(OwnPagesOnly, names=names, closing=closing)
     blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
     guarded: FastAPI = gr.mount_gradio_app(
         app,
@@ -145,8 +120,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         announce("Everyone who can reach this machine can read the document and the chat: there is no password.")
     shown_host = "localhost" if options.host in ("127.0.0.1", "::1", "0.0.0.0", "::") else options.host
     address = f"http://{shown_host}:{port}"
-    app = build_app(workspace, presets, options.host)
-    server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, log_level="warning"))
+    server = PageServer(workspace, presets, options.host, port)
     workspace.switch(first)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()

@@ -23,13 +23,13 @@ RANGE_HEADING: Final = "Choose the part to read. Nothing is cut unless you say s
 RANGE_FIRST: Final = "From"
 RANGE_LAST: Final = "To"
 RANGE_BUTTON: Final = "Use this part"
-RANGE_ALL_BUTTON: Final = "Whole document"
+RANGE_ALL_BUTTON: Final = "Take it all"
 
 # --- chat -------------------------------------------------------------------------------------------------------------
 QUESTION_LABEL: Final = "Your question"
 ASK_READY: Final = "Ask about the document"
-ASK_NEEDS_DOCUMENT: Final = "First drop a document, or try the sample report"
-ASK_NEEDS_FIT: Final = "The document does not fit: choose a part of it on the left"
+ASK_NEEDS_DOCUMENT: Final = "First drop a document"
+ASK_NEEDS_FIT: Final = "First choose a part that fits"
 ASK_NEEDS_ENGINE: Final = "The model is not loaded yet"
 ASK_BUTTON: Final = "Ask"
 STOP_BUTTON: Final = "Stop"

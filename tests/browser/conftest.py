@@ -3,10 +3,6 @@
 The models have random weights, so the answers mean nothing; everything between the key press and the token is real.
 """
 
-import shutil
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +10,13 @@ from typing import Final
 
 import pytest
 import torch
-import uvicorn
 
 from spec_engine.config import GenerationDefaults, ModelRef, Preset, RetrievalConfig
-from spec_engine.ui.server import EngineSource, build_app
-from spec_engine.ui.workspace import Workspace
+from tests.browser.server import ARGUMENTS, CHROMIUM, running_server
 from tests.fakes import END_ID, pair_preset, perturbed, save_pair, tiny_lm
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
 
-CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS: Final = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 LEFT_STREAM: Final = ("AbortError", "Connection errored out")  # what a page says when it is reloaded while it follows
 WIDE: Final = (1440, 900)
 
@@ -75,22 +64,8 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> list[Preset]:
 @pytest.fixture
 def address(presets: list[Preset]) -> Iterator[str]:
     """A fresh server with the first preset loaded."""
-    workspace = Workspace(EngineSource("cpu"))
-    server = uvicorn.Server(
-        uvicorn.Config(build_app(workspace, presets), log_level="warning", timeout_graceful_shutdown=3)
-    )
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    assert workspace.switch(presets[0]).join(60)
-    assert workspace.trouble == ""
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    workspace.close()
-    thread.join(10)
+    with running_server(presets) as address:
+        yield address
 
 
 def listen(page: "playwright.Page", address: str, complaints: list[str]) -> None:

@@ -1,14 +1,17 @@
 """The guards in front of the page, over its real application."""
 
+import asyncio
 import re
 import socket
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from spec_engine.config import ModelRef, Preset
 from spec_engine.errors import SpecEngineError
+from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
@@ -18,7 +21,8 @@ PRESET = Preset("builtin", "Built-in", "", ModelRef("m"), 4096)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    app = build_app(Workspace(lambda preset, tell: ScriptedEngine("answer")), [PRESET])
+    workspace = Workspace(lambda preset, tell: ScriptedEngine("answer"))
+    app = build_app(workspace, [PRESET], "127.0.0.1", asyncio.Event())
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         yield client
 
@@ -75,3 +79,27 @@ def test_a_taken_port_is_passed_over() -> None:
 def test_an_address_of_another_machine_is_an_error_in_words() -> None:
     with pytest.raises(SpecEngineError, match="--host"):
         free_port("203.0.113.1", 7860)
+
+
+def test_open_streams_are_let_go_when_the_server_ends() -> None:
+    async def stream_forever(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def never_sends() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing sets the event")
+
+    async def ignore(message: Message) -> None:
+        pass
+
+    async def run() -> None:
+        closing = asyncio.Event()
+        guarded = OwnPagesOnly(stream_forever, None, closing)
+        running = asyncio.ensure_future(guarded({"type": "http", "headers": []}, never_sends, ignore))
+        await asyncio.sleep(0.05)
+        assert not running.done()
+        closing.set()
+        await asyncio.wait_for(running, 1.0)
+
+    asyncio.run(run())

@@ -1,0 +1,41 @@
+"""The page's server in a thread, with a real engine, and the browser's settings."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from spec_engine.config import Preset
+from spec_engine.ui.server import EngineSource, PageServer
+from spec_engine.ui.workspace import Workspace
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS: Final = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def running_server(presets: Sequence[Preset]) -> Iterator[str]:
+    """The address of a fresh server with the first preset loaded."""
+    workspace = Workspace(EngineSource("cpu"))
+    server = PageServer(workspace, presets)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        assert workspace.switch(presets[0]).join(120)
+        assert workspace.trouble == ""
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        workspace.close()
+        thread.join(10)
+        assert not thread.is_alive(), "an open page must not keep the server"
