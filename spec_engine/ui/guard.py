@@ -49,15 +49,21 @@ class OwnPagesOnly:
             await refusal(scope, receive, send)
             return
 
+        is_open = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal is_open
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_OWN_HEADERS]
+            is_open = message["type"] == "http.response.start" or bool(message.get("more_body", False))
             await send(message)
 
         async def receive_until_closing() -> Message:
             return await self._first_of(receive)
 
         await self._app(scope, receive_until_closing, send_guarded)
+        if is_open and self._closing.is_set():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _refusal(self, headers: Headers) -> PlainTextResponse | None:
         """The answer to a request that must not reach the page."""
