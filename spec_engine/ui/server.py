@@ -12,7 +12,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +47,7 @@ class ServeOptions:
         port: a free one above it is taken when it is in use.
         opens_browser: whether to show the page in the default browser.
         device: as for `load_engine`.
+        model: hub id or folder of another target for the preset.
     """
 
     preset: str = "builtin"
@@ -55,6 +56,7 @@ class ServeOptions:
     port: int = 7860
     opens_browser: bool = True
     device: str = "auto"
+    model: str | None = None
 
 
 class PageServer(uvicorn.Server):
@@ -106,9 +108,11 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     `announce` is told the address and what the user should know. Raises `PresetError` for an unknown preset and
     `DocumentError` when the document cannot be read.
     """
-    presets = available_presets(announce)
     first = load_preset(options.preset)
-    if all(preset.name != first.name for preset in presets):
+    if options.model is not None:
+        first = replace(first, target=replace(first.target, id=options.model, revision=None))
+    presets = [first if preset.name == first.name else preset for preset in available_presets(announce)]
+    if first not in presets:
         presets.append(first)
     workspace = Workspace(EngineSource(options.device))
     if options.document is not None:

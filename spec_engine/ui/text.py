@@ -61,6 +61,9 @@ NO_ENGINE: Final = "No model is loaded."
 STARTING: Final = "Starting"
 MEASURING_PLAIN: Final = "Measuring plain decoding"
 DRAFTING_PAUSED: Final = "Drafting off"
+LOADING_BROKE: Final = (
+    "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
+)
 COMPARE_BUTTON: Final = "Compare with plain decoding"
 COMPARE_HINT: Final = "Answers the same question once more without drafting: same text? how much faster?"
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."

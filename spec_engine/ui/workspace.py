@@ -274,8 +274,15 @@ class Workspace:
             engine.close()
         try:
             self._install(job, preset)
-        except SpecEngineError as error:
-            self._trouble = f"{preset.title} could not be loaded. {error}"
+        except (
+            SpecEngineError,
+            RuntimeError,
+            OSError,
+            MemoryError,
+        ) as error:  # torch runs out of memory by RuntimeError
+            is_known = isinstance(error, SpecEngineError)
+            reason = str(error) if is_known else text.LOADING_BROKE.format(reason=str(error).partition("\n")[0])
+            self._trouble = f"{preset.title} could not be loaded. {reason}"
             if before is not None:
                 self._install(job, before)
                 self._trouble += f" {before.title} is loaded again."

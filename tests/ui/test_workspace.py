@@ -34,6 +34,8 @@ class Loader:
     def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> ScriptedEngine:
         on_progress(f"Loading {preset.target.id}")
         assert all(engine.is_closed for engine in self.engines), "the old engine must be freed first"
+        if preset.name == "huge":
+            raise RuntimeError("out of memory\nTried to allocate 40 GiB")
         if preset.name in self.failing:
             raise ModelNotFound("There is no such model. Check the name.")
         engine = ScriptedEngine(ANSWER, capacity=preset.context_length, step_s=self.step_s, chunk_s=self.chunk_s)
@@ -195,6 +197,14 @@ def test_a_failed_switch_goes_back_and_says_why(report: Path) -> None:
     assert "The builtin model is loaded again" in workspace.trouble
     assert workspace.why_not_ask == ""
     assert len(workspace.turns) == 1
+
+
+def test_running_out_of_memory_goes_back_too(report: Path) -> None:
+    workspace = ready(report, Loader())
+    done(workspace.switch(preset("huge")))
+    assert workspace.preset is not None
+    assert workspace.preset.name == "builtin"
+    assert "The machine gave up: out of memory. It may lack the memory" in workspace.trouble
 
 
 def test_a_switch_that_leaves_nothing_says_so_and_can_be_tried_again(report: Path) -> None:
