@@ -8,6 +8,7 @@ Exit status: 0 done, 1 the answer was cut short or something was found wrong, 2 
 import argparse
 import json
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +30,6 @@ from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
-from spec_engine.ui.server import ServeOptions, serve
 
 DRAFTER_KINDS = ("none", "lm", "lookup")
 
@@ -55,12 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    chat = commands.add_parser("chat", help="open the page")
-    _add_preset(chat)
-    chat.add_argument("--document", type=Path, help="open this file at once")
-    chat.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    chat.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
-    chat.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    chat = commands.add_parser("chat", help="open the page", add_help=False, prefix_chars="\0")
+    chat.add_argument("options", nargs=argparse.REMAINDER)
     chat.set_defaults(command=_chat)
 
     ask = commands.add_parser("ask", help="one question about one document")
@@ -147,11 +143,9 @@ def _progress(line: str) -> None:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    options = ServeOptions(
-        preset=arguments.preset, document=arguments.document, host=arguments.host, port=arguments.port,
-        opens_browser=not arguments.no_browser, device=arguments.device,
-    )  # fmt: skip
-    serve(options, announce=lambda line: print(line, flush=True))
+    """Run the page's own command; gradio takes seconds to import and no other command needs it."""
+    sys.argv = ["spec-engine chat", *arguments.options]
+    runpy.run_module("spec_engine.ui", run_name="__main__")
     return 0
 
 

@@ -1,0 +1,38 @@
+"""The page from the command line: ``python -m spec_engine.ui``, which is ``spec-engine chat`` and ``python app.py``.
+
+Job: read the arguments, serve the page. Non-job: everything else.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from spec_engine.errors import SpecEngineError
+from spec_engine.ui.server import ServeOptions, serve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the page until it is interrupted; 2 when it cannot start."""
+    usual = ServeOptions()
+    parser = argparse.ArgumentParser(description="Chat with a long document on a page in the browser.")
+    parser.add_argument("--preset", default=usual.preset, help="which models to load (default: %(default)s)")
+    parser.add_argument("--model", help="hub id or folder of another target for the preset")
+    parser.add_argument("--document", type=Path, help="a file to open at the start")
+    parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
+    parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    given = parser.parse_args(arguments)
+    options = ServeOptions(
+        given.preset, given.document, given.host, given.port, not given.no_browser, given.device, given.model
+    )
+    try:
+        serve(options, announce=lambda line: print(line, flush=True))
+    except SpecEngineError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
