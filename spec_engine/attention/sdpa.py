@@ -151,6 +151,8 @@ def _fold(q: Tensor, k: Tensor) -> Tensor:
 
 def _masked_keys(x: Tensor, num_edge: int, prefix_len: int) -> Tensor:
     """The keys or values of the masked part: the `num_edge` oldest and those behind the prefix."""
+    if num_edge == prefix_len:
+        return x
     new = x.narrow(2, prefix_len, x.shape[2] - prefix_len)
     return torch.cat([x.narrow(2, 0, num_edge), new], dim=2) if num_edge else new
 

@@ -26,6 +26,7 @@ from spec_engine.errors import UnsupportedModel
 NAME = "spec_engine"
 _SDPA: Callable[..., tuple[Tensor, Tensor | None]] = sdpa_attention_forward
 _QUERY_BLOCK = 256  # rows of a windowed prefill that share one masked part
+_FEW_KEYS = 1024  # up to so many keys one masked kernel costs less than two and a merge
 _REFUSED = {
     "position_bias": "it adds a bias per position to its attention",
     "indices": "it attends to a sparse selection of keys",
@@ -80,25 +81,28 @@ class Pass:
         """Every node sees the prefix, its ancestors and itself, as far as the window reaches."""
         key = (window or 0, q.get_device())
         if key not in self._biases:
-            self._biases[key] = self._tree_part(q, window)
+            self._biases[key] = self._tree_part(q, k.shape[2], window)
         first, bias = self._biases[key]
         if first:
             k, v = k.narrow(2, first, k.shape[2] - first), v.narrow(2, first, v.shape[2] - first)
         return self.backend.hybrid(q, k, v, self.prefix_len - first, bias, scoring)[0]
 
-    def _tree_part(self, q: Tensor, window: int | None) -> tuple[int, TreeBias | None]:
+    def _tree_part(self, q: Tensor, num_rows: int, window: int | None) -> tuple[int, TreeBias | None]:
         """The first prefix row that some node sees, and the bias from there on.
 
         Nodes at different depths see windows that begin at different rows. Rows that all of them see stay in the
-        unmasked part; the few in between join the masked part.
+        unmasked part; the few in between join the masked part, and all do where there are only few rows.
         """
-        if window is None:
-            return 0, None if self.visible is None else tree_bias(self.visible, q.dtype, q.device)
         offsets = torch.zeros(1, dtype=torch.int64) if self.offsets is None else self.offsets
-        lowest = self.prefix_len + offsets[-q.shape[2] :] - window + 1  # first position that each node sees
+        if window is None:
+            lowest = torch.zeros(q.shape[2], dtype=torch.int64)  # first position that each node sees
+        else:
+            lowest = self.prefix_len + offsets[-q.shape[2] :] - window + 1
         first, all_seen = (min(max(int(x), 0), self.prefix_len) for x in (lowest.min(), lowest.max()))
         if self.visible is None:
             return first, None
+        if num_rows - first <= _FEW_KEYS:
+            all_seen = self.prefix_len
         edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
         newer = self.visible & (self.prefix_len + offsets[None] >= lowest[:, None])
         return first, tree_bias(torch.cat((edge, newer), dim=1), q.dtype, q.device)

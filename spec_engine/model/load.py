@@ -47,6 +47,7 @@ from spec_engine.errors import (
     UnsupportedModel,
     VocabularyMismatch,
 )
+from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.tokenizer import Tokenizer
 
 _CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
@@ -110,6 +111,7 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
             )
     assert isinstance(model, PreTrainedModel), "transformers gives its own models"
     model.train(False)
+    lay_out_for_small_passes(model)
     return model
 
 
