@@ -178,12 +178,12 @@ def _acceptance(metrics: GenerationMetrics) -> str:
         names.append(f"{MAX_BARS}+")
     positions = _bars(
         shares,
-        [_tick(k + 1, len(shares)) for k in range(len(shares))],
+        _ticks(1, len(shares)),
         [f"drafted token {k + 1}: confirmed in {text.percent(share)} of the steps" for k, share in enumerate(shares)],
     )
     histogram = _bars(
         [number / max(counts) for number in counts],
-        [_tick(k, len(counts)) for k in range(len(counts))],
+        _ticks(0, len(counts)),
         [f"{text.plural(number, 'step')} with {name} confirmed" for name, number in zip(names, counts, strict=True)],
     )
     left = f'<div title="{escape(text.HELP["by_position"])}"><h4>by position</h4>{positions}</div>'
@@ -191,9 +191,10 @@ def _acceptance(metrics: GenerationMetrics) -> str:
     return _section("Confirmed drafted tokens", text.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
 
 
-def _tick(number: int, num_bars: int) -> str:
-    """The label below a bar: every one while there is room, then every fifth."""
-    return str(number) if num_bars <= 9 or number in (0, 1) or number % 5 == 0 else ""
+def _ticks(first: int, num_bars: int) -> list[str]:
+    """The labels below bars that count from `first`: every one while there is room, then the first and every fifth."""
+    numbers = range(first, first + num_bars)
+    return [str(number) if num_bars <= 9 or number in (first, 5, 10, 15) else "" for number in numbers]
 
 
 def _time(metrics: GenerationMetrics, read_s: float) -> str:

@@ -32,7 +32,7 @@ def main() -> None:
             for number, question in enumerate(QUESTIONS, start=1):
                 answer(page, question, number)
             page.locator("#se-compare").click()
-            expect(page.locator(".se-verdict")).to_be_visible(timeout=120_000)
+            expect(page.locator(".se-verdict")).to_be_visible(timeout=300_000)
             page.locator("#se-authors > button").click()
             save(page, given.folder / "wide-light.png")
             dark = opened(browser, address, (1440, 900), "dark")
@@ -59,7 +59,7 @@ def answer(page: Page, question: str, number: int) -> None:
     page.locator("#se-ask:enabled").wait_for()
     page.locator("#se-box textarea").fill(question)
     page.keyboard.press("Enter")
-    expect(page.locator("#se-chat .bot-row")).to_have_count(number, timeout=120_000)
+    expect(page.locator("#se-chat .bot-row")).to_have_count(number, timeout=300_000)
 
 
 def save(page: Page, path: Path) -> None:
