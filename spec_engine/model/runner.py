@@ -169,6 +169,6 @@ def _check_architecture(model: PreTrainedModel) -> None:
     if others or getattr(model, "_is_stateful", False):
         kinds = ", ".join(others) or "recurrent layers"
         raise UnsupportedModel(
-            f"{name} has layers ({kinds}) whose state cannot follow the branches of a draft tree. "
+            f"{name} has layers of a kind ({kinds}) that cannot follow the branches of a draft tree. "
             "Choose a model with full or sliding-window attention only."
         )

@@ -182,14 +182,14 @@ class Target:
         """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
         query, scoring = tapped
         keys, _ = self._slots.view(self._tap_layer)  # [1, Hk, num_done, D]
-        rows = query[0, :, node].float().view(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
+        rows = query[0, :, node].float().reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
         logits = torch.matmul(rows * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
         if scoring.softcap is not None:
             logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
         window = self._runner.layer_windows[self._tap_layer]
         if window is not None:
             logits[..., : max(logits.shape[-1] - window, 0)] = -torch.inf
-        lse = torch.logsumexp(logits, dim=-1, keepdim=True)
-        if scoring.sink is not None:
-            lse = torch.logaddexp(lse, scoring.sink.float().view(keys.shape[1], -1, 1))
-        return torch.exp(logits - lse).mean(dim=(0, 1))
+        if scoring.sink is not None:  # takes its share of the softmax, and is no token
+            sink = scoring.sink.float().view(keys.shape[1], -1, 1)
+            return torch.softmax(torch.cat((logits, sink), dim=-1), dim=-1)[..., :-1].mean(dim=(0, 1))
+        return torch.softmax(logits, dim=-1).mean(dim=(0, 1))

@@ -159,8 +159,9 @@ def test_quantised_models_name_the_extra(preset: Preset) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.parametrize("kind", ["4bit", "8bit"])
-def test_quantised_models_verify_trees(preset: Preset, kind: Quantization) -> None:
+@pytest.mark.parametrize(("kind", "tolerance"), [("4bit", 2e-2), ("8bit", 0.2)])
+def test_quantised_models_verify_trees(preset: Preset, kind: Quantization, tolerance: float) -> None:
+    """LLM.int8 rounds activations, and a pass over other rows rounds them differently."""
     model = load_target(preset, ModelRef("target", quantization=kind), device="cpu")
     target = Target(model, 64, 16)
     ids = tuple(range(40))
@@ -169,7 +170,7 @@ def test_quantised_models_verify_trees(preset: Preset, kind: Quantization) -> No
     outputs = target.verify(DraftTree.chain(ids[30:]), Taps())
     with torch.inference_mode():
         want = model(torch.tensor([ids])).logits[0, 30:]
-    assert (outputs.logits - want).abs().max() <= 2e-2 * want.abs().max()
+    assert (outputs.logits - want).abs().max() <= tolerance * want.abs().max()
 
 
 def test_vocabularies() -> None:

@@ -210,7 +210,7 @@ def test_a_stale_commit_is_our_bug() -> None:
 @pytest.mark.parametrize("name", ["falcon", "bloom", "mamba", "lfm2"])
 def test_refused_by_name_with_the_reason(name: str) -> None:
     model = tiny_model(name)
-    with pytest.raises(UnsupportedModel, match=f"(?s){type(model).__name__}.*(attention|state).*Choose"):
+    with pytest.raises(UnsupportedModel, match=f"(?s){type(model).__name__}.*(attention|branches).*Choose"):
         Target(model, 100, 16)
 
 
