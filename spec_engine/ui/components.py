@@ -48,6 +48,7 @@ class ChatPane:
     stop: gr.Button
     new_chat: gr.Button
     authors: gr.HTML
+    has_followed: gr.State  # whether the last look found a job to follow
 
 
 @dataclass(frozen=True, slots=True)

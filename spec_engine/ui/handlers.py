@@ -44,13 +44,13 @@ class Handlers:
         """Every event, and what follows it."""
         doc, chat, speed = self._page.document, self._page.chat, self._page.speed
         everything = self._views.all_outputs
-        self._follow(_on(blocks.load, self.open_page, None, everything))
+        self._follow(_on(blocks.load, self.open_page, None, everything), self.show_result_if_any)
         for send in (chat.box.submit, chat.ask.click):
             self._follow(_on(send, self.ask, [chat.box], everything))
         for button in chat.examples:
             self._follow(_on(button.click, self.ask, [button], everything))
         self._follow(_on(speed.compare.click, self.compare, None, everything))
-        self._follow(_on(doc.preset.input, self.switch, [doc.preset], everything))
+        self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
         _on(chat.new_chat.click, self.new_chat, None, everything)
         _on(doc.drop.upload, self.open_file, [doc.drop], everything)
@@ -66,10 +66,11 @@ class Handlers:
         _on(doc.range_use.click, self.use_range, chosen, everything)
         _on(doc.range_all.click, self.use_all, None, everything)
 
-    def _follow(self, event: Dependency) -> None:
+    def _follow(self, event: Dependency, show_result: Callable[[bool], Updates] | None = None) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything = self._views, self._views.all_outputs
-        result = _on(_stream(event.then, views.follow, views.streamed).then, self.show_result, None, everything)
+        followed = _stream(event.then, views.follow, views.streamed)
+        result = _on(followed.then, show_result or self.show_result, [self._page.chat.has_followed], everything)
         measured = _stream(_on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
         _on(measured.then, views.figures, None, views.figure_outputs)
 
@@ -79,9 +80,14 @@ class Handlers:
         """A page was opened or reloaded."""
         return self._views.everything(notice=self._workspace.trouble)
 
-    def show_result(self) -> Updates:
-        """A job has ended; an older notice stays unless there is a newer one."""
+    def show_result(self, has_followed: bool) -> Updates:
+        """A job has ended, perhaps before it could be followed; an older notice stays unless there is a newer one."""
         return self._views.everything(notice=self._workspace.trouble or None)
+
+    def show_result_if_any(self, has_followed: bool) -> Updates:
+        """A page was opened. If no job ran there is nothing new, and sending the page again could undo what another
+        event has just shown."""
+        return self.show_result(has_followed) if has_followed else {self._page.chat.live: gr.skip()}
 
     def set_settings(self, max_tokens: float, temperature: float, seed: float | None) -> None:
         """A setting was changed; the next answer follows it."""
@@ -116,6 +122,8 @@ class Handlers:
 
     def switch(self, name: str) -> Updates:
         """Another model was picked."""
+        if self._workspace.preset is self._presets[name]:
+            return self._views.everything(notice=None)
         return self._try(lambda: self._workspace.switch(self._presets[name]))
 
     def open_file(self, path: str | None) -> Updates:

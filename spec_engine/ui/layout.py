@@ -131,7 +131,8 @@ def _chat_pane() -> ChatPane:
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
     with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
         authors = _html(render.authors(None))
-    return ChatPane(chat, live, notice, examples_row, examples, box, ask, stop, new_chat, authors)
+    has_followed = gr.State(False)
+    return ChatPane(chat, live, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed)
 
 
 def _speed_pane() -> SpeedPane:

@@ -35,7 +35,7 @@ class Views:
     @property
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
-        return [self._chat.live, self._speed.readouts, self._chat.authors]
+        return [self._chat.live, self._speed.readouts, self._chat.authors, self._chat.has_followed]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -179,11 +179,12 @@ class Views:
     # --- while a job runs ---------------------------------------------------------------------------------------------
 
     def follow(self) -> Iterator[Updates]:
-        """Updates of the light widgets until the running job has ended; one empty update when none runs."""
+        """Updates of the light widgets until the running job has ended; none when nothing runs."""
         job = self._workspace.active_job
+        yield {self._chat.has_followed: job is not None}
         if job is None:
-            yield {self._chat.live: gr.skip()}
-        elif job.kind == "answer":
+            return
+        if job.kind == "answer":
             yield from self._follow_answer(job)
         elif job.kind == "load":
             yield from self._follow_loading(job)
