@@ -12,6 +12,7 @@ _HOME = {
     "load_engine": "engine",
     "SamplingParams": "sampling",
     "Session": "chat.session",
+    "TokensAccepted": "events",
     "read_document": "documents.read",
     "load_preset": "config",
     "SpecEngineError": "errors",
