@@ -79,9 +79,7 @@ def test_float64_shows_that_only_rounding_differs(name: str, all_double: None) -
 
 @pytest.mark.parametrize("few_keys", [0, 1024], ids=["merged", "one kernel"])
 @pytest.mark.parametrize("name", [*MAIN, *SLIDING, "llama-llama3", "llama-linear", "glm4", "stablelm"])
-def test_every_path_of_a_tree_equals_teacher_forcing(
-    name: str, few_keys: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_path_of_a_tree_equals_teacher_forcing(name: str, few_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The window of 40 ends inside the prefix, and differently for each depth of the tree."""
     monkeypatch.setattr(hf_attention, "_FEW_KEYS", few_keys)
     ids = random_ids(100)

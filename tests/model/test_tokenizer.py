@@ -100,7 +100,7 @@ def test_stop_ids_are_all_that_are_known() -> None:
 
 
 def test_spelled_ends_count_only_as_single_tokens() -> None:
-    """"</s>" in a vocabulary that has no such token is text."""
+    """ "</s>" in a vocabulary that has no such token is text."""
     assert TOKENIZERS["bytes"].stop_token_ids == {END_ID}
 
 
