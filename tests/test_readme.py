@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from spec_engine.bench.readme import ROOT, update
+from spec_engine.bench.readme import FILES, ROOT, update
 from spec_engine.cli import build_parser
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_generated_blocks_are_up_to_date() -> None:
-    assert update(TEXT) == TEXT, "Run: python -m spec_engine.bench.readme"
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
+def test_generated_blocks_are_up_to_date(file: Path) -> None:
+    text = file.read_text("utf-8")
+    assert "<!-- " in text
+    assert update(text) == text, "Run: python -m spec_engine.bench.readme"
 
 
 def test_a_changed_figure_would_be_seen() -> None:

@@ -1,4 +1,4 @@
-"""The generated parts of README.md: result tables, preset table, file tree.
+"""The generated parts of README.md and of the model card: result tables, preset table, file tree.
 
 Job: make each block from the committed result files, the presets and the modules' own first lines.
 ``python -m spec_engine.bench.readme`` writes them between their markers; a test says when they are out of date.
@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SPEED = ROOT / "docs" / "results" / "bench-builtin.json"
 QUALITY = ROOT / "docs" / "results" / "quality-builtin.json"
 
+FILES = (ROOT / "README.md", ROOT / "presets" / "builtin" / "README.md")
+
 
 def blocks() -> dict[str, str]:
     """Text of each block by the name of its marker."""
@@ -27,11 +29,16 @@ def blocks() -> dict[str, str]:
     names = QualityRow.__dataclass_fields__
     rows = [QualityRow(**{key: value for key, value in row.items() if key in names}) for row in quality]
     results = [speed_table(report), speed_caption(report), "How often the answers are right:", quality_table(rows)]
-    return {"results": "\n\n".join(results), "presets": _presets(), "tree": _tree()}
+    return {
+        "results": "\n\n".join(results),
+        "quality": quality_table(rows),
+        "presets": _presets(),
+        "tree": _tree(),
+    }
 
 
 def update(text: str) -> str:
-    """README text with every block made anew. Raises `KeyError` for a marker without a block."""
+    """A file's text with every block made anew. Raises `KeyError` for a marker without a block."""
     made = blocks()
 
     def fill(found: re.Match[str]) -> str:
@@ -67,5 +74,5 @@ def _tree() -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(update(readme.read_text("utf-8")), "utf-8")
+    for file in FILES:
+        file.write_text(update(file.read_text("utf-8")), "utf-8")
