@@ -1,6 +1,7 @@
 """Small real parts for tests: models with random weights, a byte tokenizer, presets on disk, scripted drafters."""
 
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -99,9 +100,12 @@ class OracleDrafter:
     name = "oracle"
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, prompt: Sequence[int], answer: Sequence[int], *, fail_at: int | None = None) -> None:
+    def __init__(
+        self, prompt: Sequence[int], answer: Sequence[int], *, fail_at: int | None = None, delay_s: float = 0.0
+    ) -> None:
         self._text = (*prompt, *answer)
         self._fail_at = fail_at
+        self._delay_s = delay_s
         self.observed: list[int] = []
         self.num_proposals = 0
 
@@ -126,6 +130,7 @@ class OracleDrafter:
 
     def propose(self, root: int, max_nodes: int) -> DraftTree:
         self.num_proposals += 1
+        time.sleep(self._delay_s)
         if self._fail_at == self.num_proposals:
             raise RuntimeError("the drafter broke")
         start = len(self.observed) + 1

@@ -350,7 +350,7 @@ def test_other_seeds_give_other_texts(make: Callable[..., Engine]) -> None:
 
 
 def test_adapting_the_budget_does_not_change_the_text(make: Callable[..., Engine], plain: tuple[int, ...]) -> None:
-    wrong = OracleDrafter(PROMPT, tuple((token_id + 3) % NUM_ASCII for token_id in plain))
+    wrong = OracleDrafter(PROMPT, tuple((token_id + 3) % NUM_ASCII for token_id in plain), delay_s=0.05)
     engine = make(wrong, adaptive=True)
     last = finished(engine, 80)
     assert last.token_ids == plain
