@@ -13,6 +13,7 @@ from torch import Tensor
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
+from spec_engine.model.fused import fused
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
@@ -44,6 +45,7 @@ class LMMemory:
 
     def __init__(self, runner: Runner, settings: LMSettings) -> None:
         self._runner = runner
+        self._forward = fused(runner)
         tree = settings.tree
         num_rows = max(tree.num_nodes * tree.max_depth, sum(tree.beam_widths)) + 1  # of all levels, at most
         self.cache: WholeCache | FocusedCache
@@ -109,7 +111,7 @@ class LMMemory:
     def _run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
-        return self._runner.run(cache, current, token_ids, positions.to(self._runner.device), last)
+        return self._forward.run(cache, current, token_ids, positions.to(self._runner.device), last)
 
 
 def view_size(settings: LMSettings, num_rows: int) -> ViewSize:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -93,11 +94,13 @@ class Pass:
         Nodes at different depths see windows that begin at different rows. Rows that all of them see stay in the
         unmasked part; the few in between join the masked part, and all do where there are only few rows.
         """
+        if window is None or window >= num_rows:  # every node sees the whole prefix
+            if self.visible is None:
+                return 0, None
+            num_joined = self.prefix_len if num_rows <= _FEW_KEYS else 0
+            return 0, tree_bias(pad(self.visible, (num_joined, 0), value=True), q.dtype, q.device)
         offsets = torch.zeros(1, dtype=torch.int64) if self.offsets is None else self.offsets
-        if window is None:
-            lowest = torch.zeros(q.shape[2], dtype=torch.int64)  # first position that each node sees
-        else:
-            lowest = self.prefix_len + offsets[-q.shape[2] :] - window + 1
+        lowest = self.prefix_len + offsets[-q.shape[2] :] - window + 1  # first position that each node sees
         first, all_seen = (min(max(int(x), 0), self.prefix_len) for x in (lowest.min(), lowest.max()))
         if self.visible is None:
             return first, None
