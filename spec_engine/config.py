@@ -59,6 +59,7 @@ class RetrievalConfig:
     top_k: int = 32  # chunks
     every: int = 1  # steps between two updates
     hysteresis: float = 0.2  # a chunk in view stays unless one outside scores better by this share
+    lookahead: float = 0.0  # share of a chunk's score that the next chunk has at least
     num_sink: int = 16  # first tokens, always in the view
     num_recent: int = 128  # last tokens, always in the view
     prefill_window: int = 512  # tokens that each token sees while the draft reads the prompt
@@ -188,6 +189,9 @@ def _check(preset: Preset, where: str) -> None:
     for key, value in positive.items():
         if value < 1:
             raise PresetError(f"{where}: {key} is {value}, it must be at least 1. Correct the value.")
+    lookahead = preset.draft.retrieval.lookahead
+    if not 0 <= lookahead <= 1:
+        raise PresetError(f"{where}: draft.retrieval.lookahead is {lookahead}, it must lie between 0 and 1.")
 
 
 def _nearest(name: str, valid: list[str]) -> str:

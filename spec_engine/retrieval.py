@@ -8,7 +8,8 @@ Non-job: recording the row, gathering keys, anything that knows a model.
 The published method ranks with a half-precision running sum, rebuilds the view in every step and can lose the newest
 tokens. Here a chunk's score is a plain mean in float32, the chunks that hold the first `num_sink` and the last
 `num_recent` tokens are always part of the view, and a chunk in view gives way only to one that scores better by the
-margin `hysteresis`, because each change makes the drafter gather its keys again.
+margin `hysteresis`, because each change makes the drafter gather its keys again. With `lookahead` a chunk counts for at
+least that share of the chunk before it: a text that is quoted is read onwards, over the end of the chunk.
 """
 
 from dataclasses import dataclass
@@ -88,10 +89,12 @@ class Retriever:
 
     def _choose(self, means: Tensor, forced: frozenset[int]) -> frozenset[int]:
         """The `top_k` chunks with the largest mean [chunks] besides the forced ones; the advantage is with the view."""
+        outside = sorted(forced)
         scores = means.clone()
-        held = sorted(self._chosen)
-        scores[held] *= 1 + self._config.hysteresis
-        scores[sorted(forced)] = -1.0
+        scores[outside] = 0.0
+        scores[1:] = torch.maximum(scores[1:], self._config.lookahead * scores[:-1])
+        scores[sorted(self._chosen)] *= 1 + self._config.hysteresis
+        scores[outside] = -1.0
         return frozenset(scores.topk(self._config.top_k).indices.tolist())
 
     def _give(self, chunk_ids: frozenset[int], chosen: frozenset[int], num_tokens: int, *, is_whole: bool) -> Focus:

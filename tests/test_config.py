@@ -73,6 +73,7 @@ def test_a_wrong_top_level_line_is_refused_with_the_reason(tmp_path: Path, extra
 @pytest.mark.parametrize(
     ("tail", "words"),
     [
+        ("[draft.retrieval]\nlookahead = 1.5\n", ["draft.retrieval.lookahead", "between 0 and 1"]),
         ("[draft]\nkind = 'lokup'\n", ["'lokup'", "Did you mean 'lookup'"]),
         ("[draft]\nkind = 'lm'\n", ["draft.model"]),
         ("[draft.tree]\nnum_node = 3\n", ["num_node", "num_nodes"]),

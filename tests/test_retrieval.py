@@ -1,6 +1,6 @@
 """Which chunks come into view, and when."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -69,6 +69,13 @@ def test_a_chunk_in_view_gives_way_only_to_a_clearly_better_one() -> None:
     retriever.update(row(50, c7=0.5, c3=0.20))
     assert retriever.update(row(50, c7=0.5, c3=0.20, c2=0.23)) is None
     assert view(retriever.update(row(50, c7=0.5, c3=0.20, c2=0.25))) == (0, 2, 7, 11, 12)
+
+
+def test_lookahead_takes_the_next_chunk_along() -> None:
+    ahead = replace(CONFIG, lookahead=0.5)
+    assert view(Retriever(ahead).update(row(50, c7=0.5, c3=0.2))) == (0, 7, 8, 11, 12)
+    assert view(Retriever(ahead).update(row(50, c7=0.5, c3=0.3))) == (0, 3, 7, 11, 12)
+    assert view(Retriever(ahead).update(row(50, c0=9.0, c7=0.5, c3=0.2))) == (0, 7, 8, 11, 12)  # not from the sink
 
 
 def test_a_short_context_is_one_view_of_everything() -> None:
