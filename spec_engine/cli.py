@@ -155,6 +155,11 @@ def _ask(arguments: argparse.Namespace) -> int:
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=_progress)
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
+    if 0 < preset.reliable_length < len(prompt):
+        _progress(
+            f"Note: '{preset.name}' was measured to answer reliably on up to {preset.reliable_length:,} tokens; "
+            f"document and question have {len(prompt):,}. All are read, but the answer may quote the wrong passage."
+        )
     finished: Finished | None = None
     events = session.ask(
         arguments.question,
@@ -244,7 +249,8 @@ def _presets(arguments: argparse.Namespace) -> int:
         print(f"{preset.name:16} {preset.title}\n{'':16} {preset.description}")
         if arguments.name:
             print(f"{'':16} target {preset.target.id}, draft {preset.draft.kind}")
-            print(f"{'':16} {preset.context_length:,} tokens of context")
+            reliable = f", reliable up to {preset.reliable_length:,}" if preset.reliable_length else ""
+            print(f"{'':16} {preset.context_length:,} tokens of context{reliable}")
     return 0
 
 

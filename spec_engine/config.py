@@ -107,6 +107,7 @@ class Preset:
     description: str
     target: ModelRef
     context_length: int
+    reliable_length: int = 0  # document tokens up to which answers were measured to be right; 0: not measured
     instruction: str = "Answer questions about this document. Quote it where that helps."  # put before the document
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
@@ -189,6 +190,11 @@ def _check(preset: Preset, where: str) -> None:
     for key, value in positive.items():
         if value < 1:
             raise PresetError(f"{where}: {key} is {value}, it must be at least 1. Correct the value.")
+    if not 0 <= preset.reliable_length <= preset.context_length:
+        raise PresetError(
+            f"{where}: reliable_length is {preset.reliable_length}, it must lie between 0 and context_length, "
+            f"{preset.context_length}. Correct the value."
+        )
     lookahead = preset.draft.retrieval.lookahead
     if not 0 <= lookahead <= 1:
         raise PresetError(f"{where}: draft.retrieval.lookahead is {lookahead}, it must lie between 0 and 1.")

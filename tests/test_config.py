@@ -57,6 +57,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     [
         ("contxt = 3\n", ["contxt", "context_length"]),
         ("context_length = 'long'\n", ["context_length", "int"]),
+        ("reliable_length = 4097\n", ["reliable_length", "context_length", "4096"]),
         ("context_length = 0\n", ["context_length", "at least 1"]),
         ("context_length = true\n", ["context_length", "int"]),
         ("name = 'x'\n", ["name", "Remove"]),

@@ -49,13 +49,16 @@ def update(text: str) -> str:
 
 
 def _presets() -> str:
-    lines = ["| preset | target | drafts | context | memory |", "|---|---|---|---|---|"]
+    lines = ["| preset | target | drafts | context | reliable to | memory |", "|---|---|---|---|---|---|"]
     for name in preset_names():
         preset = load_preset(name)
         draft = f"`{preset.draft.model.id}`" if preset.draft.model else f"{preset.draft.kind}, no model"
         memory = f"{preset.min_memory_gb:.0f} GB" if preset.min_memory_gb else "any machine"
         suffix = "" if preset.target.quantization == "none" else f", {preset.target.quantization}"
-        lines.append(f"| `{name}` | `{preset.target.id}`{suffix} | {draft} | {preset.context_length:,} | {memory} |")
+        reliable = f"{preset.reliable_length:,}" if preset.reliable_length else "not measured"
+        lines.append(
+            f"| `{name}` | `{preset.target.id}`{suffix} | {draft} | {preset.context_length:,} | {reliable} | {memory} |"
+        )
     return "\n".join(lines)
 
 

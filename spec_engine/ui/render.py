@@ -53,7 +53,7 @@ def meter(share: float, kind: str = "", label: str = "") -> str:
     )
 
 
-def document_card(document: Document | None, budget: Budget | None, error: str = "") -> str:
+def document_card(document: Document | None, budget: Budget | None, error: str = "", reliable_length: int = 0) -> str:
     """What was opened, how much of the context it takes, and what could not be read."""
     problem = notice(error)
     if document is None:
@@ -66,14 +66,14 @@ def document_card(document: Document | None, budget: Budget | None, error: str =
         f'<h2 title="{name}">{title or name}</h2>',
         f'<p class="se-quiet se-clip">{name if title else ""}</p>' if title else "",
         f'<p class="se-quiet">{facts}</p>',
-        _budget(budget),
+        _budget(budget, reliable_length),
         _problems(document),
     ]
     return f'<section class="se-card">{"".join(lines)}{problem}</section>'
 
 
-def _budget(budget: Budget | None) -> str:
-    """The context meter, with a sentence when the document does not fit."""
+def _budget(budget: Budget | None, reliable_length: int) -> str:
+    """The context meter, with a sentence when the document does not fit or is long for the model."""
     if budget is None:
         return f'<p class="se-quiet">{escape(text.COUNTING)}</p>'
     share = budget.num_tokens / budget.context_length
@@ -85,6 +85,9 @@ def _budget(budget: Budget | None) -> str:
     ]
     if not budget.fits:
         parts.append(notice(budget.explain()))
+    elif 0 < reliable_length < budget.num_tokens:
+        figures = {"reliable": text.count(reliable_length), "num_tokens": text.count(budget.num_tokens)}
+        parts.append(f'<p class="se-quiet">{escape(text.LONG_FOR_MODEL.format(**figures))}</p>')
     return "".join(parts)
 
 

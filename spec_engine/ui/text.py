@@ -16,6 +16,10 @@ SAMPLE_TITLE: Final = "Spectrum policy report"
 PREVIEW_LABEL: Final = "What was read"
 PREVIEW_CHARS: Final = 6000
 NO_DOCUMENT: Final = "No document yet. PDF, Word, HTML, Markdown or plain text; it stays on this machine."
+LONG_FOR_MODEL: Final = (
+    "This model was measured to answer reliably on up to {reliable} tokens. All {num_tokens} are read, but in so long "
+    "a document it quotes the wrong passage more often. For sure answers choose a larger model or a shorter document."
+)
 COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
 PASSWORD_BUTTON: Final = "Unlock"

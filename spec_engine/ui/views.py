@@ -104,7 +104,11 @@ class Views:
         return {
             doc.preset: gr.update(value=preset.name if preset else None),
             doc.preset_note: render.preset_note(preset.description, facts) if preset else "",
-            doc.card: render.document_card(opened.used if opened else None, opened.budget if opened else None),
+            doc.card: render.document_card(
+                opened.used if opened else None,
+                opened.budget if opened else None,
+                reliable_length=preset.reliable_length if preset else 0,
+            ),
             doc.preview: render.preview(opened.used if opened else None),
             doc.max_tokens: workspace.settings.max_tokens,
             doc.temperature: workspace.settings.temperature,
