@@ -68,9 +68,9 @@ class OwnPagesOnly:
     def _refusal(self, headers: Headers) -> PlainTextResponse | None:
         """The answer to a request that must not reach the page."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._names is not None and urlsplit(f"//{host}").hostname not in self._names:
+        if self._names is not None and _host_name(host) not in self._names:
             return PlainTextResponse("This page is not served under that name.", 400)
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _network_location(origin) != host:
             return PlainTextResponse("This page takes requests from itself only.", 403)
         return None
 
@@ -84,3 +84,19 @@ class OwnPagesOnly:
         finally:
             incoming.cancel()
             ending.cancel()
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a ``Host`` header, without its port; None for one that is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _network_location(origin: str) -> str | None:
+    """Name and port of an ``Origin``; None for one that is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None

@@ -16,9 +16,11 @@ from typing import Final
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
+from gradio.utils import get_upload_folder
 
 from spec_engine.config import Preset
 from spec_engine.errors import PasswordRequired, SpecEngineError
+from spec_engine.ui import text
 from spec_engine.ui.components import Page
 from spec_engine.ui.views import Updates, Views
 from spec_engine.ui.workspace import Workspace
@@ -89,10 +91,14 @@ class Handlers:
         event has just shown."""
         return self.show_result(has_followed) if has_followed else {self._page.chat.live: gr.skip()}
 
-    def set_settings(self, max_tokens: float, temperature: float, seed: float | None) -> None:
-        """A setting was changed; the next answer follows it."""
+    def set_settings(self, max_tokens: float | None, temperature: float | None, seed: float | None) -> None:
+        """A setting was changed; the next answer follows it. An empty field leaves the setting as it was."""
+        now = self._workspace.settings
         self._workspace.settings = replace(
-            self._workspace.settings, max_tokens=int(max_tokens), temperature=float(temperature), seed=int(seed or 0)
+            now,
+            max_tokens=now.max_tokens if max_tokens is None else max(1, int(max_tokens)),
+            temperature=now.temperature if temperature is None else max(0.0, float(temperature)),
+            seed=int(seed or 0),
         )
 
     def ask(self, question: str) -> Updates:
@@ -128,7 +134,7 @@ class Handlers:
 
     def open_file(self, path: str | None) -> Updates:
         """A file was dropped."""
-        updates = self._open(Path(path), None) if path else self._views.everything(notice=None)
+        updates = self._open_upload(path, None) if path else self._views.everything(notice=None)
         return {**updates, self._page.document.drop: None}
 
     def open_sample(self) -> Updates:
@@ -137,7 +143,7 @@ class Handlers:
 
     def unlock(self, path: str, password: str) -> Updates:
         """A password was given for the file that waits for one."""
-        return self._open(Path(path), password) if path else self._views.everything(notice=None)
+        return self._open_upload(path, password) if path else self._views.everything(notice=None)
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
@@ -161,6 +167,12 @@ class Handlers:
         except SpecEngineError as error:
             return self._views.everything(notice=str(error))
         return self._views.everything(notice="")
+
+    def _open_upload(self, path: str, password: str | None) -> Updates:
+        """Open a file that a page sent. The path comes from the browser, so it may name nothing but an upload."""
+        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            return self._views.everything(notice=text.NOT_AN_UPLOAD)
+        return self._open(Path(path), password)
 
     def _open(self, path: Path, password: str | None) -> Updates:
         """Open a document; a locked one asks for its password."""

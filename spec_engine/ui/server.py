@@ -7,6 +7,7 @@ There is no share link, no telemetry and no history of calls.
 """
 
 import asyncio
+import ipaddress
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from spec_engine.ui.layout import build_page
 from spec_engine.ui.workspace import Workspace
 
 LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
+ANY_ADDRESS: Final = ("0.0.0.0", "::")
 MAX_FILE_SIZE: Final = "256mb"
 NUM_PORTS_TRIED: Final = 50
 STYLE: Final = Path(__file__).parent / "style.css"
@@ -79,7 +81,7 @@ class PageServer(uvicorn.Server):
 def build_app(workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event) -> FastAPI:
     """The guarded application; `closing` is set when its server ends."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
+    names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
     app.add_middleware(OwnPagesOnly, names=names, closing=closing)
     blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
     guarded: FastAPI = gr.mount_gradio_app(
@@ -99,7 +101,16 @@ def build_app(workspace: Workspace, presets: Sequence[Preset], host: str, closin
         css=STYLE.read_text(encoding="utf-8"),
         show_error=True,
     )
+    blocks.has_launched = True  # mounting leaves it unset, and Gradio then takes any path of the machine for an upload
     return guarded
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -120,10 +131,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     port = free_port(options.host, options.port)
     if port != options.port:
         announce(f"Port {options.port} is in use; {port} is taken instead.")
-    if options.host not in LOOPBACK_NAMES:
+    if not is_loopback(options.host):
         announce("Everyone who can reach this machine can read the document and the chat: there is no password.")
-    shown_host = "localhost" if options.host in ("127.0.0.1", "::1", "0.0.0.0", "::") else options.host
-    address = f"http://{shown_host}:{port}"
+    shown_host = "localhost" if options.host in (*LOOPBACK_NAMES, *ANY_ADDRESS) else options.host
+    address = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
     server = PageServer(workspace, presets, options.host, port)
     workspace.switch(first)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()

@@ -13,6 +13,7 @@ TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stay
 DROP_LABEL: Final = "Drop a report here, or choose a file"
 SAMPLE_BUTTON: Final = "Try the sample report"
 SAMPLE_TITLE: Final = "Spectrum policy report"
+NOT_AN_UPLOAD: Final = "That file was not sent by this page. Drop it here, or start the app with --document FILE."
 PREVIEW_LABEL: Final = "What was read"
 PREVIEW_CHARS: Final = 6000
 NO_DOCUMENT: Final = "No document yet. PDF, Word, HTML, Markdown or plain text; it stays on this machine."

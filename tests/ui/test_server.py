@@ -3,8 +3,10 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from spec_engine.config import ModelRef, Preset
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui.guard import OwnPagesOnly
-from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port
+from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
 
@@ -21,8 +23,12 @@ PRESET = Preset("builtin", "Built-in", "", ModelRef("m"), 4096)
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
-    workspace = Workspace(lambda preset, tell: ScriptedEngine("answer"))
+def workspace() -> Workspace:
+    return Workspace(lambda preset, tell: ScriptedEngine("answer"))
+
+
+@pytest.fixture(scope="module")
+def client(workspace: Workspace) -> Iterator[TestClient]:
     app = build_app(workspace, [PRESET], "127.0.0.1", asyncio.Event())
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         yield client
@@ -41,6 +47,11 @@ def test_foreign_names_are_refused(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 400
 
 
+def test_a_host_that_is_no_name_is_refused(client: TestClient) -> None:
+    assert client.get("/", headers={"host": "[::1"}).status_code == 400
+    assert client.get("/", headers={"origin": "http://[::1"}).status_code == 403
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
 def test_own_names_are_served(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 200
@@ -52,6 +63,40 @@ def test_posts_of_other_sites_are_refused(client: TestClient, origin: str) -> No
     assert client.post("/gradio_api/upload", files=files, headers={"origin": origin}).status_code == 403
     own = client.post("/gradio_api/upload", files=files, headers={"origin": "http://127.0.0.1:7860"})
     assert own.status_code == 200
+
+
+def event_index(client: TestClient, trigger: str, num_inputs: int) -> int:
+    """Index of the event on `trigger` with so many inputs."""
+    for event in client.get("/config").json()["dependencies"]:
+        if len(event["inputs"]) == num_inputs and any(target[1] == trigger for target in event["targets"]):
+            return int(event["id"])
+    raise AssertionError(f"no such event: {trigger}")
+
+
+@pytest.mark.parametrize("door", ["run/predict", "queue/join"])
+def test_a_posted_path_opens_no_file_of_the_machine(
+    client: TestClient, workspace: Workspace, tmp_path: Path, door: str
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("A secret that was never uploaded. " * 5)
+    upload = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    locked = [str(secret), "password"]
+    for trigger, data in (("upload", [upload]), ("submit", locked), ("click", locked)):
+        body = {"data": data, "fn_index": event_index(client, trigger, len(data)), "session_hash": "x"}
+        answer = client.post(f"/gradio_api/{door}", json=body)
+        assert "secret that" not in answer.text
+    time.sleep(0.5)
+    assert workspace.opened is None
+
+
+def test_an_uploaded_file_is_opened(client: TestClient, workspace: Workspace) -> None:
+    files = {"files": ("report.txt", b"The report has one sentence. " * 5)}
+    (path,) = client.post("/gradio_api/upload", files=files).json()
+    upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [upload], "fn_index": event_index(client, "upload", 1), "session_hash": "x"}
+    assert client.post("/gradio_api/run/predict", json=body).status_code == 200
+    assert workspace.opened is not None
+    assert workspace.opened.whole.source_name == "report.txt"
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "app.py"])
@@ -67,6 +112,21 @@ def test_there_is_no_second_door(client: TestClient, path: str) -> None:
 def test_no_event_can_be_called_by_name(client: TestClient) -> None:
     info = client.get("/gradio_api/info")
     assert info.status_code in (403, 404) or info.json()["named_endpoints"] == {}
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("me.lan", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, only_here: bool) -> None:
+    assert is_loopback(host) == only_here
 
 
 def test_a_taken_port_is_passed_over() -> None:
