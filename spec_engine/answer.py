@@ -153,9 +153,13 @@ class Answer:
         return ContextFocused(focus.chunk_ids, focus.chunk_size, len(focus.token_indices), step.num_done)
 
     def propose(self, root: int) -> DraftTree:
-        """The next tree below `root`; bare where a draft could not be used or would not pay."""
-        self._budget = self._controller.budget() if self._scanner.num_left > 1 else 0
-        tree = self.draft.propose(root, self._budget) if self._budget else DraftTree.root(root)
+        """The next tree below `root`; bare where a draft could not be used or would not pay.
+
+        No deeper than the answer may get: so no node stands beyond the context that was checked at the start.
+        """
+        num_wanted = self._scanner.num_left - 1  # the target itself adds one more
+        self._budget = self._controller.budget() if num_wanted else 0
+        tree = self.draft.propose(root, self._budget).within(num_wanted) if self._budget else DraftTree.root(root)
         self._draft_s += self.clock.lap()
         return tree
 

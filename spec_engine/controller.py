@@ -86,9 +86,9 @@ class BudgetController:
     @property
     def note(self) -> str:
         """Why drafting is off, in a sentence for the user; empty while it is on."""
-        if not self._is_adaptive or self.is_drafting:
+        best = max(self._arms[1:], key=self._speed, default=self._plain)
+        if not self._is_adaptive or self.is_drafting or not self._speed(best):
             return ""
-        best = max(self._arms[1:], key=self._speed)
         plain_ms, best_ms = 1e3 / self._speed(self._plain), 1e3 / self._speed(best)
         return (
             f"Drafting is off because it would be slower here: {best_ms:.1f} ms a token with {best.num_nodes} drafted "
@@ -122,10 +122,9 @@ class BudgetController:
         else:
             self._learn(next(arm for arm in self._arms if arm.num_nodes >= budget), seconds, path)
         loss = seconds / self._plain.seconds - len(path) if self._plain.seconds else 0.0  # in plain steps
-        if self._first_looks > 0:
+        if self._first_looks > 0 and record.num_draft_tokens > 0:  # a step without a draft tells nothing about drafting
             self._first_loss += loss
-            is_over = self._first_loss > _FIRST_LOSS
-            self._first_looks = 0 if is_over else self._first_looks - (record.num_draft_tokens > 0)
+            self._first_looks = 0 if self._first_loss > _FIRST_LOSS else self._first_looks - 1
         if self._first_looks == 0:
             self._decide()
         self._schedule(pays=loss < 0)
@@ -164,8 +163,8 @@ class BudgetController:
 
     def _decide(self) -> None:
         """Move to the budget with the most tokens per second if that is clearly more than now."""
-        if self._plain.seconds is None:
-            return
+        if self._plain.seconds is None or not self._speed(self._current):
+            return  # what runs was not measured yet
         best = max(self._arms, key=self._speed)
         if self._speed(best) > self._speed(self._current) * _MARGIN:
             has_switched = self._plain in (best, self._current)
@@ -204,12 +203,22 @@ class PrefillPacer:
         self._size = first
 
     @property
+    def largest(self) -> int:
+        """Tokens of a chunk at most."""
+        return self._largest
+
+    @property
     def size(self) -> int:
         """Tokens of the next chunk."""
         return min(self._size, self._largest)
 
     def record(self, num_tokens: int, seconds: float) -> None:
-        """Learn from a chunk: shrink the size when it took too long, double it when two would have fitted."""
+        """Learn from a chunk: shrink the size when it took too long, double it when two would have fitted.
+
+        A rest of less than half the size is mostly the cost of a pass and tells nothing about larger chunks.
+        """
+        if 2 * num_tokens < self.size and seconds <= self._target_s:
+            return
         fitting = num_tokens * self._target_s / max(seconds, 1e-9)
         if num_tokens >= self.size and 2 * self._size <= fitting:
             self._size = min(2 * self._size, self._largest)

@@ -66,6 +66,16 @@ class DraftTree:
         """Deepest level; 0 for a bare root."""
         return max(self.depths)
 
+    def within(self, depth: int) -> "DraftTree":
+        """The tree without the nodes deeper than `depth`."""
+        if self.depth <= depth:
+            return self
+        kept = [node for node in range(len(self)) if self.depths[node] <= depth]
+        new = {node: index for index, node in enumerate(kept)} | {-1: -1}
+        parents = tuple(new[self.parents[node]] for node in kept)
+        token_ids, depths = (tuple(values[node] for node in kept) for values in (self.token_ids, self.depths))
+        return DraftTree(token_ids, parents, depths, tuple(self.log_q[node] for node in kept))
+
     def ancestor_mask(self) -> Tensor:
         """Bool [N, N] on the CPU: ``mask[i, j]`` says that node j lies on the path from the root to i, i included."""
         num_nodes = len(self)

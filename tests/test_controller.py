@@ -218,3 +218,24 @@ def test_short_last_chunks_do_not_shrink_or_grow_it() -> None:
     pacer = PrefillPacer(largest=512)
     pacer.record(3, 0.001)
     assert pacer.size == 32
+
+
+def test_stalls_while_nothing_is_drafted_switch_nothing_off() -> None:
+    """A drafter that copies has nothing to say for long stretches; noise in them says nothing about drafting."""
+    dice = random.Random(1)
+    for stall in (0.1, 1.0):
+        controller = BudgetController(16)
+        controller.begin()
+        for number in range(500):
+            assert controller.note == ""
+            seconds = stall if number == 20 else 0.005 * dice.lognormvariate(0, 0.3)
+            controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0, seconds), (0,))
+        assert controller.is_drafting
+
+
+def test_short_chunks_do_not_count_as_slow() -> None:
+    pacer = PrefillPacer(512)
+    for _ in range(6):
+        pacer.record(pacer.size, pacer.size / 4000)
+    pacer.record(3, 0.03)
+    assert pacer.size == 512

@@ -202,6 +202,13 @@ def test_ancestor_mask_agrees_with_paths() -> None:
     assert sum(len(tree.children(node)) for node in range(len(tree))) == len(tree) - 1
 
 
+def test_within_keeps_the_upper_levels() -> None:
+    tree = DraftTree((9, 1, 2, 3, 4), (-1, 0, 1, 0, 3), (0, 1, 2, 1, 2), (0.0, -0.1, -0.2, -0.3, -0.4))
+    assert tree.within(1) == DraftTree((9, 1, 3), (-1, 0, 0), (0, 1, 1), (0.0, -0.1, -0.3))
+    assert tree.within(2) is tree
+    assert tree.within(0) == DraftTree.root(9)
+
+
 def test_values_are_tuples_and_wrong_trees_are_refused() -> None:
     tree = DraftTree([1, 2], [-1, 0], [0, 1], [0.0, -1.0])  # type: ignore[arg-type]
     assert tree == DraftTree((1, 2), (-1, 0), (0, 1), (0.0, -1.0))

@@ -28,7 +28,7 @@ from spec_engine.retrieval import Focus
 from spec_engine.sampling import GumbelNoise, SamplingParams, draft_log_probs
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
-_READ_CHUNK = 512  # tokens of a pass that catches up
+_CATCH_UP = 64  # committed tokens that may wait for the next draft
 
 
 class LMDrafter:
@@ -41,7 +41,7 @@ class LMDrafter:
 
     def __init__(self, model: PreTrainedModel, settings: LMSettings) -> None:
         runner = Runner(model)
-        check_context(runner.config, settings.num_tokens, runner.name)
+        check_context(runner, settings.num_tokens + settings.tree.max_depth)
         self.vocab_size = min(settings.vocab_size, runner.vocab_size)
         self._settings = settings
         self._memory = LMMemory(runner, settings)
@@ -73,8 +73,8 @@ class LMSession:
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # committed tokens that the draft has not run yet
         self._has_joined = False  # the memory holds nothing but this answer's text
-        self._has_root = False  # the memory's newest token is a root, not committed yet
         self._has_proposed = False
+        self._has_root = False  # the memory's newest token is a root, not committed yet
 
     @property
     def taps(self) -> Taps:
@@ -87,13 +87,13 @@ class LMSession:
         self._has_joined = True
         self._num_done = len(prefix)
         while num_held < len(prefix):
-            chunk = prefix[num_held : num_held + _READ_CHUNK]
+            chunk = prefix[num_held : num_held + self._memory.pacer.size]
             self._memory.read(chunk)
             num_held += len(chunk)
             yield num_held
 
     def observe(self, step: Step) -> None:
-        """Take committed tokens. The prompt is read at once; later tokens wait for the next proposal."""
+        """Take committed tokens. A few wait for the next proposal; more are run at once."""
         self._join()
         self._num_done = step.num_done
         token_ids = step.token_ids
@@ -104,8 +104,9 @@ class LMSession:
             else:
                 self._memory.drop_last()
         self._pending.extend(token_ids)
-        if not self._has_proposed:
-            self._read_pending()
+        is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
+        if is_prompt or len(self._pending) >= _CATCH_UP:
+            self._catch_up()
 
     def focus(self, focus: Focus) -> None:
         """Look at the focused tokens and those after them."""
@@ -136,27 +137,36 @@ class LMSession:
             self._memory.share(())
             self._has_joined = True
 
-    def _read_pending(self) -> None:
-        for start in range(0, len(self._pending), _READ_CHUNK):
-            self._memory.read(self._pending[start : start + _READ_CHUNK])
+    def _catch_up(self) -> None:
+        """Bring the memory up to date."""
+        if self._memory.cache.keeps_view_rows:
+            self._extend_view(self._pending)
+        else:
+            for start in range(0, len(self._pending), self._memory.pacer.largest):
+                self._memory.read(self._pending[start : start + self._memory.pacer.largest])
         self._pending.clear()
 
     def _run_root(self, root: int) -> Tensor:
         """Bring the memory up to date and run the root; logits [1, V] after it. Its row is the view's last."""
         cache = self._memory.cache
         if not cache.keeps_view_rows:
-            self._read_pending()
+            self._catch_up()
             cache.room(1)
             logits = self._memory.run_on_view([root])
             cache.view.advance(1)
             return logits
-        tokens, done = [*self._pending, root], 0
-        while done < len(tokens):
-            num_next = min(cache.room(len(tokens) - done), _READ_CHUNK)
-            logits = self._memory.extend_view(tokens[done : done + num_next])
-            done += num_next
+        logits = self._extend_view([*self._pending, root])
         self._pending.clear()
         self._has_root = True
+        return logits
+
+    def _extend_view(self, tokens: list[int]) -> Tensor:
+        """Run committed tokens, at least one, in passes as large as the view has room for; logits [1, V] at last."""
+        done = 0
+        while done < len(tokens):
+            num_next = self._memory.cache.room(len(tokens) - done)
+            logits = self._memory.extend_view(tokens[done : done + num_next])
+            done += num_next
         return logits
 
     def _grow(self, grower: TreeGrower, frontier: list[int], base: int) -> None:

@@ -4,6 +4,7 @@ Job: `LMMemory`: read tokens, run tokens and tree levels on the view, keep token
 Non-job: when to do what (`drafters.lm`), what is in view (`cache.working`).
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
+from spec_engine.controller import PrefillPacer
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
 from spec_engine.model.runner import Runner
+
+_READ_CHUNK = 512  # tokens of a reading pass at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,15 @@ class LMMemory:
         self._on_full = runner.bind(self.cache.full)
         self._on_view = runner.bind(self.cache.view)
         self.token_ids: list[int] = []
+        self.pacer = PrefillPacer(_READ_CHUNK)
 
     def read(self, token_ids: Sequence[int]) -> None:
         """Take tokens in at their own positions; with retrieval each sees the last `prefill_window` tokens."""
-        start = self.cache.full.length
+        start, began = self.cache.full.length, time.perf_counter()
         current = Pass(self._runner.backend, start, is_causal=True, window=self._window)
         self._run(self._on_full, current, token_ids, torch.arange(start, start + len(token_ids)), last=1)
         self.cache.read(len(token_ids))
+        self.pacer.record(len(token_ids), time.perf_counter() - began)
         self.token_ids.extend(token_ids)
 
     def run_on_view(self, token_ids: Sequence[int]) -> Tensor:

@@ -129,12 +129,20 @@ class Runner:
         return self.run(cache, current, [1], position)
 
 
-def check_context(config: PretrainedConfig, num_tokens: int, name: str) -> None:
-    """Raise `UnsupportedModel` where the rotary frequencies would change within `num_tokens`.
+def check_context(runner: Runner, num_tokens: int) -> None:
+    """Raise `UnsupportedModel` where `num_tokens` are more than a model has positions for.
 
-    Dynamic NTK scaling and longrope recompute them from the largest position of a call, so keys cached before and after
-    the change do not fit each other, and a pass over several tokens differs from one token at a time.
+    Learned positions end at some number. Dynamic NTK scaling and longrope recompute their frequencies from the largest
+    position of a call, so keys cached before and after the change do not fit each other, and a pass over several tokens
+    differs from one token at a time.
     """
+    config, name = runner.config, runner.name
+    learned = _num_learned_positions(runner.model)
+    if learned is not None and num_tokens > learned:
+        raise UnsupportedModel(
+            f"{name} has learned positions for {learned:,} tokens. Set context_length to {learned:,} or less, or "
+            "choose another model."
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     every = list(rope.values()) if rope and all(isinstance(value, dict) for value in rope.values()) else [rope]
     for parameters in every:
@@ -150,6 +158,17 @@ def check_context(config: PretrainedConfig, num_tokens: int, name: str) -> None:
                 f"{name} changes its rotary frequencies ('{kind}' scaling) beyond {limit:,} tokens, so cached keys "
                 f"would no longer fit. Set context_length to {limit:,} or less, or choose another model."
             )
+
+
+def _num_learned_positions(model: PreTrainedModel) -> int | None:
+    """Rows of a learned position embedding that tokens can use; None for a model without one."""
+    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()
+    for module in model.modules():
+        is_other = isinstance(module, torch.nn.Embedding) and module is not tokens
+        if limit is not None and is_other and module.num_embeddings in (limit, limit + 2):  # OPT keeps two rows aside
+            return limit
+    return None
 
 
 def _first_device(model: PreTrainedModel) -> torch.device:

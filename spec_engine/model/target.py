@@ -64,7 +64,7 @@ class Target:
 
     def __init__(self, model: PreTrainedModel, capacity: int, prefill_chunk: int) -> None:
         self._runner = Runner(model)
-        check_context(self._runner.config, capacity, self._runner.name)
+        check_context(self._runner, capacity)
         self._capacity = capacity
         self._prefill_chunk = prefill_chunk
         self._slots = SlotCache(self._runner.shapes, capacity + _TREE_SLOTS)

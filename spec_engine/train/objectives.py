@@ -6,7 +6,8 @@ the document, where the mark of a passage stands, and which words of the questio
 Non-job: the loss itself (loop.py).
 
 Kinds of question: a phrase of a sentence, scattered words of a sentence, a phrase to continue, an outline.
-An answer quotes the passage with its mark, and the next passage when it stands in the same paragraph.
+An answer begins with the mark of its passage, also where it goes on from a phrase inside it. It quotes the passage,
+and the next one of the same paragraph when it would be short.
 """
 
 import random
@@ -23,6 +24,9 @@ from spec_engine.train.wording import ASK_CONTINUE, ASK_OUTLINE, ASK_PHRASE, ASK
 
 WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
 DRILL_TOKENS = 6  # of an answer in a drill row, whose end is not learned: many questions about one document
+KINDS = {"phrase": 0.42, "words": 0.26, "continue": 0.26, "outline": 0.06}  # shares of the questions
+SHORT_TOKENS = 32  # an answer below this goes on with the next passage
+COMMON_SHARE = 0.3  # of the phrases that hold nothing but common words, the ones that are asked about
 FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
 DOC_LABEL = -1.0  # marks document text, whose weight the loop chooses
 
@@ -80,7 +84,8 @@ class QuoteTasks:
         text = " ".join(item.passage.text for item in placed).lower()
         misses = 0
         while placed and misses < 30:
-            asked = self._ask(placed, text, is_permuted, only)
+            kind = only or self._random.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+            asked = self._ask(kind, placed, text, is_permuted)
             if asked is None:
                 misses += 1
                 continue
@@ -96,7 +101,7 @@ class QuoteTasks:
             for offset, position in match:
                 row.match[start + offset] = position
             row.add([self._control[END], self._control[ASSISTANT]])
-            row.gather += [(len(row.ids) - 1, start + offset) for offset, _ in match]
+            row.gather += [(len(row.ids) - 1 + late, start + offset) for late, offset in gathered(kind, match)]
             row.add(answer, 1.0, source)
             row.set_marks(len(row.ids) - len(answer), self._first_mark)
             for offset in range(min(2, len(answer))):
@@ -145,10 +150,9 @@ class QuoteTasks:
             placed[number] = Placed(item.passage, ids, item.start, item.stop)
 
     def _ask(
-        self, placed: list[Placed], text: str, is_permuted: bool, only: str | None
+        self, kind: str, placed: list[Placed], text: str, is_permuted: bool
     ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
         """Question ids, matches (offset in the question, position), answer ids and their sources; None: try again."""
-        kind = only or self._random.choices(("phrase", "words", "continue", "outline"), (0.42, 0.3, 0.22, 0.06))[0]
         number = self._random.randrange(len(placed))
         if kind == "outline":
             return self._outline(placed)
@@ -164,7 +168,7 @@ class QuoteTasks:
         """The passage, and the next one of the same paragraph; with marks."""
         ids, source = placed[number].ids[: placed[number].passage.num_body_ids + 1], []
         source = list(range(placed[number].start, placed[number].start + len(ids)))
-        if number + 1 < len(placed) and not placed[number + 1].passage.starts_paragraph and len(ids) < 120:
+        if number + 1 < len(placed) and not placed[number + 1].passage.starts_paragraph and len(ids) < SHORT_TOKENS:
             more, where = placed[number + 1].body()
             if placed[number + 1].start == placed[number].start + 1 + len(placed[number].passage.ids):
                 gap = list(range(source[-1] + 1, placed[number + 1].start))
@@ -181,7 +185,8 @@ class QuoteTasks:
         first = self._random.randrange(len(words) - count + 1)
         run = words[first : first + count]
         phrase = item.passage.text[run[0].start() : run[-1].end()]
-        if all(word.group().lower() in STOP_WORDS for word in run) or text.count(phrase.lower()) != 1:
+        is_common = all(word.group().lower() in STOP_WORDS for word in run)
+        if (is_common and self._random.random() > COMMON_SHARE) or text.count(phrase.lower()) != 1:
             return None
         return self._worded(self._random.choice(ASK_PHRASE), phrase, item, run, run[0].start())
 
@@ -246,7 +251,7 @@ class QuoteTasks:
     def _continue(
         self, placed: list[Placed], number: int, text: str, is_permuted: bool
     ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
-        """A phrase of 4 to 8 words that stands once; the answer goes on to the end of the next passage."""
+        """A phrase of 4 to 8 words that stands once; the answer: its mark, the rest of the passage, more if short."""
         item = placed[number]
         if is_permuted:
             count, size = self._random.randint(4, 9), item.passage.num_body_ids
@@ -273,13 +278,13 @@ class QuoteTasks:
         if not match:
             return None
         answer, source = item.ids[last + 1 :], list(range(item.start + last + 1, item.stop))
-        if number + 1 < len(placed) and placed[number + 1].start == item.stop and len(answer) < 100:
+        if number + 1 < len(placed) and placed[number + 1].start == item.stop and len(answer) < SHORT_TOKENS:
             more, where = placed[number + 1].body()
             answer, source = answer + more, source + where
         else:
             extra = len(item.passage.ids) - item.passage.num_body_ids
             answer, source = (answer[:-extra], source[:-extra]) if extra else (answer, source)
-        return question, match, answer[:200], source[:200]
+        return question, match, [item.ids[0], *answer[:200]], [item.start, *source[:200]]
 
     def _outline(self, placed: list[Placed]) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
         """First passages of the first paragraphs, or the first passages where there are fewer than 3 paragraphs."""
@@ -295,6 +300,17 @@ class QuoteTasks:
         if len(answer) > 400:
             return None
         return self._encode(self._random.choice(ASK_OUTLINE)), [], answer, source
+
+
+def gathered(kind: str, match: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(token of the answer before whose prediction to look, offset in the question) of the words an answer rests on.
+
+    All of scattered words; of a phrase its last two tokens, which alone have seen the rest of it; and once more, behind
+    the mark, the end of a phrase that the answer goes on from.
+    """
+    offsets = sorted(offset for offset, _ in match)
+    pairs = [(0, offset) for offset in (offsets if kind == "words" else offsets[-2:])]
+    return pairs + [(1, offset) for offset in offsets[-1:] if kind == "continue"]
 
 
 def _covering(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> list[int]:
