@@ -2,7 +2,7 @@
 
 Job: parse, call, print. Non-job: logic; every command is a few calls into the package.
 
-Exit status: 0 done, 1 the answer was cut short or something was found wrong, 2 wrong input, with one line that says so.
+Exit status: 0 done, 2 wrong input, with one line that says so.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
-from spec_engine.bench.run import BenchPlan, build_engines, run_bench
+from spec_engine.bench.run import BenchPlan, all_methods, build_engines, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
@@ -105,8 +105,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--max-tokens", type=int, default=128, help="tokens an answer (default: %(default)s)")
     bench.add_argument(
         "--drafters",
-        default="none,lookup,lm,lm-",
-        help="comma list; lm- is lm without retrieval (default: %(default)s)",
+        help="comma list of none, lookup, lm, and lm- for lm without retrieval (default: all that the preset can run)",
     )
     bench.add_argument("--ask", help="ask this instead of phrases to continue")
     bench.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
@@ -164,15 +163,14 @@ def _ask(arguments: argparse.Namespace) -> int:
     events = session.ask(
         arguments.question,
         sampling=_sampling(preset, arguments),
-        max_tokens=arguments.max_tokens or preset.generation.max_tokens,
+        max_tokens=preset.generation.max_tokens if arguments.max_tokens is None else arguments.max_tokens,
     )
     for event in events:
         if isinstance(event, TokensAccepted) and not arguments.json:
             print(event.text, end="", flush=True)
         elif isinstance(event, Finished):
             finished = event
-    if finished is None:
-        return 1
+    assert finished is not None, "every answer ends with Finished"
     if arguments.json:
         answer = {
             "text": finished.text,
@@ -227,7 +225,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         _deliver(arguments, quality_json(quality), quality_table(quality))
         return 0
     plan = BenchPlan(lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask)
-    engines = build_engines(preset, arguments.drafters.split(","), arguments.device, tell)
+    drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(preset)
+    engines = build_engines(preset, drafters, arguments.device, tell)
     report = replace(run_bench(engines, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
     _deliver(arguments, report.to_json(), f"{speed_table(report)}\n\n{speed_caption(report)}")
     return 0

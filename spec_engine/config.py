@@ -9,6 +9,7 @@ there is taken as a repository id on the hub.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Literal
 from spec_engine.errors import PresetError
 
 TreePolicy = Literal["opt", "chain", "beam"]
+MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
 DrafterKind = Literal["none", "lm", "lookup"]
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -119,7 +121,7 @@ class Preset:
 def preset_folder() -> Path:
     """The folder of the shipped presets: beside the package in a checkout, inside it when installed."""
     checkout = Path(__file__).resolve().parent.parent / "presets"
-    return checkout if checkout.is_dir() else Path(__file__).resolve().parent / "presets"
+    return checkout if (checkout / "builtin.toml").is_file() else Path(__file__).resolve().parent / "presets"
 
 
 def preset_names(folder: Path | None = None) -> list[str]:
@@ -177,27 +179,45 @@ def _check(preset: Preset, where: str) -> None:
             f"{where}: draft.tree.beam_widths add up to {sum(tree.beam_widths)} nodes, draft.tree.num_nodes allows "
             f"{tree.num_nodes}. Raise num_nodes or shorten beam_widths."
         )
-    positive = {
-        "context_length": preset.context_length,
-        "prefill_chunk": preset.prefill_chunk,
-        "draft.tree.num_nodes": preset.draft.tree.num_nodes,
-        "draft.tree.max_depth": preset.draft.tree.max_depth,
-        "draft.retrieval.chunk_size": preset.draft.retrieval.chunk_size,
-        "draft.retrieval.every": preset.draft.retrieval.every,
-        "draft.retrieval.prefill_window": preset.draft.retrieval.prefill_window,
-        "generation.max_tokens": preset.generation.max_tokens,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise PresetError(f"{where}: {key} is {value}, it must be at least 1. Correct the value.")
-    if not 0 <= preset.reliable_length <= preset.context_length:
-        raise PresetError(
-            f"{where}: reliable_length is {preset.reliable_length}, it must lie between 0 and context_length, "
-            f"{preset.context_length}. Correct the value."
-        )
-    lookahead = preset.draft.retrieval.lookahead
-    if not 0 <= lookahead <= 1:
-        raise PresetError(f"{where}: draft.retrieval.lookahead is {lookahead}, it must lie between 0 and 1.")
+    for key, value, lowest, highest in _ranges(preset):
+        if not lowest <= value <= highest:
+            rule = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+            raise PresetError(f"{where}: {key} is {value}, it must be {rule}. Correct the value.")
+    if not preset.generation.top_p > 0 or not preset.generation.repetition_penalty > 0:
+        raise PresetError(f"{where}: generation.top_p and repetition_penalty must be above 0. Correct the value.")
+
+
+def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
+    """Every bounded setting with its value and bounds."""
+    draft, generation = preset.draft, preset.generation
+    tree, retrieval, lookup = draft.tree, draft.retrieval, draft.lookup
+    return [
+        ("context_length", preset.context_length, 1, math.inf),
+        ("reliable_length", preset.reliable_length, 0, preset.context_length),
+        ("prefill_chunk", preset.prefill_chunk, 1, math.inf),
+        ("min_memory_gb", preset.min_memory_gb, 0, math.inf),
+        ("draft.tree.num_nodes", tree.num_nodes, 1, MAX_DRAFT_NODES),
+        ("draft.tree.max_depth", tree.max_depth, 1, MAX_DRAFT_NODES),
+        ("draft.tree.threshold", tree.threshold, 0, math.inf),
+        ("the number of draft.tree.beam_widths", len(tree.beam_widths), 1, math.inf),
+        ("the least of draft.tree.beam_widths", min(tree.beam_widths, default=1), 1, math.inf),
+        ("draft.retrieval.chunk_size", retrieval.chunk_size, 1, math.inf),
+        ("draft.retrieval.top_k", retrieval.top_k, 1, math.inf),
+        ("draft.retrieval.every", retrieval.every, 1, math.inf),
+        ("draft.retrieval.hysteresis", retrieval.hysteresis, 0, math.inf),
+        ("draft.retrieval.lookahead", retrieval.lookahead, 0, 1),
+        ("draft.retrieval.num_sink", retrieval.num_sink, 0, math.inf),
+        ("draft.retrieval.num_recent", retrieval.num_recent, 0, math.inf),
+        ("draft.retrieval.prefill_window", retrieval.prefill_window, 1, math.inf),
+        ("draft.lookup.min_match", lookup.min_match, 1, lookup.max_match),
+        ("draft.lookup.num_draft", lookup.num_draft, 1, MAX_DRAFT_NODES),
+        ("generation.max_tokens", generation.max_tokens, 1, math.inf),
+        ("generation.temperature", generation.temperature, 0, math.inf),
+        ("generation.top_k", generation.top_k, 0, math.inf),
+        ("generation.top_p", generation.top_p, 0, 1),
+        ("generation.min_p", generation.min_p, 0, 1),
+        ("generation.repetition_penalty", generation.repetition_penalty, 0, math.inf),
+    ]
 
 
 def _nearest(name: str, valid: list[str]) -> str:

@@ -16,7 +16,7 @@ from spec_engine.attention import pick
 from spec_engine.config import load_preset, preset_folder, preset_names
 
 PACKAGES = ("spec-engine", "torch", "transformers", "huggingface-hub", "gradio", "tokenizers", "safetensors")
-OPTIONAL = {"flash-attn": "pip install 'spec-engine[flash]'", "bitsandbytes": "pip install 'spec-engine[quant]'"}
+OPTIONAL = {"flash-attn": "pip install -e '.[flash]'", "bitsandbytes": "pip install -e '.[quant]'"}
 GIB = 1024**3
 
 

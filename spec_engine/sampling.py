@@ -41,7 +41,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         ranges = (
-            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "at least 0"),
+            ("temperature", self.temperature, _is_temperature(self.temperature), "0, or at least 0.001"),
             ("top_k", self.top_k, self.top_k >= 0, "at least 0"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1"),
@@ -50,6 +50,11 @@ class SamplingParams:
         for name, value, is_valid, rule in ranges:
             if not is_valid:
                 raise RequestError(f"{name} is {value}, it must be {rule}. Choose another value.")
+
+
+def _is_temperature(value: float) -> bool:
+    """Scores divided by less than a thousandth leave the range of their numbers."""
+    return value == 0 or 1e-3 <= value < math.inf
 
 
 class GumbelNoise:

@@ -57,7 +57,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     [
         ("contxt = 3\n", ["contxt", "context_length"]),
         ("context_length = 'long'\n", ["context_length", "int"]),
-        ("reliable_length = 4097\n", ["reliable_length", "context_length", "4096"]),
+        ("reliable_length = 4097\n", ["reliable_length", "between 0 and 4096"]),
         ("context_length = 0\n", ["context_length", "at least 1"]),
         ("context_length = true\n", ["context_length", "int"]),
         ("name = 'x'\n", ["name", "Remove"]),
@@ -75,6 +75,13 @@ def test_a_wrong_top_level_line_is_refused_with_the_reason(tmp_path: Path, extra
     ("tail", "words"),
     [
         ("[draft.retrieval]\nlookahead = 1.5\n", ["draft.retrieval.lookahead", "between 0 and 1"]),
+        ("[draft.tree]\nbeam_widths = []\n", ["beam_widths", "at least 1"]),
+        ("[draft.tree]\nnum_nodes = 256\n", ["draft.tree.num_nodes", "between 1 and 255"]),
+        ("[draft.lookup]\nmin_match = 9\nmax_match = 8\n", ["draft.lookup.min_match", "between 1 and 8"]),
+        ("[draft.retrieval]\nnum_sink = -5\n", ["draft.retrieval.num_sink", "at least 0"]),
+        ("[draft.retrieval]\ntop_k = 0\n", ["draft.retrieval.top_k", "at least 1"]),
+        ("[generation]\ntemperature = -1\n", ["generation.temperature", "at least 0"]),
+        ("[generation]\ntop_p = 0\n", ["top_p", "above 0"]),
         ("[draft]\nkind = 'lokup'\n", ["'lokup'", "Did you mean 'lookup'"]),
         ("[draft]\nkind = 'lm'\n", ["draft.model"]),
         ("[draft.tree]\nnum_node = 3\n", ["num_node", "num_nodes"]),

@@ -61,6 +61,14 @@ def test_every_documented_option_exists() -> None:
     assert all(f'"{option}"' in source for option in options)
 
 
+def test_an_installed_package_holds_the_presets_and_every_folder() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.parent for path in (ROOT / "spec_engine").rglob("*.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(setup["packages"]) == found | {"spec_engine.presets"}
+    assert setup["package-dir"]["spec_engine.presets"] == "presets"
+
+
 def test_make_targets_and_extras_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(f"\n{target}:" in makefile for target in re.findall(r"`?make (\w+)", TEXT) if target not in ("and",))

@@ -33,7 +33,7 @@ class FlashBackend(CudaBackend):
             from flash_attn import flash_attn_func
         except ImportError as error:
             raise MissingDependency(
-                f"The package flash-attn cannot be used: {error}. Run: pip install 'spec-engine[flash]'"
+                f"The package flash-attn cannot be used: {error}. Run here: pip install -e '.[flash]'"
             ) from error
         self._flash = flash_attn_func
 

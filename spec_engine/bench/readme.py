@@ -52,7 +52,8 @@ def _presets() -> str:
     lines = ["| preset | target | drafts | context | reliable to | memory |", "|---|---|---|---|---|---|"]
     for name in preset_names():
         preset = load_preset(name)
-        draft = f"`{preset.draft.model.id}`" if preset.draft.model else f"{preset.draft.kind}, no model"
+        model = f"`{preset.draft.model.id}`" if preset.draft.model else ""
+        draft = model if preset.draft.kind == "lm" else " or ".join(filter(None, (f"`{preset.draft.kind}`", model)))
         memory = f"{preset.min_memory_gb:.0f} GB" if preset.min_memory_gb else "any machine"
         suffix = "" if preset.target.quantization == "none" else f", {preset.target.quantization}"
         reliable = f"{preset.reliable_length:,}" if preset.reliable_length else "not measured"

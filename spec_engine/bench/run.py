@@ -237,6 +237,12 @@ def _add_prefill(row: BenchRow, finished: Finished) -> BenchRow:
     return BenchRow(**values)
 
 
+def all_methods(preset: Preset) -> list[str]:
+    """What `build_engines` can make of a preset."""
+    methods: list[str] = ["none", "lookup"]
+    return [*methods, "lm", "lm-"] if preset.draft.model is not None else methods
+
+
 def build_engines(
     preset: Preset, methods: Sequence[str], device: str, tell: Callable[[str], None]
 ) -> dict[str, Engine]:

@@ -52,7 +52,7 @@ from spec_engine.model.tokenizer import Tokenizer
 
 _CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_INSTALL_QUANT = "Run: pip install 'spec-engine[quant]'"
+_INSTALL_QUANT = "Run in the project's folder: pip install -e '.[quant]'"
 _OLDEST_BITSANDBYTES = (0, 50)  # before it, a pass over more than one token dequantised every weight
 
 

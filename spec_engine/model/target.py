@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache
+from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.tree import DraftTree
 
-_TREE_SLOTS = 256  # rows beyond the capacity, so that a tree fits behind a nearly full context
+_TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
 
 
 @dataclass(frozen=True, slots=True)
