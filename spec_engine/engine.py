@@ -6,7 +6,7 @@ Non-job: how to draft, attend, sample or stop; the layers below do that. Text pr
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -165,8 +165,7 @@ class Engine:
         if not self._turn.acquire(blocking=False):
             raise RequestError("Another answer is being made with this model. Stop it, or wait until it is finished.")
         try:
-            num_reused = _common_prefix(self._target.token_ids, prompt[:-1])
-            self._target.truncate(num_reused)  # also drops what an interrupted pass may have left behind
+            num_reused = self._target.reuse(prompt[:-1])  # also drops what an interrupted pass may have left behind
             parts = AnswerParts(
                 Retriever(self._config.retrieval), StreamingDetokenizer(self._tokenizer), self._controller
             )
@@ -248,12 +247,6 @@ def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter
             "or choose a preset with a [draft.model]."
         )
     return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many leading tokens agree."""
-    pairs = zip(left, right, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def _ignore(message: str) -> None:

@@ -213,6 +213,30 @@ def test_the_same_prompt_again_reads_nothing(make: Callable[..., Engine], plain:
     assert events[-1].token_ids == plain[:20]  # type: ignore[union-attr]
 
 
+def test_a_shorter_run_over_the_same_text_costs_the_next_question_nothing(
+    make: Callable[..., Engine], plain: tuple[int, ...]
+) -> None:
+    """As a calibration behind an answer is: the plain run writes the same rows again and leaves the others."""
+    engine = make(oracle(plain))
+    finished(engine, 40)
+    finished(Engine(engine.target, NoDrafter(VOCAB_SIZE), engine.tokenizer, engine.config), 8)
+    question = (*PROMPT, *plain[:40], 7, 8, 9)
+    events = list(engine.generate(request(12, prompt=question)))
+    assert events[0] == PromptReady(len(question), len(question) - 4)
+    assert events[-1].token_ids == finished(make(), 12, prompt=question).token_ids  # type: ignore[union-attr]
+
+
+def test_what_was_overwritten_is_read_again(make: Callable[..., Engine], plain: tuple[int, ...]) -> None:
+    engine = make()
+    finished(engine, 40)
+    other = (*PROMPT, (plain[0] + 1) % NUM_ASCII)
+    finished(engine, 8, prompt=other)
+    question = (*PROMPT, *plain[:40], 7)
+    events = list(engine.generate(request(12, prompt=question)))
+    assert events[0] == PromptReady(len(question), len(PROMPT))
+    assert events[-1].token_ids == finished(make(), 12, prompt=question).token_ids  # type: ignore[union-attr]
+
+
 def test_a_second_answer_at_a_time_is_refused(make: Callable[..., Engine], plain: tuple[int, ...]) -> None:
     engine = make()
     first = engine.generate(request(20))

@@ -103,6 +103,10 @@ class SlotCache:
         assert 0 <= length <= self._length, f"cannot cut {self._length} rows to {length}"
         self._set_length(length)
 
+    def restore(self, length: int) -> None:
+        """Commit rows up to `length` again that a cut left where they were. Nothing may have overwritten them."""
+        self._set_length(max(length, self._length))
+
     def reset(self) -> None:
         """Forget everything; the memory stays."""
         self._set_length(0)

@@ -71,6 +71,8 @@ class Target:
         self._slots = SlotCache(self._runner.shapes, capacity + _TREE_SLOTS)
         self._cache = self._runner.bind(self._slots)
         self._token_ids: list[int] = []
+        self._resident: list[int] = []  # tokens whose rows lie in memory: the committed ones, and some that were cut
+        self._overwritten: list[int] = []  # of these, the ones from where the running pass writes
         windows = self._runner.layer_windows
         full = [layer for layer, window in enumerate(windows) if window is None]
         self._tap_layer = full[-1] if full else len(windows) - 1
@@ -135,9 +137,10 @@ class Target:
             prefix_len = self.length
             positions = torch.arange(prefix_len, prefix_len + len(chunk), device=self.device)
             current = Pass(self._runner.backend, prefix_len, is_causal=True)
+            self._overwrite()
             self._runner.run(self._cache, current, chunk, positions, last=1)
             self._slots.advance(len(chunk))
-            self._token_ids.extend(chunk)
+            self._note(chunk, len(chunk))
             yield Step(chunk, self.length)
 
     def verify(self, tree: DraftTree, taps: Taps) -> Outputs:
@@ -157,6 +160,7 @@ class Target:
             positions = (offsets + prefix_len).to(self.device)
         if taps.attention_row:
             current.tap_layer = self._runner.model_layers[self._tap_layer]
+        self._overwrite()
         logits = self._runner.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped)
 
@@ -165,18 +169,49 @@ class Target:
         assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
         self._slots.gather(path)
         token_ids = tuple(outputs.tree.token_ids[node] for node in path)
-        self._token_ids.extend(token_ids)
+        self._note(token_ids, len(outputs.tree))
         row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
         return Step(token_ids, self.length, row)
 
+    def reuse(self, token_ids: Sequence[int]) -> int:
+        """Hold the longest prefix of `token_ids` that is in memory, nothing else, and return its length.
+
+        Tokens that were cut count as long as nothing else was written over them. So after a shorter run over the same
+        text, a plain one to compare with, an answer does not have to be read again.
+        """
+        pairs = zip(self._resident, token_ids, strict=False)
+        num_shared = next((i for i, (own, other) in enumerate(pairs) if own != other), None)
+        if num_shared is None:
+            num_shared = min(len(self._resident), len(token_ids))
+        self._slots.restore(num_shared)
+        self._token_ids = self._resident[: self.length]
+        self.truncate(num_shared)
+        return num_shared
+
     def truncate(self, num_tokens: int) -> None:
-        """Forget the tokens from `num_tokens` on, and whatever an interrupted pass left behind."""
+        """Let go of the tokens from `num_tokens` on, and of whatever an interrupted pass left behind."""
         self._slots.truncate(num_tokens)
         del self._token_ids[num_tokens:]
 
     def reset(self) -> None:
         """Forget everything."""
         self.truncate(0)
+        self._resident.clear()
+
+    def _overwrite(self) -> None:
+        """A pass is about to write behind the committed tokens."""
+        self._overwritten = self._resident[self.length :]
+        del self._resident[self.length :]
+
+    def _note(self, token_ids: Sequence[int], num_rows: int) -> None:
+        """Book committed tokens of a pass over `num_rows` rows; what it wrote once more as it was is still followed by
+        what followed it before."""
+        self._token_ids.extend(token_ids)
+        self._resident.extend(token_ids)
+        num_new = len(token_ids)
+        if num_rows == num_new and self._overwritten[:num_new] == list(token_ids):
+            self._resident.extend(self._overwritten[num_new:])
+        self._overwritten = []
 
     @torch.inference_mode()
     def _attention_row(self, tapped: tuple[Tensor, Scoring], node: int) -> Tensor:

@@ -1,5 +1,7 @@
 """The target against transformers' own forward of the same model."""
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
@@ -289,3 +291,31 @@ def test_a_transformers_cache_is_left_alone() -> None:
         got = model(torch.tensor([ids[29:]]), past_key_values=cache).logits[0, -1]
     assert cache.get_seq_length() == 30
     assert relative(got, teacher_forced("llama", ids)[-1]) <= REL_FP32
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_reuse_keeps_is_what_a_fresh_target_would_hold(seed: int) -> None:
+    """Random texts with common beginnings, trees, cuts and passes that are never committed."""
+    dice = random.Random(seed)
+    model = tiny_model("llama")
+    target = Target(model, 96, 16)
+    texts = [random_ids(80, 1)]
+    for number in range(3):
+        texts.append((*texts[0][: 20 + 20 * number], *random_ids(60 - 20 * number, 2 + number)))
+    for _ in range(40):
+        text = dice.choice(texts)
+        num_wanted = dice.randrange(1, 80)
+        num_kept = target.reuse(text[:num_wanted])
+        assert target.token_ids == text[:num_kept]
+        for _ in target.prefill(text[num_kept:num_wanted]):
+            if dice.random() < 0.2:
+                break
+        if target.length:
+            tree = random_tree(dice.randrange(1, 6), dice.randrange(99), text[target.length])
+            outputs = target.verify(tree, Taps())
+            want = model(torch.tensor([[*target.token_ids, text[target.length]]])).logits[0, -1]
+            assert relative(outputs.logits[0], want) <= 1e-4
+            if dice.random() < 0.5:
+                target.commit(outputs, tree.path(dice.randrange(len(tree))))
+        if dice.random() < 0.5:
+            target.truncate(dice.randrange(target.length + 1))
