@@ -84,6 +84,9 @@ class Handlers:
 
     def show_result(self, has_followed: bool) -> Updates:
         """A job has ended, perhaps before it could be followed; an older notice stays unless there is a newer one."""
+        question = self._workspace.take_back_question()
+        if question:
+            return {**self._views.everything(notice=text.STOPPED_EARLY), self._page.chat.box: self._views.box(question)}
         return self._views.everything(notice=self._workspace.trouble or None)
 
     def show_result_if_any(self, has_followed: bool) -> Updates:

@@ -123,7 +123,8 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseli
     )
     if baseline and mean > 0:
         ratio = mean / baseline.tokens_per_second
-        note = f"plain: {text.rate(baseline.tokens_per_second)}"
+        is_this = baseline.num_prompt_tokens == answer.num_prompt
+        note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"
         detail = (
             f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
             f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."

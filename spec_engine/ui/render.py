@@ -86,8 +86,10 @@ def _budget(budget: Budget | None, reliable_length: int) -> str:
     if not budget.fits:
         parts.append(notice(budget.explain()))
     elif 0 < reliable_length < budget.num_tokens:
-        figures = {"reliable": text.count(reliable_length), "num_tokens": text.count(budget.num_tokens)}
-        parts.append(f'<p class="se-quiet">{escape(text.LONG_FOR_MODEL.format(**figures))}</p>')
+        warning = text.LONG_FOR_MODEL.format(
+            reliable=text.count(reliable_length), num_tokens=text.count(budget.num_tokens)
+        )
+        parts.append(f'<p class="se-quiet">{escape(warning)}</p>')
     return "".join(parts)
 
 

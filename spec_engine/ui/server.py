@@ -22,8 +22,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from spec_engine.config import Preset, load_preset, preset_names
-from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import PresetError, SpecEngineError
+from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.workspace import Workspace
@@ -140,17 +140,6 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()
     workspace.close()
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSource:
-    """Loads engines for the page."""
-
-    device: str = "auto"
-
-    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> Engine:
-        """The engine of a preset. Raises `ModelError`."""
-        return load_engine(preset, device=self.device, on_progress=on_progress)
 
 
 def available_presets(announce: Callable[[str], None]) -> list[Preset]:

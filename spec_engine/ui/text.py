@@ -12,7 +12,6 @@ TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stay
 # --- document ---------------------------------------------------------------------------------------------------------
 DROP_LABEL: Final = "Drop a report here, or choose a file"
 SAMPLE_BUTTON: Final = "Try the sample report"
-SAMPLE_TITLE: Final = "Spectrum policy report"
 NOT_AN_UPLOAD: Final = "That file was not sent by this page. Drop it here, or start the app with --document FILE."
 PREVIEW_LABEL: Final = "What was read"
 PREVIEW_CHARS: Final = 6000
@@ -62,7 +61,6 @@ SEED_LABEL: Final = "Seed"
 
 # --- engine -----------------------------------------------------------------------------------------------------------
 PRESET_LABEL: Final = "Model"
-NO_ENGINE: Final = "No model is loaded."
 STARTING: Final = "Starting"
 MEASURING_PLAIN: Final = "Measuring plain decoding"
 DRAFTING_PAUSED: Final = "Drafting off"
@@ -70,7 +68,6 @@ LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
 COMPARE_BUTTON: Final = "Compare with plain decoding"
-COMPARE_HINT: Final = "Answers the same question once more without drafting: same text? how much faster?"
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
 
@@ -103,7 +100,6 @@ HELP: Final[dict[str, str]] = {
     "drafting": "A fast drafter proposes tokens, the large model confirms or replaces them. The text is exactly what "
     "the large model alone would write.",
     "context": "Tokens are pieces of words. The context is how many the model can hold: document, chat and answer.",
-    "first_token": "Seconds from pressing Ask to the first word.",
     "identical": "Both runs were compared token by token.",
 }
 

@@ -160,8 +160,6 @@ class Views:
             chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_answering),
             self._speed.compare: self._compare_button(),
         }
-        if workspace.was_stopped_early and workspace.pending_question:
-            updates[chat.box] = self.box(workspace.pending_question)
         opened = workspace.opened
         questions = examples.suggest(opened.used) if opened and not reason and not workspace.turns else ()
         updates[chat.examples_row] = gr.update(visible=bool(questions) and job is None)

@@ -7,21 +7,23 @@ Non-job: widgets and markup.
 The conversation belongs to the process, not to a tab: this is an application of one person on their own machine.
 """
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from spec_engine.chat.prompt import Turn, count_document_tokens
-from spec_engine.chat.session import AnsweringEngine, Session
-from spec_engine.config import DrafterKind, GenerationDefaults, Preset
+from spec_engine.chat.session import Session
+from spec_engine.config import GenerationDefaults, Preset
 from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError, SpecEngineError
 from spec_engine.events import Event, Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
+from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.readouts import DraftingState
@@ -30,22 +32,6 @@ from spec_engine.ui.speed import Comparison, PlainBaseline, baseline_of, compare
 RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 CALIBRATION_TOKENS: Final = 32
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
-
-
-class PageEngine(AnsweringEngine, Protocol):
-    """What the page needs of an engine."""
-
-    def with_drafter(self, kind: DrafterKind) -> "PageEngine":
-        """The same target with another drafter."""
-
-    def close(self) -> None:
-        """Give the memory back."""
-
-
-class EngineLoader(Protocol):
-    """Loads the engine of a preset; tells its progress in sentences."""
-
-    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> PageEngine: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,8 @@ class Workspace:
         self.job: Job[Fact] | None = None
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
-        self.baseline: PlainBaseline | None = None
+        self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
+        self._measured: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None
         self._trouble = ""  # why the last engine could not be loaded
 
@@ -108,7 +95,8 @@ class Workspace:
         """Whether there is a finished answer by a drafter, and nothing runs but a calibration."""
         session, job = self._session, self.active_job
         is_free = job is None or job.kind == "calibrate"
-        return is_free and self.drafting.is_on and session is not None and session.last_finished is not None
+        last = session.last_finished if session else None
+        return is_free and self.drafting.is_on and last is not None and bool(last.token_ids)
 
     @property
     def trouble(self) -> str:
@@ -138,6 +126,13 @@ class Workspace:
         retrieval = " + retrieval" if draft.kind == "lm" and draft.retrieval.enabled else ""
         return DraftingState(True, f"Drafting on: {name}{retrieval}")
 
+    def take_back_question(self) -> str:
+        """The question whose answer was stopped before its first word, once; "" when there is none."""
+        if not self.was_stopped_early:
+            return ""
+        question, self.pending_question = self.pending_question, ""
+        return question
+
     def locate(self, token: int) -> str:
         """The part of the document that holds a token of the prompt; "" when it lies behind the document."""
         return self.opened.locate(token) if self.opened else ""
@@ -150,45 +145,50 @@ class Workspace:
         Raises `DocumentError`; then everything stays as it was.
         """
         document = read_document(path, password)
-        self._require_idle()
-        self._use(OpenedDocument(document, document))
+        with self._lock:
+            self._require_idle()
+            self._use(OpenedDocument(document, document))
 
     def choose_range(self, first: int, last: int) -> None:
         """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
-        if self.opened is None:
-            raise RequestError(f"{text.NO_DOCUMENT} Open one first.")
-        self._require_idle()
-        self._use(self.opened.narrowed(first, last))
+        with self._lock:
+            if self.opened is None:
+                raise RequestError(f"{text.NO_DOCUMENT} Open one first.")
+            self._require_idle()
+            self._use(self.opened.narrowed(first, last))
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def switch(self, preset: Preset) -> Job[Fact]:
         """Load a preset's engine in place of the present one, which is freed first. Document and chat are kept."""
-        self._require_idle()
-        return self._begin(Job("load", lambda job: self._load_engine(job, preset)))
+        with self._lock:
+            self._require_idle()
+            return self._begin(Job("load", lambda job: self._load_engine(job, preset)))
 
     def ask(self, question: str) -> Job[Fact]:
         """Begin to answer. Raises `RequestError` when that is impossible now."""
-        self._require_idle()
-        if not question.strip():
-            raise RequestError(text.EMPTY_QUESTION)
-        session = self._session
-        if self.why_not_ask or session is None:
-            raise RequestError(self.why_not_ask)
-        self.pending_question, self.comparison = question.strip(), None
-        job: Job[Fact] = Job("answer", lambda job: self._answer(job, session, question.strip()))
-        self.answer_job = job
-        return self._begin(job)
+        question = question.strip()
+        with self._lock:
+            self._require_idle()
+            if not question:
+                raise RequestError(text.EMPTY_QUESTION)
+            session = self._session
+            if self.why_not_ask or session is None:
+                raise RequestError(self.why_not_ask)
+            self.pending_question, self.comparison = question, None
+            self.answer_job = Job("answer", lambda job: self._answer(job, session, question))
+            return self._begin(self.answer_job)
 
     def compare_with_plain(self) -> Job[Fact]:
         """Answer the last question again without drafting. Raises `RequestError` when there is nothing to compare."""
-        self._require_idle()
-        session, engine = self._session, self._engine
-        if session is None or engine is None or session.last_finished is None:
-            raise RequestError(text.NO_ANSWER_TO_COMPARE)
-        if not self.drafting.is_on:
-            raise RequestError(text.IS_PLAIN_ALREADY)
-        return self._begin(Job("compare", lambda job: self._measure_plain(job, session, engine, None)))
+        with self._lock:
+            self._require_idle()
+            session, engine = self._session, self._engine
+            if not self.drafting.is_on:
+                raise RequestError(text.IS_PLAIN_ALREADY)
+            if session is None or engine is None or not self.can_compare:
+                raise RequestError(text.NO_ANSWER_TO_COMPARE)
+            return self._begin(Job("compare", lambda job: self._measure_plain(job, session, engine, None)))
 
     def stop(self) -> None:
         """Wish that the running job ends."""
@@ -198,8 +198,8 @@ class Workspace:
 
     def new_chat(self) -> None:
         """Forget the conversation; the document and its computed prefix stay."""
-        self._require_idle()
         with self._lock:
+            self._require_idle()
             self._forget_chat()
 
     def close(self) -> None:
@@ -237,6 +237,7 @@ class Workspace:
     def _forget_chat(self) -> None:
         self._turns, self._trouble, self.job = (), "", None
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
+        self._measured = None
         self._renew_session()
 
     def _renew_session(self) -> None:
@@ -250,18 +251,17 @@ class Workspace:
     def _use(self, opened: OpenedDocument) -> None:
         """Make a document the one to talk about; the conversation about another one ends."""
         with self._lock:
-            self.opened = opened
-            self._measure()
+            self.opened = self._measured_by_engine(opened)
             self._forget_chat()
 
-    def _measure(self) -> None:
-        """Count the document's tokens, if there is an engine to count with."""
-        engine, preset, opened = self._engine, self.preset, self.opened
-        if opened is None or engine is None or preset is None:
-            return
+    def _measured_by_engine(self, opened: OpenedDocument) -> OpenedDocument:
+        """The document with its tokens counted, if there is an engine to count with."""
+        engine, preset = self._engine, self.preset
+        if engine is None or preset is None:
+            return opened
         tokenizer = engine.tokenizer
         reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
-        self.opened = opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
+        return opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
 
     def _load_engine(self, job: Job[Fact], preset: Preset) -> None:
         """Free, load, and on failure go back to the preset before."""
@@ -272,20 +272,26 @@ class Workspace:
             self.opened = self.opened.unmeasured() if self.opened else None
         if engine:
             engine.close()
+        reason = self._try_install(job, preset)
+        if reason is None:
+            return
+        self._trouble, self.preset = f"{preset.title} could not be loaded. {reason}", None
+        if before is None:
+            return
+        gc.collect()  # what was loaded of the failed model
+        again = self._try_install(job, before)
+        end = f"{before.title} is loaded again." if again is None else f"Nor could {before.title} be loaded. {again}"
+        self._trouble += f" {end}"
+
+    def _try_install(self, job: Job[Fact], preset: Preset) -> str | None:
+        """Load a preset's engine; the reason when that is impossible. No part of a failed engine stays in memory."""
         try:
             self._install(job, preset)
-        except (
-            SpecEngineError,
-            RuntimeError,
-            OSError,
-            MemoryError,
-        ) as error:  # torch runs out of memory by RuntimeError
-            is_known = isinstance(error, SpecEngineError)
-            reason = str(error) if is_known else text.LOADING_BROKE.format(reason=str(error).partition("\n")[0])
-            self._trouble = f"{preset.title} could not be loaded. {reason}"
-            if before is not None:
-                self._install(job, before)
-                self._trouble += f" {before.title} is loaded again."
+            return None
+        except SpecEngineError as error:
+            return str(error)
+        except (RuntimeError, OSError, MemoryError) as error:  # torch runs out of memory by RuntimeError
+            return text.LOADING_BROKE.format(reason=str(error).partition("\n")[0])
 
     def _install(self, job: Job[Fact], preset: Preset) -> None:
         """Load a preset's engine and measure the document with its tokenizer."""
@@ -293,9 +299,9 @@ class Workspace:
         engine = self._load(preset, lambda message: job.report(Progress(message)))
         with self._lock:
             self._engine, self.preset, self.settings = engine, preset, preset.generation
-            self.baseline, self.comparison, self.answer_job = None, None, None
+            self.baseline, self.comparison, self.answer_job, self._measured = None, None, None, None
             self._renew_session()
-            self._measure()
+            self.opened = self._measured_by_engine(self.opened) if self.opened else None
 
     def _answer(self, job: Job[Fact], session: Session, question: str) -> None:
         """The answer job."""
@@ -307,14 +313,18 @@ class Workspace:
             job.report(event)
 
     def calibrate(self) -> Job[Fact] | None:
-        """Measure plain decoding briefly behind the last prompt, where that is not known yet; None when not needed."""
-        session, engine = self._session, self._engine
-        if session is None or engine is None or self.baseline or not self.drafting.is_on or self.active_job:
-            return None
-        last = session.last_finished
-        if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
-            return None
-        return self._begin(Job("calibrate", lambda job: self._measure_plain(job, session, engine, CALIBRATION_TOKENS)))
+        """Measure plain decoding briefly behind the last prompt; None when that was done or makes no sense."""
+        with self._lock:
+            session, engine, answered = self._session, self._engine, self.answer_job
+            is_done = answered is None or answered is self._measured
+            if session is None or engine is None or is_done or not self.drafting.is_on or self.active_job:
+                return None
+            last = session.last_finished
+            if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
+                return None
+            self._measured = answered
+            measure = Job[Fact]("calibrate", lambda job: self._measure_plain(job, session, engine, CALIBRATION_TOKENS))
+            return self._begin(measure)
 
     def _measure_plain(self, job: Job[Fact], session: Session, engine: PageEngine, num_tokens: int | None) -> None:
         """Replay the last request without drafting; a calibration ends after `CALIBRATION_S`."""

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from spec_engine.config import Preset
-from spec_engine.ui.server import EngineSource, PageServer
+from spec_engine.ui.engines import EngineSource
+from spec_engine.ui.server import PageServer
 from spec_engine.ui.workspace import Workspace
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

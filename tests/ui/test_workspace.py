@@ -128,7 +128,9 @@ def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> 
     job = workspace.ask("What?")
     workspace.stop()
     done(job)
-    assert (workspace.turns, workspace.was_stopped_early, workspace.pending_question) == ((), True, "What?")
+    assert (workspace.turns, workspace.was_stopped_early) == ((), True)
+    assert not workspace.can_compare  # nothing was written
+    assert (workspace.take_back_question(), workspace.take_back_question()) == ("What?", "")
 
 
 def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
@@ -144,7 +146,7 @@ def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
     assert [turn.question for turn in workspace.turns] == ["What?"]  # a measurement is no turn
 
 
-def test_calibration_runs_once_and_gives_way_to_a_question(report: Path) -> None:
+def test_calibration_runs_once_an_answer_and_gives_way_to_a_question(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.02))
     done(workspace.ask("What?"))
     calibration = workspace.calibrate()
@@ -152,8 +154,13 @@ def test_calibration_runs_once_and_gives_way_to_a_question(report: Path) -> None
     time.sleep(0.25)
     answer = workspace.ask("And then?")
     assert not calibration.is_running
-    assert workspace.baseline is not None  # what was measured until then counts
+    before = workspace.baseline
+    assert before is not None  # what was measured until then counts
     done(answer)
+    again = workspace.calibrate()
+    assert again is not None
+    done(again)
+    assert workspace.baseline is not before  # each answer is compared behind its own prompt
     assert workspace.calibrate() is None
 
 
@@ -211,9 +218,10 @@ def test_a_switch_that_leaves_nothing_says_so_and_can_be_tried_again(report: Pat
     loader = Loader()
     workspace = ready(report, loader)
     loader.failing |= {"builtin"}
-    job = done(workspace.switch(preset("broken")))
-    assert "could not be loaded" in workspace.trouble
-    assert job.error is not None
+    done(workspace.switch(preset("broken")))
+    assert "The broken model could not be loaded" in workspace.trouble
+    assert "Nor could The builtin model be loaded." in workspace.trouble
+    assert workspace.preset is None  # so that any can be picked
     assert workspace.why_not_ask == text.ASK_NEEDS_ENGINE
     loader.failing.clear()
     done(workspace.switch(preset("builtin")))
