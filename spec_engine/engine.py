@@ -20,6 +20,7 @@ from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
 from spec_engine.model.load import load_target, load_tokenizer
+from spec_engine.model.memory import allocating, check_memory
 from spec_engine.model.target import Step, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
 from spec_engine.retrieval import Retriever
@@ -229,10 +230,13 @@ def load_engine(
     kind = drafter or preset.draft.kind
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
+    draft_model = preset.draft.model if kind == "lm" else None
+    check_memory(preset, [preset.target, *([draft_model] if draft_model else [])], device)
     model = load_target(preset, preset.target, device=device)
-    target = Target(model, preset.context_length, preset.prefill_chunk)
-    if kind == "lm" and preset.draft.model is not None:
-        tell(f"Loading {preset.draft.model.id}")
+    with allocating(preset.name):
+        target = Target(model, preset.context_length, preset.prefill_chunk)
+    if draft_model is not None:
+        tell(f"Loading {draft_model.id}")
     config = EngineConfig(
         max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, preset.prefill_chunk, preset
     )
@@ -246,7 +250,8 @@ def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter
             f"The preset '{preset.name}' names no draft model, so the drafter 'lm' cannot run. Use 'lookup' or 'none', "
             "or choose a preset with a [draft.model]."
         )
-    return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
+    with allocating(preset.name):
+        return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
 
 
 def _ignore(message: str) -> None:

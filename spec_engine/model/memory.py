@@ -1,18 +1,24 @@
 """How much memory a model needs, known before anything is loaded.
 
 Job: bytes of weights, of keys and values per token, and of the working tensors of a prefill chunk, computed from a
-configuration.
-Non-job: measuring (`doctor`), deciding what to do about it.
+configuration; refusing models that cannot fit what is free.
+Non-job: choosing something smaller.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from spec_engine.config import Quantization
+from spec_engine.config import ModelRef, Preset, Quantization
+from spec_engine.errors import ModelError
+from spec_engine.model.load import load_config, pick_device, pick_dtype
 
 _GIB = 1024**3
+_SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
 _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 16, "8bit": 1.0}  # per weight of a linear layer, with its scales
 
 
@@ -57,6 +63,58 @@ def memory_need(
     width = 4 * text.hidden_size + 3 * inner
     activations = prefill_chunk * width * max(dtype.itemsize, 4) + 2 * text.vocab_size * 4
     return MemoryNeed(weights, cache_bytes_per_token(text, dtype), num_tokens, activations)
+
+
+def check_memory(preset: Preset, refs: Sequence[ModelRef], device: str) -> None:
+    """Raise `ModelError` when weights and full caches of these models are more than is free on the device.
+
+    Nothing but configurations is read. What a pass needs on top is not counted, so what this refuses cannot work.
+    """
+    where = pick_device(device)
+    free = free_bytes(where)
+    needs = []
+    for ref in refs:
+        config = load_config(preset, ref)
+        checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
+        dtype = pick_dtype(ref.dtype, where, checkpoint)
+        chunk = preset.prefill_chunk
+        need = memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
+        needs.append((ref.id, need))
+    total = sum(need.weights + need.cache for _, need in needs)
+    if free is not None and total > free:
+        listed = "; ".join(f"{name} {need}" for name, need in needs)
+        raise ModelError(
+            f"'{preset.name}' needs at least {total / _GIB:.1f} GiB on {where}, {free / _GIB:.1f} GiB are free: "
+            f"{listed}. Close other programs, lower context_length ({preset.context_length:,} tokens now), or choose a "
+            "smaller or 4-bit preset."
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be taken on a device now; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+@contextmanager
+def allocating(name: str) -> Iterator[None]:
+    """Say in words that the memory did not suffice for `name`, as a `ModelError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+            sign in str(error) for sign in _SIGNS
+        )
+        if not is_memory:
+            raise
+        raise ModelError(
+            f"The memory does not suffice for '{name}'. Lower context_length, or choose a smaller or 4-bit preset."
+        ) from error
 
 
 def cache_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from spec_engine.config import ModelRef, Preset, Quantization
+from spec_engine.engine import load_engine
 from spec_engine.errors import (
     MissingDependency,
     ModelDownloadError,
@@ -25,7 +26,7 @@ from spec_engine.errors import (
     UnsupportedModel,
     VocabularyMismatch,
 )
-from spec_engine.model import load
+from spec_engine.model import load, memory
 from spec_engine.model.load import (
     check_vocabulary,
     load_config,
@@ -34,7 +35,7 @@ from spec_engine.model.load import (
     pick_device,
     pick_dtype,
 )
-from spec_engine.model.memory import cache_bytes_per_token, memory_need
+from spec_engine.model.memory import allocating, cache_bytes_per_token, check_memory, free_bytes, memory_need
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.tree import DraftTree
@@ -154,7 +155,7 @@ def test_a_name_that_cannot_be_on_the_hub(preset: Preset) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_quantised_models_name_the_extra(preset: Preset) -> None:
-    with pytest.raises(MissingDependency, match=r"pip install 'spec-engine\[quant\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install -e '.\[quant\]'"):
         load_target(preset, ModelRef("target", quantization="4bit"), device="cpu")
 
 
@@ -203,6 +204,30 @@ def test_quantised_weights_are_smaller() -> None:
     needs = [memory_need(tiny_config("llama"), torch.bfloat16, 10, quantization=kind) for kind in kinds]
     assert needs[0].weights > needs[1].weights > needs[2].weights
     assert cache_bytes_per_token(tiny_config("llama"), torch.bfloat16) == 2 * 3 * 2 * 16 * 2
+
+
+def test_what_cannot_fit_is_refused_before_it_is_loaded(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(preset, preset.target)
+    need = memory_need(config, torch.float32, preset.context_length)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache)
+    check_memory(preset, [preset.target], "cpu")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache - 1)
+    with pytest.raises(ModelError, match=r"GiB are free.*context_length"):
+        load_engine(preset, drafter="none", device="cpu")
+    with pytest.raises(ModelError, match="needs at least"):
+        check_memory(preset, [preset.target, preset.target], "cpu")
+
+
+def test_the_free_memory_of_this_machine_is_known() -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 10**8 < free < 10**14
+
+
+def test_running_out_of_memory_is_said_in_words() -> None:
+    with pytest.raises(ModelError, match="does not suffice for 'x'"), allocating("x"):
+        torch.empty(2**55, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="another"), allocating("x"):
+        raise RuntimeError("another")
 
 
 def test_a_path_object_of_the_folder_is_enough(tmp_path: Path, preset: Preset) -> None:
