@@ -18,7 +18,12 @@ from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 
-_CODE: Final = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+_CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in doubt is no code
+    r"""\\[\\`]  # escaped: opens nothing
+    | (?P<code> ^[ ]{0,3}(?P<fence>`{3,})[^`\n]*\n.*?(?:^[ ]{0,3}(?P=fence)`*[ \t]*$|\Z)
+    | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`))""",
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
 _MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
 
 
@@ -140,8 +145,12 @@ def as_markdown(message: str) -> str:
 
     An invisible word joiner breaks them; the conversation widget and the page's content policy are further fences.
     """
-    parts = _CODE.split(message)
-    return "".join(part if index % 2 else _MARKUP.sub(_break, part) for index, part in enumerate(parts))
+    parts, end = [], 0
+    for found in _CODE.finditer(message):
+        if found["code"]:
+            parts += [_MARKUP.sub(_break, message[end : found.start()]), found.group()]
+            end = found.end()
+    return "".join([*parts, _MARKUP.sub(_break, message[end:])])
 
 
 def _break(match: re.Match[str]) -> str:

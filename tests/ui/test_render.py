@@ -79,6 +79,27 @@ def test_markup_in_a_message_stays_text_and_code_stays_code() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("message", "is_code"),
+    [
+        ("a `<b>` c", True),
+        ("a ``x ` <b>`` c", True),
+        ("```py\n<b>\n```", True),
+        ("```\n<b>", True),  # still being written
+        ("````\n```\n<b>\n````", True),
+        (r"a \`<b>\` c", False),
+        (r"a \\`<b>` c", True),  # an escaped backslash before a span
+        ("a ``<b>` c", False),
+        ("a ` <b>", False),
+        ("a `\n\n<b>` c", False),
+        ("text ```\n<b>", False),
+        ("```a`b\n<b>\n", False),
+    ],
+)
+def test_what_is_code_in_a_message(message: str, is_code: bool) -> None:
+    assert ("<b>" in render.as_markdown(message)) == is_code
+
+
 def test_card_shows_the_share_of_the_context() -> None:
     report = document("one two three", "four five")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 100, 10)
