@@ -113,11 +113,6 @@ class Target:
         return self._runner.dtype
 
     @property
-    def attention_backend(self) -> str:
-        """Which attention runs, and why."""
-        return f"{self._runner.backend.name}: {self._runner.pick.reason}"
-
-    @property
     def cache_bytes(self) -> int:
         """Size of the key/value memory."""
         return self._slots.num_bytes

@@ -90,10 +90,6 @@ class Tokenizer:
         assert isinstance(text, str), "an untokenized conversation is text"
         return text
 
-    def apply_chat_template(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of the rendered messages; [] when the template refuses them."""
-        return self.encode(self.render_chat(messages) or "")
-
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is one byte of a character that the vocabulary lacks (SentencePiece's byte fallback)."""
         token = self._tokenizer.convert_ids_to_tokens(token_id)

@@ -109,7 +109,6 @@ def test_chat_template() -> None:
     tokenizer = TOKENIZERS["bytes"]
     text = "<|user|>hi<|end|><|assistant|>yes<|end|><|user|>why?<|end|><|assistant|>"
     assert tokenizer.render_chat(messages) == text
-    assert tokenizer.apply_chat_template(messages) == tokenizer.encode(text)
 
 
 def test_a_template_that_refuses_gives_none() -> None:
@@ -117,7 +116,6 @@ def test_a_template_that_refuses_gives_none() -> None:
     own.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
     tokenizer = Tokenizer(own)
     assert tokenizer.render_chat([Message("system", "s")]) is None
-    assert tokenizer.apply_chat_template([Message("system", "s")]) == []
     assert tokenizer.render_chat([Message("user", "u")]) == "x"
 
 
