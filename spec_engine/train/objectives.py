@@ -18,13 +18,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from spec_engine.errors import TrainingError
-from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, USER, TokenizedCorpus
+from spec_engine.train.corpus import ASSISTANT, CONTROLS, DOC, END, NUM_MARKS, USER, Passage, TokenizedCorpus
 from spec_engine.train.rows import Placed, Row
 from spec_engine.train.wording import ASK_CONTINUE, ASK_OUTLINE, ASK_PHRASE, ASK_WORDS, STOP_WORDS
 
 WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
 DRILL_TOKENS = 6  # of an answer in a drill row, whose end is not learned: many questions about one document
 KINDS = {"phrase": 0.42, "words": 0.26, "continue": 0.26, "outline": 0.06}  # shares of the questions
+MIXED_PASSAGES = 0.3  # of the passages of a mixed row, crossed with one of the `NEAR` before them
+NEAR = 16
 SHORT_TOKENS = 32  # an answer below this goes on with the next passage
 COMMON_SHARE = 0.3  # of the phrases that hold nothing but common words, the ones that are asked about
 FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
@@ -41,6 +43,7 @@ class QuoteTasks:
         seed: int = 0,
         permuted_share: float = 0.2,
         drill_share: float = 0.5,
+        mixed_share: float = 0.4,
     ) -> None:
         self._documents = corpus.train if split == "train" else corpus.held_out
         self._tokenizer: Tokenizer = corpus.tokenizer
@@ -48,7 +51,7 @@ class QuoteTasks:
         self._share = np.minimum(sizes, 60_000) / np.minimum(sizes, 60_000).sum()
         self._random = random.Random(seed)
         self._numpy = np.random.default_rng(seed)
-        self._permuted_share, self._drill_share = permuted_share, drill_share
+        self._permuted_share, self._drill_share, self._mixed_share = permuted_share, drill_share, mixed_share
         self._control = {name: _id_of(self._tokenizer, name) for name in CONTROLS}
         self._first_mark = _id_of(self._tokenizer, "<|s0|>")
         self._newlines = self._encode("\n\n")
@@ -117,6 +120,7 @@ class QuoteTasks:
         placed: list[Placed] = []
         mark = self._random.randrange(NUM_MARKS)
         order = list(self._numpy.permutation(NUM_MARKS)) if self._random.random() < 0.5 else list(range(NUM_MARKS))
+        is_mixed = self._random.random() < self._mixed_share
         row.add([self._control[DOC]])
         while len(row.ids) < num_tokens:
             document = self._documents[self._numpy.choice(len(self._documents), p=self._share)]
@@ -124,6 +128,8 @@ class QuoteTasks:
             if placed:
                 row.add(self._newlines)
             for passage in document[first:]:
+                if is_mixed and placed and self._random.random() < MIXED_PASSAGES:
+                    passage = self._crossed(self._random.choice(placed[-NEAR:]).passage, passage)
                 ids = [self._first_mark + int(order[mark % NUM_MARKS]), *passage.ids.tolist()]
                 if len(row.ids) + len(ids) > num_tokens + 16:
                     break
@@ -136,6 +142,25 @@ class QuoteTasks:
         row.set_marks(0, self._first_mark)
         row.add([self._control[END]])
         return placed
+
+    def _crossed(self, earlier: Passage, passage: Passage) -> Passage:
+        """The beginning of one and the end of the other, joined at a token that both have; `passage` if none fits.
+
+        Two passages that begin or end alike can be told apart by their marks alone: without such rows copying leans on
+        the last few tokens, and goes astray where they stand in the document twice.
+        """
+        head, tail = (earlier, passage) if self._random.random() < 0.5 else (passage, earlier)
+        left, right = head.ids[: head.num_body_ids].tolist(), tail.ids[: tail.num_body_ids].tolist()
+        shared = sorted({token_id for token_id in left[2:-2] if token_id >= self._num_fixed}.intersection(right[2:-2]))
+        if not shared:
+            return passage
+        joint = self._random.choice(shared)
+        text = self._tokenizer.decode(left[: left.index(joint, 2) + 1] + right[right.index(joint, 2) + 1 :])
+        body = self._encode(text)
+        if not 8 <= len(body) <= 120:
+            return passage
+        ids = np.array(body + passage.ids[passage.num_body_ids :].tolist(), np.int32)
+        return Passage(text, ids, len(body), passage.starts_paragraph)
 
     def _permute(self, row: Row, placed: list[Placed]) -> None:
         """Replace a share of the vocabulary throughout the document: only copying can explain the answers then."""
