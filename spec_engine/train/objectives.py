@@ -164,9 +164,8 @@ class QuoteTasks:
 
     def _permute(self, row: Row, placed: list[Placed]) -> None:
         """Replace a share of the vocabulary throughout the document: only copying can explain the answers then."""
-        size = self._tokenizer.get_vocab_size()
-        table = np.arange(size)
-        moved = np.flatnonzero(self._numpy.random(size) < 0.4)
+        table = np.arange(self._tokenizer.get_vocab_size())
+        moved = np.flatnonzero(self._numpy.random(len(table)) < 0.4)
         moved = moved[moved >= self._num_fixed]
         table[moved] = self._numpy.permutation(moved)
         for number, item in enumerate(placed):
@@ -191,7 +190,7 @@ class QuoteTasks:
 
     def _quote(self, placed: list[Placed], number: int) -> tuple[list[int], list[int]]:
         """The passage, and the next one of the same paragraph; with marks."""
-        ids, source = placed[number].ids[: placed[number].passage.num_body_ids + 1], []
+        ids = placed[number].ids[: placed[number].passage.num_body_ids + 1]
         source = list(range(placed[number].start, placed[number].start + len(ids)))
         if number + 1 < len(placed) and not placed[number + 1].passage.starts_paragraph and len(ids) < SHORT_TOKENS:
             more, where = placed[number + 1].body()
