@@ -62,7 +62,7 @@ def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
 
 
 def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
-    """4.6 M parameters, context grown from 256 to 4K tokens."""
+    """4.6 M parameters, context grown from 256 to 8K tokens."""
     config = SmolLM3Config.from_dict(
         {
             "hidden_size": 256,
@@ -78,7 +78,7 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
         }
     )
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
-    stages = parse_stages("256:64:4,512:32:8,1024:16:14,2048:8:22,4096:4:28")
+    stages = parse_stages("256:64:4,512:32:8,1024:16:14,2048:8:22,4096:4:24,8192:2:6")
     return Recipe(
         config,
         stages,

@@ -11,6 +11,7 @@ and at the end; the same command goes on where it stopped.
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -195,10 +197,17 @@ def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[
         entropy = F.cross_entropy(logits.float(), labels, reduction="none")
         return entropy, guidance, logits.argmax(-1) == labels
 
-    compiled = torch.compile(core, dynamic=False)
+    run = torch.compile(core, dynamic=False)
 
     def loss(batch: Batch, rope: tuple[Tensor, Tensor]) -> Losses:
-        entropy, guidance, right = compiled(batch.ids, batch.rows, batch.labels, rope, batch.guides)
+        nonlocal run
+        arguments = batch.ids, batch.rows, batch.labels, rope, batch.guides
+        try:
+            entropy, guidance, right = run(*arguments)
+        except TorchDynamoException as error:  # torch 2.11 writes C++ here that does not compile
+            warnings.warn(f"torch.compile failed, training goes on more slowly without it: {error}", stacklevel=2)
+            run = core
+            entropy, guidance, right = run(*arguments)
         total = (entropy * batch.weights).sum() / batch.weights.sum()
         for loss_of_layer in guidance.values():
             total = total + recipe.guidance * loss_of_layer
