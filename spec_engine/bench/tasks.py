@@ -23,7 +23,7 @@ QuestionKind = Literal["continue", "phrase", "words"]
 
 _PROMPT_HEAD = re.compile(r"\A\s*Summarize the following text[^\n]*\n### Text:\n+")
 _PROMPT_TAIL = re.compile(r"\n+### Summary:\s*\Z")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"“(])")
+_SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’)]))\s+(?=[A-Z0-9\"“(])")
 _WORD = re.compile(r"[A-Za-z0-9][\w'’-]*")
 _ABBREVIATED = re.compile(
     r"(?:\b[A-Z]|\b[A-Za-z]\.[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|No|Nos|Sec|Rep|Sen|Gen|Inc|Corp|Co|Ltd|Jr|Fig|vs|pp|Vol))\.\Z"

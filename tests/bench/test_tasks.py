@@ -51,6 +51,12 @@ def test_a_text_is_cut_at_the_last_sentence_that_fits() -> None:
 def test_sentences_are_not_cut_after_abbreviations() -> None:
     text = "Mr. Smith met the U.S. Senate. It was No. 5. Then he left.\n\nA new paragraph. “Quoted.” End."
     assert sentences(text)[:2] == ["Mr. Smith met the U.S. Senate.", "It was No. 5."]
+    assert sentences(text)[-2:] == ["“Quoted.”", "End."]
+    assert sentences('It is "possible." The rest (all of it.) Follows.') == [
+        'It is "possible."',
+        "The rest (all of it.)",
+        "Follows.",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["continue", "phrase", "words"])
