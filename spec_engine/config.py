@@ -109,7 +109,7 @@ class Preset:
     description: str
     target: ModelRef
     context_length: int
-    reliable_length: int = 0  # document tokens up to which answers were measured to be right; 0: not measured
+    reliable_length: int = 0  # document tokens up to which four of five answers or more were right; 0: not measured
     instruction: str = "Answer questions about this document. Quote it where that helps."  # put before the document
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import torch
 
 from spec_engine.bench.peers import transformers_generate
-from spec_engine.bench.tasks import Question, as_document, cut_to_tokens, make_questions
+from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
 from spec_engine.config import DrafterKind, Preset
 from spec_engine.drafters import DRAFTERS
@@ -41,7 +41,7 @@ class BenchPlan:
     num_texts: int = 3
     questions_per_text: int = 3
     max_tokens: int = 128
-    ask: str | None = None  # this question instead of phrases to continue
+    ask: str | None = None  # this question instead of one of each kind in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,9 @@ def _prompts(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan)
         if plan.ask is not None:
             questions = [plan.ask]
         else:
-            made: Iterator[Question] = make_questions(part, "continue", seed=number)
-            questions = [question.text for question in islice(made, plan.questions_per_text)]
+            kinds = cycle([make_questions(part, kind, seed=number) for kind in get_args(QuestionKind)])
+            made = (next(kind, None) for kind in kinds)  # a kind that the text has no question of leaves a gap
+            questions = [question.text for question in islice(made, plan.questions_per_text) if question]
         document, instruction = as_document(part), engine.preset.instruction if engine.preset else ""
         cases = [_Case(tuple(build(engine.tokenizer, document, (), question, instruction))) for question in questions]
         cases = [case for case in cases if len(case.prompt) + plan.max_tokens <= engine.capacity]
@@ -250,11 +251,11 @@ def build_engines(
 
     Raises `RequestError` for an unknown method, or when ``none``, which the speed-up needs, is missing.
     """
-    if PLAIN not in methods:
-        raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
     unknown = [method for method in methods if method.removesuffix("-") not in DRAFTERS]
     if unknown:
         raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join(DRAFTERS)}, and lm-.")
+    if PLAIN not in methods:
+        raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
     plain = load_engine(preset, drafter=PLAIN, device=device, on_progress=tell)
     engines: dict[str, Engine] = {PLAIN: plain}
     for method in methods:

@@ -98,6 +98,11 @@ def select(document: Document, first_block: int, last_block: int) -> Document:
         DocumentError: the range is empty or reaches outside the document.
     """
     num_blocks = len(document.blocks)
+    if 0 <= last_block < first_block < num_blocks:
+        raise DocumentError(
+            f"The first part, {first_block + 1}, lies behind the last, {last_block + 1}. Choose a last part not "
+            "before the first."
+        )
     if not 0 <= first_block <= last_block < num_blocks:
         raise DocumentError(
             f"Parts {first_block + 1} to {last_block + 1} cannot be chosen: the document has {num_blocks} parts. "

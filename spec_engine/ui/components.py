@@ -29,7 +29,7 @@ class DocumentPane:
     range_use: gr.Button
     range_all: gr.Button
     preview: gr.HTML
-    max_tokens: gr.Slider
+    max_tokens: gr.Number
     temperature: gr.Slider
     seed: gr.Number
 

@@ -26,6 +26,7 @@ from spec_engine.ui.views import Updates, Views
 from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
+LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
 MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
 
 
@@ -83,11 +84,12 @@ class Handlers:
         return self._views.everything(notice=self._workspace.trouble)
 
     def show_result(self, has_followed: bool) -> Updates:
-        """A job has ended, perhaps before it could be followed; an older notice stays unless there is a newer one."""
+        """A job has ended, perhaps before it could be followed."""
         question = self._workspace.take_back_question()
         if question:
             return {**self._views.everything(notice=text.STOPPED_EARLY), self._page.chat.box: self._views.box(question)}
-        return self._views.everything(notice=self._workspace.trouble or None)
+        stale = "" if has_followed else None  # a refusal while the job ran has lost its reason
+        return self._views.everything(notice=self._workspace.trouble or stale)
 
     def show_result_if_any(self, has_followed: bool) -> Updates:
         """A page was opened. If no job ran there is nothing new, and sending the page again could undo what another
@@ -99,9 +101,9 @@ class Handlers:
         now = self._workspace.settings
         self._workspace.settings = replace(
             now,
-            max_tokens=now.max_tokens if max_tokens is None else max(1, int(max_tokens)),
+            max_tokens=now.max_tokens if max_tokens is None else min(max(1, int(max_tokens)), LONGEST_ANSWER),
             temperature=now.temperature if temperature is None else max(0.0, float(temperature)),
-            seed=int(seed or 0),
+            seed=abs(int(seed or 0)),
         )
 
     def ask(self, question: str) -> Updates:
@@ -154,7 +156,14 @@ class Handlers:
 
     def use_range(self, first: int | None, last: int | None) -> Updates:
         """The chosen range is to be used."""
-        return self._try(lambda: self._workspace.choose_range(first or 0, last or 0))
+        try:
+            self._workspace.choose_range(first or 0, last or 0)
+        except SpecEngineError as error:  # what was chosen stays in its fields, to be corrected
+            doc = self._page.document
+            kept = (doc.range_first, doc.range_last, doc.range_note)
+            updates = self._views.everything(notice=str(error))
+            return {widget: update for widget, update in updates.items() if widget not in kept}
+        return self._views.everything(notice="")
 
     def use_all(self) -> Updates:
         """The whole document is to be used again."""

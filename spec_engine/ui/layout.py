@@ -17,7 +17,6 @@ from spec_engine.ui.workspace import Workspace
 
 NUM_EXAMPLES: Final = 3
 UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
-LONGEST_ANSWER: Final = 8192
 
 
 def build_page(workspace: Workspace, presets: Sequence[Preset]) -> gr.Blocks:
@@ -69,9 +68,9 @@ def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
         preview = _html(render.preview(None))
     with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
-        max_tokens = gr.Slider(16, LONGEST_ANSWER, value=512, step=16, label=text.MAX_TOKENS_LABEL)
+        max_tokens = gr.Number(value=512, precision=0, label=text.MAX_TOKENS_LABEL)  # bounds: `Handlers.set_settings`
         temperature = gr.Slider(0.0, 1.5, value=0.0, step=0.05, label=text.TEMPERATURE_LABEL)
-        seed = gr.Number(value=0, precision=0, minimum=0, label=text.SEED_LABEL)
+        seed = gr.Number(value=0, precision=0, label=text.SEED_LABEL)
     return DocumentPane(
         preset=preset,
         preset_note=preset_note,

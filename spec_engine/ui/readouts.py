@@ -14,7 +14,7 @@ from spec_engine.metrics import GenerationMetrics
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
-from spec_engine.ui.speed import Comparison, PlainBaseline
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, Comparison, PlainBaseline
 
 MAX_CELLS: Final = 96
 MAX_BARS: Final = 16
@@ -121,7 +121,7 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseli
     first = _tile(
         "tokens/s", text.rate(now) if now else "–", speed_note, text.HELP["now" if not answer.finished else "mean"]
     )
-    if baseline and mean > 0:
+    if baseline and mean > 0 and metrics.num_generated_tokens >= MIN_BASELINE_TOKENS:
         ratio = mean / baseline.tokens_per_second
         is_this = baseline.num_prompt_tokens == answer.num_prompt
         note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"

@@ -130,12 +130,13 @@ def preview(document: Document | None) -> str:
 
 def range_note(budget: Budget, first: int, last: int) -> str:
     """Tokens of a range of parts, and whether it fits."""
+    if first > last:
+        return f'<p class="se-range se-range--over">{escape(text.RANGE_REVERSED)}</p>'
     num_tokens = sum(budget.num_tokens_by_block[first : last + 1])
     verdict = "fits" if num_tokens <= budget.num_available else "still too long"
     kind = "ok" if verdict == "fits" else "over"
-    num_parts = max(0, last - first + 1)
     return (
-        f'<p class="se-range se-range--{kind}">{text.plural(num_parts, "part")}, about '
+        f'<p class="se-range se-range--{kind}">{text.plural(last - first + 1, "part")}, about '
         f"<b>{text.count(num_tokens)}</b> of {text.count(budget.num_available)} tokens: {verdict}</p>"
     )
 

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from spec_engine.config import Preset, load_preset, preset_names
-from spec_engine.errors import PresetError, SpecEngineError
+from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
 from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
@@ -127,7 +127,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         presets.append(first)
     workspace = Workspace(EngineSource(options.device))
     if options.document is not None:
-        workspace.open_document(options.document)
+        try:
+            workspace.open_document(options.document)
+        except PasswordRequired as error:
+            announce(f"{error} Drop the file on the page, which asks for it.")
     port = free_port(options.host, options.port)
     if port != options.port:
         announce(f"Port {options.port} is in use; {port} is taken instead.")

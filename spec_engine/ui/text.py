@@ -17,8 +17,9 @@ PREVIEW_LABEL: Final = "What was read"
 PREVIEW_CHARS: Final = 6000
 NO_DOCUMENT: Final = "No document yet. PDF, Word, HTML, Markdown or plain text; it stays on this machine."
 LONG_FOR_MODEL: Final = (
-    "This model was measured to answer reliably on up to {reliable} tokens. All {num_tokens} are read, but in so long "
-    "a document it quotes the wrong passage more often. For sure answers choose a larger model or a shorter document."
+    "Up to {reliable} tokens four of five answers of this model were right when measured. All {num_tokens} are "
+    "read, but the longer the document, the more often it quotes a wrong passage. "
+    "Check what it says, or choose a larger model."
 )
 COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
@@ -26,6 +27,7 @@ PASSWORD_BUTTON: Final = "Unlock"
 RANGE_HEADING: Final = "Choose the part to read. Nothing is cut unless you say so."
 RANGE_FIRST: Final = "From"
 RANGE_LAST: Final = "To"
+RANGE_REVERSED: Final = "The last part lies before the first one."
 RANGE_BUTTON: Final = "Use this part"
 RANGE_ALL_BUTTON: Final = "Take it all"
 

@@ -126,6 +126,7 @@ class Views:
         first, last = opened.chosen or (0, budget.last_fitting_block or 0)
         return {
             doc.range_row: gr.update(visible=True),
+            doc.range_all: gr.update(visible=opened.chosen is not None),
             doc.range_first: gr.update(choices=choices, value=first),
             doc.range_last: gr.update(choices=choices, value=last),
             doc.range_note: render.range_note(budget, first, last),

@@ -107,7 +107,8 @@ class Workspace:
     @property
     def why_not_ask(self) -> str:
         """Why a question cannot be asked now; "" when it can."""
-        if self._engine is None:
+        job = self.active_job
+        if self._engine is None or (job is not None and job.kind == "load"):
             return text.ASK_NEEDS_ENGINE
         if self.opened is None:
             return text.ASK_NEEDS_DOCUMENT

@@ -113,9 +113,9 @@ def test_card_shows_the_share_of_the_context() -> None:
 def test_card_says_when_a_document_is_longer_than_answers_are_reliable_for() -> None:
     report = document("one two three", "four five")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 100, 10)
-    assert "up to 4 tokens" in shown(render.document_card(report, budget, reliable_length=4))
+    assert "Up to 4 tokens four of five" in shown(render.document_card(report, budget, reliable_length=4))
     for fine in (0, 5):
-        assert "reliably" not in shown(render.document_card(report, budget, reliable_length=fine))
+        assert "four of five" not in shown(render.document_card(report, budget, reliable_length=fine))
 
 
 def test_card_says_by_how_much_a_document_is_too_long() -> None:
