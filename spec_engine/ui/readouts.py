@@ -121,7 +121,8 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseli
     first = _tile(
         "tokens/s", text.rate(now) if now else "–", speed_note, text.HELP["now" if not answer.finished else "mean"]
     )
-    if baseline and mean > 0 and metrics.num_generated_tokens >= MIN_BASELINE_TOKENS:
+    is_long_enough = not answer.finished or metrics.num_generated_tokens >= MIN_BASELINE_TOKENS
+    if baseline and mean > 0 and is_long_enough:
         ratio = mean / baseline.tokens_per_second
         is_this = baseline.num_prompt_tokens == answer.num_prompt
         note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"

@@ -107,8 +107,7 @@ class Workspace:
     @property
     def why_not_ask(self) -> str:
         """Why a question cannot be asked now; "" when it can."""
-        job = self.active_job
-        if self._engine is None or (job is not None and job.kind == "load"):
+        if self._engine is None or ((job := self.active_job) and job.kind == "load"):
             return text.ASK_NEEDS_ENGINE
         if self.opened is None:
             return text.ASK_NEEDS_DOCUMENT

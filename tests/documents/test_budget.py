@@ -70,7 +70,12 @@ def test_select_says_what_it_leaves_out() -> None:
     assert budget.select(doc, 0, 3) is doc
 
 
-@pytest.mark.parametrize(("first", "last"), [(-1, 0), (1, 0), (0, 2), (2, 2)])
+def test_select_names_a_reversed_range() -> None:
+    with pytest.raises(DocumentError, match="first part, 2, lies behind the last, 1"):
+        budget.select(document(1, 2), 1, 0)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, 2), (2, 2)])
 def test_select_refuses_ranges_outside(first: int, last: int) -> None:
     with pytest.raises(DocumentError, match="2 parts"):
         budget.select(document(1, 2), first, last)

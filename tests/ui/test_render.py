@@ -131,6 +131,7 @@ def test_range_note_counts_the_chosen_parts() -> None:
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 6, 2)
     assert "fits" in shown(render.range_note(budget, 0, 0))
     assert "still too long" in shown(render.range_note(budget, 0, 1))
+    assert text.RANGE_REVERSED in shown(render.range_note(budget, 2, 1))
 
 
 def test_preview_says_when_it_shows_a_beginning_only() -> None:
