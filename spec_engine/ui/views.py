@@ -58,6 +58,7 @@ class Views:
             doc.range_first,
             doc.range_last,
             doc.range_note,
+            doc.range_all,
             doc.preview,
             doc.max_tokens,
             doc.temperature,
