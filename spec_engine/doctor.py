@@ -14,6 +14,7 @@ import torch
 
 from spec_engine.attention import pick
 from spec_engine.config import load_preset, preset_folder, preset_names
+from spec_engine.model.memory import free_bytes
 
 PACKAGES = ("spec-engine", "torch", "transformers", "huggingface-hub", "gradio", "tokenizers", "safetensors")
 OPTIONAL = {"flash-attn": "pip install -e '.[flash]'", "bitsandbytes": "pip install -e '.[quant]'"}
@@ -50,16 +51,12 @@ def _device() -> tuple[torch.device, str, torch.dtype]:
 
 def _memory(device: torch.device) -> str:
     """Free and total memory where models go."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info()
-        return f"{free / GIB:.1f} of {total / GIB:.1f} GiB free on the GPU"
-    try:
-        page, total_pages, free_pages = (
-            os.sysconf(key) for key in ("SC_PAGE_SIZE", "SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
-        )
-    except (ValueError, OSError):
+    free = free_bytes(device)
+    if free is None:
         return "unknown on this system"
-    return f"{page * free_pages / GIB:.1f} of {page * total_pages / GIB:.1f} GiB free"
+    if device.type == "cuda":
+        return f"{free / GIB:.1f} of {torch.cuda.mem_get_info()[1] / GIB:.1f} GiB free on the GPU"
+    return f"{free / GIB:.1f} of {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.1f} GiB free"
 
 
 def _version(package: str) -> str:

@@ -23,7 +23,7 @@ from spec_engine.bench.peers import transformers_generate
 from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
 from spec_engine.config import DrafterKind, Preset
-from spec_engine.drafters import DRAFTERS
+from spec_engine.drafters import DRAFTERS, available_drafters
 from spec_engine.engine import Engine, Request, StopRules, load_engine
 from spec_engine.errors import DocumentError, RequestError
 from spec_engine.events import Finished
@@ -240,8 +240,8 @@ def _add_prefill(row: BenchRow, finished: Finished) -> BenchRow:
 
 def all_methods(preset: Preset) -> list[str]:
     """What `build_engines` can make of a preset."""
-    methods: list[str] = ["none", "lookup"]
-    return [*methods, "lm", "lm-"] if preset.draft.model is not None else methods
+    kinds = available_drafters(preset)
+    return [*kinds, *(["lm-"] if "lm" in kinds else [])]
 
 
 def build_engines(

@@ -9,8 +9,9 @@ one operation, and the views of a pass are made with two. Rows of one head lie n
 that CPU kernels read fastest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ class _Rows:
     new_values: Tensor
     keys: Tensor
     values: Tensor
+
+
+def num_shared(left: Iterable[int], right: Iterable[int]) -> int:
+    """How many leading tokens two texts have in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 class SlotCache:

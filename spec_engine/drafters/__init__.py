@@ -12,8 +12,8 @@ from spec_engine.drafters.base import Drafter, DrafterContext
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
-    "lm": lm.build,
     "lookup": lookup.build,
+    "lm": lm.build,
 }
 
 

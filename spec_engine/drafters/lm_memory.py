@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spec_engine.cache.slots import num_shared
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.controller import PrefillPacer
@@ -106,13 +107,10 @@ class LMMemory:
 
     def share(self, prefix: Sequence[int]) -> int:
         """Forget all but the longest prefix shared with these tokens; return its length."""
-        pairs = zip(self.token_ids[: self.cache.num_read], prefix, strict=False)
-        num_shared = next((index for index, (own, other) in enumerate(pairs) if own != other), None)
-        if num_shared is None:
-            num_shared = min(self.cache.num_read, len(prefix))
-        self.cache.truncate(num_shared)
-        del self.token_ids[num_shared:]
-        return num_shared
+        num_kept = num_shared(self.token_ids[: self.cache.num_read], prefix)
+        self.cache.truncate(num_kept)
+        del self.token_ids[num_kept:]
+        return num_kept
 
     def _run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0

@@ -8,6 +8,7 @@ Non-job: models; nothing here runs one.
 
 from collections.abc import Iterator, Sequence
 
+from spec_engine.cache.slots import num_shared
 from spec_engine.config import LookupConfig
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.model.target import Step, Taps
@@ -104,8 +105,7 @@ class LookupSession:
 
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         held = self._index.tokens
-        shared = next((i for i, (a, b) in enumerate(zip(held, prefix, strict=False)) if a != b), None)
-        self._index.truncate(min(len(held), len(prefix)) if shared is None else shared)
+        self._index.truncate(num_shared(held, prefix))
         for start in range(len(held), len(prefix), _READ_CHUNK):
             self._index.append(prefix[start : start + _READ_CHUNK])
             yield len(held)

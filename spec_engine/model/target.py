@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_engine.attention import Scoring
-from spec_engine.cache.slots import SlotCache
+from spec_engine.cache.slots import SlotCache, num_shared
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
 from spec_engine.model.hf_attention import Pass
@@ -174,14 +174,11 @@ class Target:
         Tokens that were cut count as long as nothing else was written over them. So after a shorter run over the same
         text, a plain one to compare with, an answer does not have to be read again.
         """
-        pairs = zip(self._resident, token_ids, strict=False)
-        num_shared = next((i for i, (own, other) in enumerate(pairs) if own != other), None)
-        if num_shared is None:
-            num_shared = min(len(self._resident), len(token_ids))
-        self._slots.restore(num_shared)
+        num_kept = num_shared(self._resident, token_ids)
+        self._slots.restore(num_kept)
         self._token_ids = self._resident[: self.length]
-        self.truncate(num_shared)
-        return num_shared
+        self.truncate(num_kept)
+        return num_kept
 
     def truncate(self, num_tokens: int) -> None:
         """Let go of the tokens from `num_tokens` on, and of whatever an interrupted pass left behind."""

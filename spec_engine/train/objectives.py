@@ -202,17 +202,21 @@ class QuoteTasks:
 
     def _phrase(self, item: Placed, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """A run of 2 to 5 words that stands once in the document."""
-        words = list(WORD.finditer(item.passage.text))
-        count = self._random.choice((1, 2, 2, 3, 3, 4, 4, 5))
-        if len(words) < max(2, count):
-            return None
-        first = self._random.randrange(len(words) - count + 1)
-        run = words[first : first + count]
-        phrase = item.passage.text[run[0].start() : run[-1].end()]
+        run = self._run(item, text, self._random.choice((1, 2, 2, 3, 3, 4, 4, 5)), 0)
         is_common = all(word.group().lower() in STOP_WORDS for word in run)
-        if (is_common and self._random.random() > COMMON_SHARE) or text.count(phrase.lower()) != 1:
+        if not run or (is_common and self._random.random() > COMMON_SHARE):
             return None
+        phrase = item.passage.text[run[0].start() : run[-1].end()]
         return self._worded(self._random.choice(ASK_PHRASE), phrase, item, run, run[0].start())
+
+    def _run(self, item: Placed, text: str, count: int, num_after: int) -> list[re.Match[str]]:
+        """`count` words in a row that stand once in `text`, `num_after` words behind them; [] when there are none."""
+        words = list(WORD.finditer(item.passage.text))
+        if len(words) < count + num_after:
+            return []
+        first = self._random.randrange(len(words) - count - num_after + 1)
+        run = words[first : first + count]
+        return run if text.count(item.passage.text[run[0].start() : run[-1].end()].lower()) == 1 else []
 
     def _words(self, placed: list[Placed], number: int) -> tuple[list[int], list[tuple[int, int]]] | None:
         """Scattered words that no other passage holds together."""
@@ -288,15 +292,10 @@ class QuoteTasks:
             match = [(len(lead) + index, item.start + 1 + first + index) for index in range(count)]
             last = first + count
         else:
-            words = list(WORD.finditer(item.passage.text))
-            count = self._random.randint(4, 8)
-            if len(words) < count + 2:
+            run = self._run(item, text, self._random.randint(4, 8), 2)
+            if not run:
                 return None
-            begin = self._random.randrange(len(words) - count - 1)
-            run = words[begin : begin + count]
             phrase = item.passage.text[run[0].start() : run[-1].end()]
-            if text.count(phrase.lower()) != 1:
-                return None
             question, match = self._worded(self._random.choice(ASK_CONTINUE), phrase, item, run, run[0].start())
             last = max(position for _, position in match) - item.start if match else 0
         if not match:

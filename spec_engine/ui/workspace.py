@@ -249,10 +249,9 @@ class Workspace:
         self._session = Session(self._engine, document, instruction=self.preset.instruction, turns=self._turns)
 
     def _use(self, opened: OpenedDocument) -> None:
-        """Make a document the one to talk about; the conversation about another one ends."""
-        with self._lock:
-            self.opened = self._measured_by_engine(opened)
-            self._forget_chat()
+        """Make a document the one to talk about; the conversation about another one ends. The lock is held."""
+        self.opened = self._measured_by_engine(opened)
+        self._forget_chat()
 
     def _measured_by_engine(self, opened: OpenedDocument) -> OpenedDocument:
         """The document with its tokens counted, if there is an engine to count with."""
