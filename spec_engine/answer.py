@@ -89,8 +89,10 @@ class Answer:
 
     @property
     def taps(self) -> Taps:
-        """What the next pass must record: what the drafter asks for, unless it will not be asked to draft."""
-        return self.draft.taps if self._controller.may_draft else Taps()
+        """What the next pass must record: what the drafter asks for. Attention only where it will be asked to draft;
+        features always, because a later draft needs those of every token."""
+        taps = self.draft.taps
+        return taps if self._controller.may_draft else Taps(features=taps.features)
 
     def is_cancelled(self) -> bool:
         """Ask whether to stop; a yes is final."""

@@ -167,10 +167,13 @@ class Engine:
             raise RequestError("Another answer is being made with this model. Stop it, or wait until it is finished.")
         try:
             num_reused = self._target.reuse(prompt[:-1])  # also drops what an interrupted pass may have left behind
+            session = self._drafter.begin(request.sampling)
+            num_reused = session.reusable(prompt[:num_reused])
+            self._target.truncate(num_reused)
             parts = AnswerParts(
                 Retriever(self._config.retrieval), StreamingDetokenizer(self._tokenizer), self._controller
             )
-            yield Answer(request, num_reused, self._drafter.begin(request.sampling), parts, cancelled)
+            yield Answer(request, num_reused, session, parts, cancelled)
         finally:
             self._turn.release()
 
@@ -183,7 +186,7 @@ class Engine:
         while done < len(answer.prompt) - 1 and not answer.is_cancelled():
             chunk = answer.prompt[done : min(done + self._pacer.size, len(answer.prompt) - 1)]
             started = answer.clock.now()
-            steps = list(self._target.prefill(chunk))
+            steps = list(self._target.prefill(chunk, answer.taps))
             for step in steps:
                 answer.draft.observe(step)
             self._pacer.record(len(chunk), answer.clock.now() - started)

@@ -117,6 +117,9 @@ class OracleDrafter:
     def taps(self) -> Taps:
         return Taps()
 
+    def reusable(self, prefix: Sequence[int]) -> int:
+        return len(prefix)
+
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         self.observed = list(prefix)
         yield len(prefix)

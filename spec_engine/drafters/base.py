@@ -7,7 +7,8 @@ A drafter owns memory that outlives an answer (a model, its cache); everything t
 session that `Drafter.begin` returns. The engine runs one answer at a time and calls, in this order::
 
     session = drafter.begin(sampling)
-    for _ in session.reuse(prompt[:n]): ...      # n prompt tokens are already in the target's cache
+    n = session.reusable(prompt[:n])             # n prompt tokens are already in the target's cache
+    for _ in session.reuse(prompt[:n]): ...
     session.observe(step)                        # for each prefilled chunk of prompt[n:-1]
     while answering:
         session.observe(step)                    # the step's committed tokens, always a straight line
@@ -43,6 +44,13 @@ class DraftSession(Protocol):
     @property
     def taps(self) -> Taps:
         """What each target pass must record for this drafter."""
+
+    def reusable(self, prefix: Sequence[int]) -> int:
+        """How many tokens of `prefix` may be left out of what `observe` will bring; the target reads the rest again.
+
+        All of them for a drafter that can read tokens by itself. One that needs the target's features of a token can
+        only go on from those it has kept.
+        """
 
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         """Take over `prefix`, prompt tokens that no later `observe` will bring.

@@ -81,6 +81,10 @@ class LMSession:
         """Retrieval needs the target's attention."""
         return Taps(attention_row=self._settings.retrieval.enabled)
 
+    def reusable(self, prefix: Sequence[int]) -> int:
+        """All of it: the draft reads tokens by itself."""
+        return len(prefix)
+
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         """Keep what the memory shares with `prefix`, read the rest in chunks; yields the number of tokens held."""
         num_held = self._memory.share(prefix)

@@ -103,6 +103,9 @@ class LookupSession:
     def taps(self) -> Taps:
         return Taps()
 
+    def reusable(self, prefix: Sequence[int]) -> int:
+        return len(prefix)
+
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         held = self._index.tokens
         self._index.truncate(num_shared(held, prefix))

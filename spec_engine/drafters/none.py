@@ -20,6 +20,9 @@ class NoSession:
     def taps(self) -> Taps:
         return Taps()
 
+    def reusable(self, prefix: Sequence[int]) -> int:
+        return len(prefix)
+
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         return iter(())
 

@@ -63,6 +63,8 @@ class Pass:
         self.window = window
         self.tap_layer = -1
         self.tapped: tuple[Tensor, Scoring] | None = None  # query [1, Hq, T, D] as the keys are: rotated
+        self.feature_layers: tuple[int, ...] = ()  # whose hidden states the runner records
+        self.features: Tensor | None = None  # [T, F]
         self.num_calls = 0
         self.came_by_keyword = False
         self.layer_windows: dict[int, int | None] = {}  # by layer

@@ -7,6 +7,7 @@ Non-job: what to run (`target`, `drafters.lm`), attention (`hf_attention`).
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from spec_engine.attention import pick
 from spec_engine.cache.slots import LayerShape, SlotCache
 from spec_engine.errors import UnsupportedModel
+from spec_engine.model.features import FeatureRecorder
 from spec_engine.model.hf_attention import CURRENT, Pass, install
 from spec_engine.model.hf_cache import ProbeCache, SlotAdapter
 
@@ -63,8 +65,24 @@ class Runner:
     ) -> Tensor:
         """Logits [last, V] of the last `last` new tokens, or [T, V] of all for 0.
 
-        `positions` [T] int64 on the device. The new rows are in the cache afterwards, not committed.
+        `positions` [T] int64 on the device. The new rows are in the cache afterwards, not committed. The features that
+        `current` asks for are put into it.
         """
+        if not current.feature_layers:
+            return self._forward(cache, current, token_ids, positions, last)
+        with self.recorder.recording(current.feature_layers) as found:
+            logits = self._forward(cache, current, token_ids, positions, last)
+        current.features = torch.cat([found[layer][0].to(self.device) for layer in current.feature_layers], dim=-1)
+        return logits
+
+    @cached_property
+    def recorder(self) -> FeatureRecorder:
+        """For hidden states. Raises `UnsupportedModel` for a model whose layers cannot be found."""
+        return FeatureRecorder(self.model)
+
+    def _forward(
+        self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int
+    ) -> Tensor:
         num_new = len(token_ids)
         inputs: dict[str, object] = {
             "input_ids": torch.tensor([token_ids], device=self.device),

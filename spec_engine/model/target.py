@@ -29,9 +29,13 @@ _TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fi
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """What a target pass must record."""
+    """What a target pass must record. `features` are layers as `model.features` numbers them."""
 
     attention_row: bool = False  # the last committed node's attention, for retrieval
+    features: tuple[int, ...] = ()
+
+
+NO_TAPS = Taps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ class Step:
     """Tokens that were committed, in order; the cache holds `num_done` tokens after them.
 
     `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
-    sees everything; None unless it was asked for.
+    sees everything. `features` [n, F] in the target's dtype: the tapped hidden states of the n tokens, side by side in
+    the order of the taps. Each is None unless it was asked for.
     """
 
     token_ids: tuple[int, ...]
     num_done: int
     attention_row: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Outputs:
     logits: Tensor
     prefix_len: int
     tapped: tuple[Tensor, Scoring] | None  # query [1, Hq, N, D] of the tapped layer
+    features: Tensor | None = None  # [N, F]
 
 
 class Target:
@@ -117,8 +124,15 @@ class Target:
         """Size of the key/value memory."""
         return self._slots.num_bytes
 
-    def prefill(self, token_ids: Sequence[int]) -> Iterator[Step]:
-        """Append tokens to the cache, a chunk per pass; one step per chunk.
+    def last_rows(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, Hk, length, D] of the committed tokens in the last layer that sees everything, in place.
+
+        The last layer of all where every layer has a window.
+        """
+        return self._slots.view(self._tap_layer)
+
+    def prefill(self, token_ids: Sequence[int], taps: Taps = NO_TAPS) -> Iterator[Step]:
+        """Append tokens to the cache, a chunk per pass; one step per chunk. Attention rows are for `verify` alone.
 
         Raises `ContextOverflow` before anything is read if they do not fit.
         """
@@ -132,11 +146,12 @@ class Target:
             prefix_len = self.length
             positions = torch.arange(prefix_len, prefix_len + len(chunk), device=self.device)
             current = Pass(self._runner.backend, prefix_len, is_causal=True)
+            current.feature_layers = taps.features
             self._overwrite()
             self._runner.run(self._cache, current, chunk, positions, last=1)
             self._slots.advance(len(chunk))
             self._note(chunk, len(chunk))
-            yield Step(chunk, self.length)
+            yield Step(chunk, self.length, features=current.features)
 
     def verify(self, tree: DraftTree, taps: Taps) -> Outputs:
         """One pass over all nodes of `tree`; the cache is unchanged until `commit`."""
@@ -155,9 +170,10 @@ class Target:
             positions = (offsets + prefix_len).to(self.device)
         if taps.attention_row:
             current.tap_layer = self._runner.model_layers[self._tap_layer]
+        current.feature_layers = taps.features
         self._overwrite()
         logits = self._runner.run(self._cache, current, tree.token_ids, positions)
-        return Outputs(tree, logits, prefix_len, current.tapped)
+        return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
     def commit(self, outputs: Outputs, path: Sequence[int]) -> Step:
         """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others."""
@@ -166,7 +182,8 @@ class Target:
         token_ids = tuple(outputs.tree.token_ids[node] for node in path)
         self._note(token_ids, len(outputs.tree))
         row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
-        return Step(token_ids, self.length, row)
+        features = None if outputs.features is None else outputs.features[list(path)]
+        return Step(token_ids, self.length, row, features)
 
     def reuse(self, token_ids: Sequence[int]) -> int:
         """Hold the longest prefix of `token_ids` that is in memory, nothing else, and return its length.
@@ -209,7 +226,7 @@ class Target:
     def _attention_row(self, tapped: tuple[Tensor, Scoring], node: int) -> Tensor:
         """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
         query, scoring = tapped
-        keys, _ = self._slots.view(self._tap_layer)  # [1, Hk, num_done, D]
+        keys, _ = self.last_rows()  # [1, Hk, num_done, D]
         rows = query[0, :, node].float().reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
         logits = torch.matmul(rows * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
         if scoring.softcap is not None:
