@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SmolLM3Config
 
 from spec_engine.errors import TrainingError
+from spec_engine.train.batch import GuidedLayers
 from spec_engine.train.corpus import END, PAD, TokenizedCorpus, read_corpus, train_tokenizer
 from spec_engine.train.loop import Recipe, Stage, Trainer
 from spec_engine.train.objectives import QuoteTasks
@@ -79,15 +80,8 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     )
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
     stages = parse_stages("256:64:4,512:32:8,1024:16:14,2048:8:22,4096:4:24,8192:2:6")
-    return Recipe(
-        config,
-        stages,
-        previous_layer=0,
-        mark_layer=full[0] - 1,
-        match_layer=full[0],
-        gather_layer=full[0] + 1,
-        copy_layer=full[-1],
-    )
+    guided = GuidedLayers(previous=0, mark=full[0] - 1, match=full[0], gather=full[0] + 1, copy=full[-1])
+    return Recipe(config, stages, guided=guided)
 
 
 def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
@@ -103,7 +97,8 @@ def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
             "max_position_embeddings": DRAFT_CONTEXT_LENGTH,
         }
     )
-    return Recipe(config, parse_stages("256:32:7,512:16:5,1024:8:8"), previous_layer=0, copy_layer=1, text_weight=0.1)
+    stages = parse_stages("256:32:7,512:16:5,1024:8:8")
+    return Recipe(config, stages, guided=GuidedLayers(previous=0, copy=1), text_weight=0.1)
 
 
 def train_builtin(job: TrainingJob, log: Callable[[str], None]) -> None:

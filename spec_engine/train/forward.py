@@ -7,12 +7,25 @@ Non-job: generation (the engine), the optimiser (loop.py).
 Sliding layers are computed in blocks of one window, so their cost does not grow with the row.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-GUIDED_HEADS = (0, 2)
+
+class Guide(NamedTuple):
+    """Where heads of a layer should look: from `rows` [B, n] to `targets` [B, heads, n], int64; below 0: left out.
+
+    As many heads as `targets` has are guided, evenly spread.
+    """
+
+    rows: Tensor
+    targets: Tensor
+
+
+Guides = dict[int, Guide]  # by layer
 
 
 def rope_tables(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
@@ -48,30 +61,26 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return torch.matmul(weights, pairs(v)).reshape(batch, heads, length, size)
 
 
-def _guide(q: Tensor, k: Tensor, rows: Tensor, targets: Tensor, window: int | None) -> Tensor:
-    """-log of the weight that the guided heads give to `targets` from `rows`, both [B, n]; mean over seen targets."""
-    heads = [head for head in GUIDED_HEADS if head < q.shape[1]]
-    q, k = q[:, heads].float(), k[:, heads].float()  # [B, h, L, D]
+def _guide(q: Tensor, k: Tensor, guide: Guide, window: int | None) -> Tensor:
+    """-log of the weight that the guided heads give to their targets; mean over the targets in sight."""
+    rows, targets = guide.rows, guide.targets
+    step = q.shape[1] // targets.shape[1]  # a slice: torch 2.13 compiles an index of heads to code that breaks memory
+    q, k = q[:, ::step].float(), k[:, ::step].float()  # [B, h, L, D]
     index = rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
     picked = q.gather(2, index) * q.shape[-1] ** -0.5  # [B, h, n, D]
     scores = torch.matmul(picked, k.transpose(-1, -2))  # [B, h, n, L]
     column, row = torch.arange(k.shape[2], device=q.device)[None, None, None], rows[:, None, :, None]
     lowest = -1 if window is None else row - window  # the newest key that is not seen any more
     log_weight = torch.log_softmax(scores.masked_fill((column > row) | (column <= lowest), float("-inf")), -1)
-    goal = targets.clamp_min(0)[:, None, :, None].expand(-1, q.shape[1], -1, -1)
-    chosen = log_weight.gather(3, goal)[..., 0]
-    seen = targets >= 0 if window is None else (targets >= 0) & (targets > rows - window)
-    valid = seen[:, None].expand_as(chosen)
+    chosen = log_weight.gather(3, targets.clamp_min(0)[..., None])[..., 0]
+    valid = targets >= 0 if window is None else (targets >= 0) & (targets > rows[:, None] - window)
     return -torch.where(valid, chosen, 0.0).sum() / valid.sum().clamp_min(1)
 
 
 def hidden_states(
-    model: PreTrainedModel, ids: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
+    model: PreTrainedModel, ids: Tensor, rope: tuple[Tensor, Tensor], guides: Guides
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Final hidden states [B, L, H] after the norm, and the guidance loss of each guided layer.
-
-    `guides` maps a layer to (rows, targets), both int64 [B, n]; a target of -1 is left out.
-    """
+    """Final hidden states [B, L, H] after the norm, and the guidance loss of each guided layer."""
     config = model.config
     head_size = config.hidden_size // config.num_attention_heads
     groups = config.num_attention_heads // config.num_key_value_heads
@@ -95,7 +104,7 @@ def hidden_states(
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         if number in guides:
-            guidance[number] = _guide(q, k, *guides[number], window)
+            guidance[number] = _guide(q, k, guides[number], window)
         x = x + attention.o_proj(mixed.transpose(1, 2).reshape(*ids.shape, -1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return model.model.norm(x), guidance

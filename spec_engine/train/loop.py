@@ -13,10 +13,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +30,8 @@ from transformers import (
 )
 
 from spec_engine.errors import TrainingError
-from spec_engine.train.forward import hidden_states, rope_tables
+from spec_engine.train.batch import Batch, BatchMaker, GuidedLayers
+from spec_engine.train.forward import Guides, hidden_states, rope_tables
 from spec_engine.train.objectives import QuoteTasks
 
 STATE_FILE = "state.pt"
@@ -58,12 +58,8 @@ class Recipe:
     num_warmup: int = 100  # steps
     decay_share: float = 0.25
     text_weight: float = 0.2  # loss weight of document text against answers
-    guidance: float = 1.0  # weight of the attention guidance, 0 for none
-    previous_layer: int | None = None  # guided from every token to the one before
-    mark_layer: int | None = None  # guided from every token of a passage to its mark
-    match_layer: int | None = None  # guided from words of the question to the document
-    gather_layer: int | None = None  # guided from the beginning of an answer to the matched words of its question
-    copy_layer: int | None = None  # guided from each copied token's predecessor to its source
+    guidance: float = 1.0  # weight of the attention guidance
+    guided: GuidedLayers = field(default_factory=GuidedLayers)  # which layers it goes to
     threads: int = 0
 
     @property
@@ -113,75 +109,6 @@ class Optimizers:
         self.muon.load_state_dict(state["muon"])
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Tensors of one step: `rows` index predictions in the flattened [B * L]."""
-
-    ids: Tensor  # [B, L]
-    rows: Tensor  # [n]
-    labels: Tensor  # [n]
-    weights: Tensor  # [n]
-    is_answer: Tensor  # [n]
-    guides: dict[int, tuple[Tensor, Tensor]]
-
-    @property
-    def is_first(self) -> Tensor:
-        """[n]: the first two tokens of an answer, which decide what is quoted."""
-        return self.is_answer & (self.weights > 1)
-
-
-def make_batch(
-    arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device
-) -> Batch:
-    """Choose the predictions that count: all of the answers that fit three eighths of the batch, then document text."""
-    ids, weight = arrays["ids"], arrays["weight"]
-    num_rows, length = ids.shape
-    following = weight[:, 1:].reshape(-1)
-    flat = (np.arange(num_rows)[:, None] * length + np.arange(length - 1)[None]).reshape(-1)
-    room = num_rows * length * 3 // 8
-    answers = generator.permutation(np.flatnonzero(following > 0))[:room]
-    text = generator.permutation(np.flatnonzero(following < 0))[: min(room - len(answers), room // 2)]
-    chosen = np.concatenate([answers, text])
-    weights = np.where(following[chosen] > 0, following[chosen], recipe.text_weight).astype(np.float32)
-    pad = room - len(chosen)
-    chosen = np.concatenate([chosen, np.zeros(pad, np.int64)])
-    weights = np.concatenate([weights, np.zeros(pad, np.float32)])
-    labels = ids[:, 1:].reshape(-1)[chosen]
-    is_answer = np.arange(room) < len(answers)
-    guides = _guides(arrays, recipe, generator, device) if recipe.guidance else {}
-    arrays_of = (ids, flat[chosen], labels, weights, is_answer)
-    whole, rows, labelled, weighted, answered = (torch.from_numpy(array).to(device) for array in arrays_of)
-    return Batch(whole, rows, labelled, weighted, answered, guides)
-
-
-def _guides(
-    arrays: dict[str, np.ndarray], recipe: Recipe, generator: np.random.Generator, device: torch.device
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """(rows, targets) of a sample of every alignment, by the layer that it guides."""
-    length = arrays["ids"].shape[1]
-    ahead = np.full_like(arrays["source"], -1)
-    ahead[:, :-1] = arrays["source"][:, 1:]
-    previous = np.where(arrays["ids"] > 0, np.arange(length)[None] - 1, -1)
-    samples = (
-        (recipe.previous_layer, previous, max(32, length // 16)),
-        (recipe.mark_layer, arrays["mark"], max(64, length // 8)),
-        (recipe.match_layer, arrays["match"], max(32, length // 16)),
-        (recipe.copy_layer, ahead, max(64, length // 8)),
-    )
-    guides = {layer: _pick(targets, num, generator, device) for layer, targets, num in samples if layer is not None}
-    if recipe.gather_layer is not None:
-        rows, targets = torch.from_numpy(arrays["gather"]).to(device).unbind(-1)
-        guides[recipe.gather_layer] = rows.clamp_min(0), targets.contiguous()
-    return guides
-
-
-def _pick(targets: np.ndarray, num: int, generator: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`num` random rows with a target in each sequence, padded by rows without one."""
-    picked = np.argsort(np.where(targets >= 0, generator.random(targets.shape), 2.0), axis=1)[:, :num]
-    chosen = np.take_along_axis(targets, picked, 1)
-    return torch.from_numpy(picked).to(device), torch.from_numpy(chosen).to(device)
-
-
 Losses = tuple[Tensor, dict[int, Tensor], Tensor, Tensor]
 
 
@@ -189,7 +116,7 @@ def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[
     """The compiled function from a batch to (loss, guidance by layer, cross-entropy [n], is right [n])."""
 
     def core(
-        ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: dict[int, tuple[Tensor, Tensor]]
+        ids: Tensor, rows: Tensor, labels: Tensor, rope: tuple[Tensor, Tensor], guides: Guides
     ) -> tuple[Tensor, dict[int, Tensor], Tensor]:
         with torch.autocast(ids.device.type, torch.bfloat16):
             hidden, guidance = hidden_states(model, ids, rope, guides)
@@ -250,7 +177,7 @@ class Trainer:
         self._model = model.train().to(device=self._device)
         self._optimizers = Optimizers(self._model)
         self._loss_of = make_loss(self._model, recipe)
-        self._generator = np.random.default_rng(0)
+        self._maker = BatchMaker(recipe.guided, recipe.text_weight, self._device)
         self._shape = json.dumps({name: list(p.shape) for name, p in self._model.named_parameters()})
         self._step = self._num_done = self._num_here = 0
         self._started = self._logged = self._saved = time.monotonic()
@@ -278,7 +205,7 @@ class Trainer:
     def _train_step(self, stage: Stage, rope: tuple[Tensor, Tensor]) -> None:
         """One update, and a line in the log now and then."""
         arrays = self._train_tasks.batch(stage.length, stage.num_rows)
-        batch = make_batch(arrays, self._recipe, self._generator, self._device)
+        batch = self._maker.make(arrays)
         losses = self._loss_of(batch, rope)
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
@@ -302,7 +229,7 @@ class Trainer:
         parts = []
         for kind in ("phrase", "words", "continue"):
             arrays = self._held_out_tasks.batch(stage.length, stage.num_rows, kind)
-            batch = make_batch(arrays, self._recipe, self._generator, self._device)
+            batch = self._maker.make(arrays)
             with torch.no_grad():
                 right = self._loss_of(batch, rope)[3]
             parts.append(f"{kind} {_share(right, batch.is_answer)}/{_share(right, batch.is_first)}")

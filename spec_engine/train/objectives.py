@@ -6,8 +6,8 @@ the document, where the mark of a passage stands, and which words of the questio
 Non-job: the loss itself (loop.py).
 
 Kinds of question: a phrase of a sentence, scattered words of a sentence, a phrase to continue, an outline.
-An answer begins with the mark of its passage, also where it goes on from a phrase inside it. It quotes the passage,
-and the next one of the same paragraph when it would be short.
+An answer begins with the mark of its passage, also where it goes on from a phrase inside it. It ends with the passage,
+or with the next one when it would be a few tokens short.
 """
 
 import random
@@ -27,8 +27,9 @@ DRILL_TOKENS = 6  # of an answer in a drill row, whose end is not learned: many 
 KINDS = {"phrase": 0.42, "words": 0.26, "continue": 0.26, "outline": 0.06}  # shares of the questions
 MIXED_PASSAGES = 0.3  # of the passages of a mixed row, crossed with one of the `NEAR` before them
 NEAR = 16
-SHORT_TOKENS = 32  # an answer below this goes on with the next passage
+SHORT_TOKENS = 8  # an answer below this goes on with the next passage
 COMMON_SHARE = 0.3  # of the phrases that hold nothing but common words, the ones that are asked about
+FIRST_SHARE = 0.05  # of the questions, about the very first passage: attention rests at the beginning of a row
 FIRST_WEIGHT = 4.0  # loss weight of the tokens that decide which passage is quoted
 DOC_LABEL = -1.0  # marks document text, whose weight the loop chooses
 
@@ -177,7 +178,7 @@ class QuoteTasks:
         self, kind: str, placed: list[Placed], text: str, is_permuted: bool
     ) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
         """Question ids, matches (offset in the question, position), answer ids and their sources; None: try again."""
-        number = self._random.randrange(len(placed))
+        number = 0 if self._random.random() < FIRST_SHARE else self._random.randrange(len(placed))
         if kind == "outline":
             return self._outline(placed)
         if kind == "continue":
@@ -310,7 +311,7 @@ class QuoteTasks:
         return question, match, [item.ids[0], *answer[:200]], [item.start, *source[:200]]
 
     def _outline(self, placed: list[Placed]) -> tuple[list[int], list[tuple[int, int]], list[int], list[int]] | None:
-        """First passages of the first paragraphs, or the first passages where there are fewer than 3 paragraphs."""
+        """First passages of the first paragraphs, or the first passages where there are fewer than 3."""
         heads = [item for item in placed if item.passage.starts_paragraph and item.passage.num_body_ids > 5]
         heads = (heads if len(heads) >= 3 else placed)[:5]
         answer: list[int] = []

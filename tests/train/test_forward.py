@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, PreTrainedModel, SmolLM3Config
 
-from spec_engine.train.forward import hidden_states, rope_tables
+from spec_engine.train.forward import Guide, hidden_states, rope_tables
 from spec_engine.train.loop import new_model
 
 SHAPE = {
@@ -50,12 +50,13 @@ def test_guidance_is_minus_the_log_of_the_attention_weight(layer: int) -> None:
     model = smollm3(16)
     model.set_attn_implementation("eager")
     ids = torch.randint(2, 300, (1, 48))
-    rows, targets = torch.tensor([[40, 20, 7]]), torch.tensor([[30, 11, -1]])
-    far = torch.tensor([[47]]), torch.tensor([[2]])
+    rows, targets = torch.tensor([[40, 20, 7]]), torch.tensor([[[30, 11, -1], [29, 12, -2]]])
+    far = Guide(torch.tensor([[47]]), torch.tensor([[[2], [2]]]))
     with torch.no_grad():
-        _, guidance = hidden_states(model, ids, rope_tables(model, 48), {layer: (rows, targets)})
+        _, guidance = hidden_states(model, ids, rope_tables(model, 48), {layer: Guide(rows, targets)})
         _, beyond = hidden_states(model, ids, rope_tables(model, 48), {2: far})
         weights = model.model(input_ids=ids, output_attentions=True).attentions[layer][0]
-    expected = -sum(weights[head, row, target].log() for head in (0, 2) for row, target in ((40, 30), (20, 11))) / 4
+    looks = ((0, 40, 30), (0, 20, 11), (2, 40, 29), (2, 20, 12))
+    expected = -sum(weights[head, row, target].log() for head, row, target in looks) / 4
     torch.testing.assert_close(guidance[layer], expected, atol=1e-4, rtol=1e-4)
     assert beyond[2] == 0

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from spec_engine.errors import TrainingError
+from spec_engine.train.batch import GuidedLayers
 from spec_engine.train.builtin import draft_recipe, parse_stages, target_recipe
 from spec_engine.train.corpus import TokenizedCorpus
 from spec_engine.train.loop import Recipe, Stage, Trainer, learning_rate
@@ -30,10 +31,10 @@ def test_training_resumes_and_writes_a_model_that_loads(
 ) -> None:
     config = small_config(len(tokenizer))
     lines: list[str] = []
-    first = Recipe(config, (Stage(128, 4, 2560),), num_warmup=2, copy_layer=1)
+    first = Recipe(config, (Stage(128, 4, 2560),), num_warmup=2, guided=GuidedLayers(copy=1))
     Trainer(first, tokenizer, tasks_of(corpus), tmp_path, log=lines.append).run()
     assert any("step 1 " in line and "phrase" in line for line in lines)
-    longer = Recipe(config, (Stage(128, 4, 2560), Stage(128, 4, 2560)), num_warmup=2, copy_layer=1)
+    longer = Recipe(config, (Stage(128, 4, 2560), Stage(128, 4, 2560)), num_warmup=2, guided=GuidedLayers(copy=1))
     Trainer(longer, tokenizer, tasks_of(corpus), tmp_path, log=lines.append).run()
     assert any(line.startswith("resumed at step 5") for line in lines)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
