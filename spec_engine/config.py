@@ -69,11 +69,16 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, slots=True)
 class LookupConfig:
-    """Drafting by copying what followed an earlier occurrence of the last tokens."""
+    """Drafting by copying what followed earlier occurrences of the last tokens.
 
-    max_match: int = 16  # longest suffix looked for
-    min_match: int = 2
+    Prompt lookup with n-grams of n tokens: `min_match` and `max_match` n, `num_branches` 1, `min_probability` 0.
+    """
+
+    max_match: int = 16  # tokens; longer matches count as this
+    min_match: int = 1
     num_draft: int = 16  # tokens proposed at most
+    num_branches: int = 3  # continuations of one place at most
+    min_probability: float = 0.05  # estimated, that a token is accepted; below it nothing is drafted
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,8 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("draft.retrieval.num_recent", retrieval.num_recent, 0, math.inf),
         ("draft.retrieval.prefill_window", retrieval.prefill_window, 1, math.inf),
         ("draft.lookup.min_match", lookup.min_match, 1, lookup.max_match),
+        ("draft.lookup.num_branches", lookup.num_branches, 1, math.inf),
+        ("draft.lookup.min_probability", lookup.min_probability, 0, 1),
         ("draft.lookup.num_draft", lookup.num_draft, 1, MAX_DRAFT_NODES),
         ("generation.max_tokens", generation.max_tokens, 1, math.inf),
         ("generation.temperature", generation.temperature, 0, math.inf),

@@ -1,103 +1,120 @@
-"""Drafting by copying: what followed the last tokens when they occurred before, in the prompt or in the answer.
+"""Drafting by copying: what followed the last tokens where they occurred before, in the prompt or in the answer.
 
-Job: `SuffixIndex`, an incremental index of all token sequences, and the drafter that proposes one chain from it
-(prompt lookup decoding, github apoorvumang/prompt-lookup-decoding; here over the answer too, with the longest match
-instead of a fixed n-gram).
-Non-job: models; nothing here runs one.
+Job: `LookupDrafter`: trees of continuations, each with an estimated probability, from a suffix automaton.
+Non-job: models, nothing here runs one; the automaton (suffix_automaton.py).
+
+Prompt lookup decoding (github apoorvumang/prompt-lookup-decoding) copies a fixed number of tokens behind the newest
+match of a fixed length; SuffixDecoding (arXiv 2411.04975, section 3) weighs continuations by how often they were seen,
+and copies more behind longer matches. Here a node is as likely as the copies behind a match of its length have been
+right so far in this answer, times the share of its token among the continuations of that match. Both of the others are
+settings of this: one branch and no least probability is prompt lookup.
 """
 
+import heapq
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from spec_engine.cache.slots import num_shared
 from spec_engine.config import LookupConfig
 from spec_engine.drafters.base import DrafterContext
+from spec_engine.drafters.suffix_automaton import Match, SuffixAutomaton
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
-_READ_CHUNK = 8192  # tokens indexed between two chances to stop, a few milliseconds
+_READ_CHUNK = 4096  # tokens indexed between two chances to stop, some 50 milliseconds
+_LOOK_BACK = 128  # tokens whose copies tell how good copies are
+_GUESS_WEIGHT = 4.0  # copies that a guess counts as
 
 
-class SuffixIndex:
-    """Finds where the end of a text occurred before, as hash chains do in deflate.
+class CopyRecord:
+    """How often copies of the last `_LOOK_BACK` tokens were right, by the length of the match they followed.
 
-    Each run of `min_match` tokens leads to its newest occurrence, and each occurrence to the one before. Appending and
-    removing a token takes constant time; a search visits the occurrences of the last `min_match` tokens only, newest
-    first, and one comparison rejects each that cannot beat the best match so far.
+    `foretold` is the automaton's. What was seen seldom is guessed: the longer the match the better.
     """
 
-    def __init__(self, min_match: int, max_match: int) -> None:
-        self._min_match = max(min_match, 1)
-        self._max_match = max(max_match, self._min_match)
-        self._tokens: list[int] = []
-        self._newest: dict[tuple[int, ...], int] = {}  # run of min_match tokens -> index of its last token
-        self._older: list[int] = []  # for each token, where the run that it ends occurred before; -1: nowhere
+    def __init__(self, foretold: Sequence[int], max_length: int) -> None:
+        self._tried = [_GUESS_WEIGHT] * (max_length + 1)
+        self._right = [_GUESS_WEIGHT * (length + 1.0) / (length + 1.6) for length in range(max_length + 1)]
+        for signed in foretold[max(len(foretold) - _LOOK_BACK, 0) :]:
+            length = min(abs(signed), max_length)
+            self._tried[length] += 1.0
+            self._right[length] += signed > 0
 
-    @property
-    def tokens(self) -> Sequence[int]:
-        """All tokens, oldest first."""
-        return self._tokens
+    def probability(self, length: int) -> float:
+        """That the token behind the newest match of `length` tokens is right."""
+        length = min(length, len(self._tried) - 1)
+        return self._right[length] / self._tried[length]
 
-    def append(self, token_ids: Sequence[int]) -> None:
-        """Add tokens at the end."""
-        for token_id in token_ids:
-            self._tokens.append(token_id)
-            last = len(self._tokens) - 1
-            if last + 1 < self._min_match:
-                self._older.append(-1)
-                continue
-            run = tuple(self._tokens[last + 1 - self._min_match :])
-            self._older.append(self._newest.get(run, -1))
-            self._newest[run] = last
 
-    def truncate(self, num_tokens: int) -> None:
-        """Keep the first `num_tokens` tokens, as if the others had never come."""
-        while len(self._tokens) > num_tokens:
-            run = tuple(self._tokens[-self._min_match :])
-            older = self._older.pop()
-            if older >= 0:
-                self._newest[run] = older
-            elif len(run) == self._min_match:
-                del self._newest[run]
-            self._tokens.pop()
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a copy goes on: in the automaton's `state`, or, where that is the only occurrence, at token `position`."""
 
-    def find(self, next_token_id: int) -> int | None:
-        """Where the longest suffix of the tokens with `next_token_id` behind them occurred before.
+    state: int
+    position: int
+    match_length: int
 
-        Returns the index of the last matched token, the newest one among equally long matches; None without a match of
-        `min_match` tokens. Matches count as equally long from `max_match` tokens on.
-        """
-        tokens, num_tokens = self._tokens, len(self._tokens)
-        if num_tokens + 1 < self._min_match:
-            return None
-        suffix = (*tokens[max(num_tokens + 1 - self._max_match, 0) :], next_token_id)
-        limit = len(suffix)
-        best, best_len = -1, self._min_match - 1
-        candidate = self._newest.get(suffix[-self._min_match :], -1)
-        while candidate >= 0 and best_len < limit:
-            start = candidate - best_len
-            if start >= 0 and tokens[start] == suffix[-1 - best_len]:
-                match_len = self._match_len(candidate, suffix)
-                if match_len > best_len:
-                    best, best_len = candidate, match_len
-            candidate = self._older[candidate]
-        return best if best >= 0 else None
 
-    def _match_len(self, end: int, suffix: tuple[int, ...]) -> int:
-        """How many tokens up to index `end` agree with the end of `suffix`."""
-        length = 0
-        while length < len(suffix) and length <= end and self._tokens[end - length] == suffix[-1 - length]:
-            length += 1
-        return length
+class CopyTree:
+    """A tree in the making: the likeliest copies first, so that each parent comes before its children."""
+
+    def __init__(self, index: SuffixAutomaton, config: LookupConfig, root: int) -> None:
+        self._index, self._config = index, config
+        self._record = CopyRecord(index.foretold, config.max_match)
+        self._token_ids, self._parents, self._depths, self._log_q = [root], [-1], [0], [0.0]
+        self._waiting: list[tuple[float, int, int, int, _Place]] = []
+        self._num_offered = 0
+
+    def grow(self, match: Match, num_nodes: int) -> DraftTree:
+        """The `num_nodes` likeliest nodes behind `match`, fewer where they get too unlikely."""
+        least = self._config.min_probability
+        limit = -math.log(least) if least > 0 else math.inf
+        self._offer(0, _Place(match.state, match.end + 1, match.length))
+        while self._waiting and len(self._token_ids) <= num_nodes:
+            loss, _, parent, token_id, place = heapq.heappop(self._waiting)
+            if loss > limit:
+                break
+            self._token_ids.append(token_id)
+            self._parents.append(parent)
+            self._depths.append(self._depths[parent] + 1)
+            self._log_q.append(-loss)
+            self._offer(len(self._token_ids) - 1, place)
+        return DraftTree(tuple(self._token_ids), tuple(self._parents), tuple(self._depths), tuple(self._log_q))
+
+    def _offer(self, parent: int, place: _Place) -> None:
+        """Put on the list what may follow `parent`."""
+        chance, length = self._record.probability(place.match_length), place.match_length + 1
+        options, total = self._index.continuations(place.state, self._config.num_branches) if place.state else ([], 0)
+        if not options:  # the only occurrence, or one that reaches the end of the text and goes on in itself
+            tokens, position = self._index.tokens, place.position
+            token_id = tokens[position] if position < len(tokens) else self._own(parent, position - len(tokens))
+            self._wait(parent, chance, token_id, _Place(0, position + 1, length))
+            return
+        for token_id, state, count in options:
+            after = _Place(state if count > 1 else 0, self._index.end(state) + 1, length)
+            self._wait(parent, chance * count / total, token_id, after)
+
+    def _wait(self, parent: int, chance: float, token_id: int, after: _Place) -> None:
+        self._num_offered += 1
+        loss = -self._log_q[parent] - math.log(chance)
+        heapq.heappush(self._waiting, (loss, self._num_offered, parent, token_id, after))
+
+    def _own(self, node: int, distance: int) -> int:
+        """The token `distance` behind the root on the way to `node`."""
+        while self._depths[node] > distance:
+            node = self._parents[node]
+        return self._token_ids[node]
 
 
 class LookupSession:
     """One answer's view of the shared index."""
 
-    def __init__(self, index: SuffixIndex, num_draft: int) -> None:
+    def __init__(self, index: SuffixAutomaton, config: LookupConfig) -> None:
         self._index = index
-        self._num_draft = num_draft
+        self._config = config
 
     @property
     def taps(self) -> Taps:
@@ -109,9 +126,9 @@ class LookupSession:
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         held = self._index.tokens
         self._index.truncate(num_shared(held, prefix))
-        for start in range(len(held), len(prefix), _READ_CHUNK):
+        for start in range(len(self._index.tokens), len(prefix), _READ_CHUNK):
             self._index.append(prefix[start : start + _READ_CHUNK])
-            yield len(held)
+            yield len(self._index.tokens)
 
     def observe(self, step: Step) -> None:
         self._index.append(step.token_ids)
@@ -120,15 +137,11 @@ class LookupSession:
         """Copies come from everywhere."""
 
     def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A chain of what followed the best match. A copy that reaches the end of the text goes on in itself."""
-        end = self._index.find(root)
-        if end is None:
+        """What followed the longest match of the text and `root`; a bare root where there is none."""
+        match = self._index.match(root, self._config.max_match)
+        if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)
-        tokens = self._index.tokens
-        chain = [root]  # follows tokens; chain[i] stands at len(tokens) + i
-        for source in range(end + 1, end + 1 + min(max_nodes, self._num_draft)):
-            chain.append(tokens[source] if source < len(tokens) else chain[source - len(tokens)])
-        return DraftTree.chain(chain)
+        return CopyTree(self._index, self._config, root).grow(match, min(max_nodes, self._config.num_draft))
 
 
 class LookupDrafter:
@@ -138,11 +151,11 @@ class LookupDrafter:
 
     def __init__(self, config: LookupConfig, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self._num_draft = config.num_draft
-        self._index = SuffixIndex(config.min_match, config.max_match)
+        self._config = config
+        self._index = SuffixAutomaton()
 
     def begin(self, sampling: SamplingParams) -> LookupSession:
-        return LookupSession(self._index, self._num_draft)
+        return LookupSession(self._index, self._config)
 
 
 def build(context: DrafterContext) -> LookupDrafter:

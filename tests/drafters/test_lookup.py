@@ -1,110 +1,129 @@
-"""The suffix index against brute force, and the chains that are copied from it."""
+"""The trees that lookup copies: which tokens, in which order, how many, and how likely it takes them to be."""
 
+import math
 import random
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from spec_engine.config import LookupConfig
-from spec_engine.drafters.lookup import LookupDrafter, SuffixIndex
+from spec_engine.drafters.lookup import CopyRecord, LookupDrafter
 from spec_engine.model.target import Step
 from spec_engine.sampling import SamplingParams
+from spec_engine.tree import DraftTree
+
+PROMPT_LOOKUP = LookupConfig(min_match=3, max_match=3, num_draft=8, num_branches=1, min_probability=0.0)
+CHAIN = LookupConfig(min_match=2, num_branches=1, min_probability=0.0)
 
 
-def brute_force(tokens: Sequence[int], next_token: int, min_match: int, max_match: int) -> int | None:
-    """The end of the longest earlier occurrence, the newest among the longest."""
-    whole = [*tokens, next_token]
-    for length in range(min(max_match, len(whole)), min_match - 1, -1):
-        for end in range(len(tokens) - 1, length - 2, -1):
-            if list(tokens[end + 1 - length : end + 1]) == whole[-length:]:
-                return end
-    return None
-
-
-def fill(index: SuffixIndex, tokens: Sequence[int]) -> SuffixIndex:
-    index.append(tokens)
-    return index
-
-
-@pytest.mark.parametrize("vocab_size", [2, 4, 12])
-@pytest.mark.parametrize(("min_match", "max_match"), [(1, 1), (1, 5), (2, 3), (2, 16), (4, 6)])
-def test_find_equals_brute_force(vocab_size: int, min_match: int, max_match: int) -> None:
-    chance = random.Random(vocab_size * 100 + max_match)
-    index = SuffixIndex(min_match, max_match)
-    tokens: list[int] = []
-    for _ in range(150):
-        next_token = chance.randrange(vocab_size)
-        assert index.find(next_token) == brute_force(tokens, next_token, min_match, max_match)
-        tokens.append(next_token)
-        index.append([next_token])
-
-
-def test_truncated_index_equals_a_fresh_one() -> None:
-    chance = random.Random(3)
-    index = SuffixIndex(2, 8)
-    tokens: list[int] = []
-    for _ in range(60):
-        added = [chance.randrange(3) for _ in range(chance.randrange(8))]
-        keep = chance.randrange(len(tokens) + 1)
-        index.truncate(keep)
-        index.append(added)
-        tokens = tokens[:keep] + added
-        assert list(index.tokens) == tokens
-        fresh = fill(SuffixIndex(2, 8), tokens)
-        assert [index.find(t) for t in range(3)] == [fresh.find(t) for t in range(3)]
-
-
-def propose(tokens: Sequence[int], root: int, max_nodes: int = 16, config: LookupConfig | None = None) -> list[int]:
-    """The drafted tokens after `tokens` and `root`."""
+def grown(tokens: Sequence[int], root: int, max_nodes: int = 16, config: LookupConfig | None = None) -> DraftTree:
     session = LookupDrafter(config or LookupConfig(), vocab_size=100).begin(SamplingParams())
     session.observe(Step(tuple(tokens), len(tokens), None))
-    tree = session.propose(root, max_nodes)
+    return session.propose(root, max_nodes)
+
+
+def chain(tokens: Sequence[int], root: int, max_nodes: int = 16, config: LookupConfig = CHAIN) -> list[int]:
+    """The drafted tokens after `tokens` and `root`, where one follows the other."""
+    tree = grown(tokens, root, max_nodes, config)
     assert tree.parents == tuple(range(-1, len(tree) - 1))
     assert tree.token_ids[0] == root
     return list(tree.token_ids[1:])
 
 
 def test_a_longer_match_wins_over_a_newer_one() -> None:
-    assert propose([1, 2, 3, 4, 50, 0, 9, 3, 4, 60, 0, 1, 2, 3], 4, max_nodes=1) == [50]
+    assert chain([1, 2, 3, 4, 50, 0, 9, 3, 4, 60, 0, 1, 2, 3], 4, max_nodes=1) == [50]
 
 
 def test_the_newest_wins_among_equals() -> None:
-    assert propose([3, 4, 50, 3, 4, 60, 9, 3], 4, max_nodes=2) == [60, 9]
+    assert chain([3, 4, 50, 3, 4, 60, 9, 3], 4, max_nodes=2) == [60, 9]
+
+
+def test_the_more_frequent_wins_over_the_newest() -> None:
+    tokens = [3, 4, 50, 1, 3, 4, 50, 2, 3, 4, 60, 9, 3]
+    assert chain(tokens, 4, max_nodes=1) == [50]
+    tree = grown(tokens, 4, config=replace(CHAIN, num_branches=2), max_nodes=3)
+    children = [tree.token_ids[node] for node in tree.children(0)]
+    assert children == [50, 60]
+    first, second = (tree.log_q[node] for node in tree.children(0))
+    assert math.exp(first - second) == pytest.approx(2.0)
 
 
 def test_no_match_proposes_nothing() -> None:
-    assert propose([1, 2, 3], 4) == []
-    assert propose([], 4) == []
-    assert propose([7, 4, 9, 8], 4) == []  # one token is less than min_match
+    assert chain([1, 2, 3], 4) == []
+    assert chain([], 4) == []
+    assert chain([7, 4, 9, 8], 4) == []  # one token is less than min_match
+    assert chain([7, 4, 9, 8], 4, 2, replace(CHAIN, min_match=1)) == [9, 8]
 
 
 def test_a_copy_goes_on_in_itself() -> None:
-    assert propose([1, 2, 3, 1, 2], 3, max_nodes=8) == [1, 2, 3, 1, 2, 3, 1, 2]
-    assert propose([5, 5], 5, max_nodes=4) == [5, 5, 5, 5]
+    assert chain([1, 2, 3, 1, 2], 3, max_nodes=8) == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert chain([5, 5], 5, max_nodes=4) == [5, 5, 5, 5]
 
 
 def test_budget_and_num_draft_both_bound() -> None:
     tokens = [*range(30), 0]
-    assert len(propose(tokens, 1, max_nodes=5)) == 5
-    assert len(propose(tokens, 1, max_nodes=50, config=LookupConfig(num_draft=7))) == 7
+    assert len(chain(tokens, 1, max_nodes=5)) == 5
+    assert len(chain(tokens, 1, max_nodes=50, config=replace(CHAIN, num_draft=7))) == 7
 
 
 def test_it_copies_from_the_answer_too() -> None:
-    session = LookupDrafter(LookupConfig(), 100).begin(SamplingParams())
+    session = LookupDrafter(CHAIN, 100).begin(SamplingParams())
     session.observe(Step((1, 2, 3), 3, None))
     for token_id in (20, 21, 22, 23, 20):
         session.observe(Step((token_id,), 4, None))
     assert session.propose(21, 2).token_ids == (21, 22, 23)
 
 
-def test_cost_per_token_does_not_grow() -> None:
-    """A context full of repeats, as tables are, must not make indexing or searching quadratic."""
-    chance = random.Random(0)
-    tokens = [chance.randrange(40) for _ in range(200_000)]
-    index = SuffixIndex(2, 16)
-    started = time.perf_counter()
-    index.append(tokens)
-    searches = [index.find(chance.randrange(40)) for _ in range(50)]
-    assert time.perf_counter() - started < 5
-    assert any(found is not None for found in searches)
+@pytest.mark.parametrize("seed", range(20))
+def test_prompt_lookup_is_a_special_case(seed: int) -> None:
+    """A fixed number of tokens behind the most frequent continuation of an n-gram; where there is one, behind it."""
+    chance = random.Random(seed)
+    tokens = [chance.randrange(12) for _ in range(80)]
+    root = chance.randrange(12)
+    gram = [*tokens[-2:], root]
+    places = [index for index in range(len(tokens) - 2) if tokens[index : index + 3] == gram]
+    drafted = chain(tokens, root, config=PROMPT_LOOKUP)
+    if not places:
+        assert drafted == []
+    elif len(places) == 1:
+        endless = [*tokens, root]
+        for offset in range(8):
+            endless.append(endless[places[0] + 3 + offset])
+        assert drafted == endless[len(tokens) + 1 :]
+    else:
+        assert len(drafted) == 8
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_likeliest_come_first_and_nothing_unlikely_comes(seed: int) -> None:
+    chance = random.Random(seed)
+    tokens = [chance.randrange(3) for _ in range(200)]
+    config = LookupConfig(min_match=1, num_branches=3, num_draft=40, min_probability=0.02)
+    tree = grown(tokens, chance.randrange(3), 40, config)
+    assert list(tree.log_q) == sorted(tree.log_q, reverse=True)
+    assert min(tree.log_q) >= math.log(0.02)
+    assert len(tree) > 5
+    for node in range(len(tree)):
+        children = tree.children(node)
+        assert len({tree.token_ids[child] for child in children}) == len(children)
+        assert sum(math.exp(tree.log_q[child]) for child in children) <= math.exp(tree.log_q[node]) + 1e-9
+
+
+def test_longer_copies_behind_longer_matches() -> None:
+    """The adaptive length of suffix decoding: what is certain is copied far, what is a guess is not."""
+    tokens = [*range(60)]
+    far = grown([*tokens, *range(20)], 20, config=LookupConfig(num_draft=30, min_probability=0.3), max_nodes=30)
+    near = grown([*tokens, 99, 19], 20, config=LookupConfig(num_draft=30, min_probability=0.3), max_nodes=30)
+    assert len(far) > len(near) > 1
+
+
+def test_the_record_follows_the_text() -> None:
+    """Copies that were right lately raise the estimate, wrong ones lower it; lengths never seen are guessed."""
+    guess = CopyRecord((), 16)
+    assert [guess.probability(n) for n in range(1, 30)] == sorted(guess.probability(n) for n in range(1, 30))
+    right, wrong = CopyRecord([4] * 50, 16), CopyRecord([-4] * 50, 16)
+    assert right.probability(4) > 0.95 > guess.probability(4) > 0.1 > wrong.probability(4)
+    assert right.probability(7) == guess.probability(7)
+    old = CopyRecord([-4] * 50 + [4] * 200, 16)
+    assert old.probability(4) == pytest.approx(CopyRecord([4] * 200, 16).probability(4))
