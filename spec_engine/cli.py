@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
@@ -20,7 +21,7 @@ from spec_engine.bench.run import BenchPlan, all_methods, build_engines, run_ben
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
-from spec_engine.config import Preset, load_preset, preset_dict, preset_names, resolve_model
+from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
 from spec_engine.documents.read import read_document
 from spec_engine.engine import load_engine
@@ -31,7 +32,7 @@ from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
 
-DRAFTER_KINDS = ("none", "lm", "lookup")
+DRAFTER_KINDS = get_args(DrafterKind)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

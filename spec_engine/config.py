@@ -21,7 +21,8 @@ from spec_engine.errors import PresetError
 
 TreePolicy = Literal["opt", "chain", "beam"]
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "lookup"]
+DrafterKind = Literal["none", "lm", "lookup", "blend"]
+NEED_MODEL: tuple[DrafterKind, ...] = ("lm", "blend")  # a [draft.model]
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -82,14 +83,22 @@ class LookupConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BlendConfig:
+    """Drafting with a model and by copying at once."""
+
+    sure: float = 0.9  # estimated probability of the first copied token from which on the model is not asked
+
+
+@dataclass(frozen=True, slots=True)
 class DraftConfig:
-    """Which drafter runs. `model` is needed by ``lm`` alone."""
+    """Which drafter runs. `model` is needed by ``lm`` and ``blend``."""
 
     kind: DrafterKind = "none"
     model: ModelRef | None = None
     tree: TreeConfig = field(default_factory=TreeConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     lookup: LookupConfig = field(default_factory=LookupConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +185,9 @@ def preset_dict(preset: Preset) -> dict[str, object]:
 
 def _check(preset: Preset, where: str) -> None:
     """Rules that no type can express."""
-    if preset.draft.kind == "lm" and preset.draft.model is None:
-        raise PresetError(f"{where}: draft.kind = 'lm' needs a [draft.model] table with an id. Add it.")
-    tree = preset.draft.tree
+    kind, tree = preset.draft.kind, preset.draft.tree
+    if kind in NEED_MODEL and preset.draft.model is None:
+        raise PresetError(f"{where}: draft.kind = '{kind}' needs a [draft.model] table with an id. Add it.")
     if tree.policy == "beam" and sum(tree.beam_widths) > tree.num_nodes:
         raise PresetError(
             f"{where}: draft.tree.beam_widths add up to {sum(tree.beam_widths)} nodes, draft.tree.num_nodes allows "
@@ -218,6 +227,7 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("draft.lookup.num_branches", lookup.num_branches, 1, math.inf),
         ("draft.lookup.min_probability", lookup.min_probability, 0, 1),
         ("draft.lookup.num_draft", lookup.num_draft, 1, MAX_DRAFT_NODES),
+        ("draft.blend.sure", draft.blend.sure, 0, math.inf),
         ("generation.max_tokens", generation.max_tokens, 1, math.inf),
         ("generation.temperature", generation.temperature, 0, math.inf),
         ("generation.top_k", generation.top_k, 0, math.inf),

@@ -52,6 +52,7 @@ WAYS = (
     Way("lm", "opt", retrieval=True),
     Way("lm", "beam", retrieval=True),
     Way("lm", "opt", retrieval=True, adaptive=True),
+    Way("blend", "opt", retrieval=True),
 )
 
 

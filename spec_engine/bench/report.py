@@ -11,6 +11,7 @@ LABELS = {
     "lm": "`lm` with retrieval",
     "lm, no retrieval": "`lm` without retrieval",
     "lookup": "`lookup`",
+    "blend": "`blend` with retrieval",
 }
 
 

@@ -6,20 +6,21 @@ Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 
 from collections.abc import Callable
 
-from spec_engine.config import DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import lm, lookup, none
+from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, Preset
+from spec_engine.drafters import blend, lm, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
     "lookup": lookup.build,
     "lm": lm.build,
+    "blend": blend.build,
 }
 
 
 def available_drafters(preset: Preset) -> tuple[DrafterKind, ...]:
-    """The kinds that this preset can run; ``lm`` needs a draft model."""
-    return tuple(kind for kind in DRAFTERS if kind != "lm" or preset.draft.model is not None)
+    """The kinds that this preset can run; some need a draft model."""
+    return tuple(kind for kind in DRAFTERS if kind not in NEED_MODEL or preset.draft.model is not None)
 
 
 def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:
@@ -28,6 +29,8 @@ def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:
         return 0
     if kind == "lookup":
         return config.lookup.num_draft
+    if kind == "blend":
+        return max(max_draft_nodes("lm", config), max_draft_nodes("lookup", config))
     if config.tree.policy == "chain":
         return min(config.tree.num_nodes, config.tree.max_depth)
     return config.tree.num_nodes

@@ -1,0 +1,111 @@
+"""Two drafters in one tree: a model's proposals and copies from the text, ranked together.
+
+Job: `BlendDrafter`, which asks both and keeps the likeliest nodes under one budget, and `merge`, the rule for that.
+Non-job: drafting itself (lm.py, lookup.py).
+
+A model knows how language goes on, copies know names and figures; at each step either may be the better guess (HOWL
+joins a head and suffix decoding by choosing one of them, arXiv 2510.07535, section 3). Here both guess, and a token
+that both propose counts as likelier than by either alone. Where a copy is nearly certain, the model is not run.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from spec_engine.config import BlendConfig
+from spec_engine.drafters import lm, lookup
+from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
+from spec_engine.model.target import Step, Taps
+from spec_engine.retrieval import Focus
+from spec_engine.sampling import SamplingParams
+from spec_engine.tree import DraftTree
+
+
+def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
+    """The likeliest `max_nodes` nodes of several trees with the same root, best first, parents before children.
+
+    A node stands for its path of tokens. Given its parent, it is wrong only if all that propose it are: its probability
+    is one minus the product of theirs that it is another token. Where one says nothing about a node, the others decide.
+    """
+    paths: dict[tuple[int, ...], float] = {}  # tokens below the root -> log-probability that the last is wrong
+    for tree in trees:
+        path_of: list[tuple[int, ...]] = [()]
+        for node in range(1, len(tree)):
+            path = (*path_of[tree.parents[node]], tree.token_ids[node])
+            path_of.append(path)
+            right = math.exp(min(tree.log_q[node] - tree.log_q[tree.parents[node]], 0.0))
+            paths[path] = paths.get(path, 0.0) + math.log1p(-min(right, 1 - 1e-9))
+    log_q: dict[tuple[int, ...], float] = {(): 0.0}
+    for path in sorted(paths, key=len):
+        log_q[path] = log_q[path[:-1]] + math.log(-math.expm1(paths[path]))
+    kept = [(), *sorted(paths, key=lambda path: (-log_q[path], len(path)))[:max_nodes]]
+    node_of = {path: node for node, path in enumerate(kept)}
+    return DraftTree(
+        tuple(path[-1] if path else trees[0].token_ids[0] for path in kept),
+        tuple(node_of[path[:-1]] if path else -1 for path in kept),
+        tuple(len(path) for path in kept),
+        tuple(log_q[path] for path in kept),
+    )
+
+
+class BlendSession:
+    """The drafters' side of one answer."""
+
+    def __init__(self, model: DraftSession, copies: DraftSession, config: BlendConfig) -> None:
+        self._model = model
+        self._copies = copies
+        self._config = config
+
+    @property
+    def taps(self) -> Taps:
+        """What the model needs."""
+        return self._model.taps
+
+    def reusable(self, prefix: Sequence[int]) -> int:
+        """What both can go on from."""
+        return min(self._model.reusable(prefix), self._copies.reusable(prefix))
+
+    def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
+        """Both take over `prefix`, the model last; yields the tokens that both hold."""
+        for _ in self._copies.reuse(prefix):
+            yield 0
+        yield from self._model.reuse(prefix)
+
+    def observe(self, step: Step) -> None:
+        """Committed tokens, for both."""
+        self._copies.observe(step)
+        self._model.observe(step)
+
+    def focus(self, focus: Focus) -> None:
+        """A view of the context, for the model."""
+        self._model.focus(focus)
+
+    def propose(self, root: int, max_nodes: int) -> DraftTree:
+        """One tree of at most `max_nodes` drafted nodes from both."""
+        copied = self._copies.propose(root, max_nodes)
+        if max_nodes < 1 or (len(copied) > 1 and math.exp(copied.log_q[1]) >= self._config.sure):
+            return copied
+        return merge((self._model.propose(root, max_nodes), copied), max_nodes)
+
+
+class BlendDrafter:
+    """A model drafter and a copying one, for the same target."""
+
+    name = "blend"
+
+    def __init__(self, model: Drafter, copies: Drafter, config: BlendConfig) -> None:
+        self.vocab_size = min(model.vocab_size, copies.vocab_size)
+        self._model = model
+        self._copies = copies
+        self._config = config
+
+    def begin(self, sampling: SamplingParams) -> BlendSession:
+        """A session for a new answer."""
+        return BlendSession(self._model.begin(sampling), self._copies.begin(sampling), self._config)
+
+
+def build(context: DrafterContext) -> BlendDrafter:
+    """The drafter for ``draft.kind = "blend"``: the model that the preset names, and lookup.
+
+    Raises what building the model's drafter raises.
+    """
+    return BlendDrafter(lm.build(context), lookup.build(context), context.preset.draft.blend)
