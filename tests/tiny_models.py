@@ -35,6 +35,20 @@ _LLAMA3 = {
 _LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+_MLA = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 48,
+}
 _NOPE = {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 0]}
 
 # name: (class stem, what differs from the common shape)
@@ -59,6 +73,10 @@ _MODELS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "cohere2": ("Cohere2", {"sliding_window": 40, "num_hidden_layers": 4}),
     "phi3": ("Phi3", {"sliding_window": None}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "olmo3": ("Olmo3", {"sliding_window": 40, "num_hidden_layers": 4}),
+    "granite": ("Granite", {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}),
+    "deepseek_v3": ("DeepseekV3", _MLA),
     "glm4": ("Glm4", {"head_dim": 16}),
     "stablelm": ("StableLm", {}),
     "gpt2": ("GPT2", {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 16384}),
@@ -100,6 +118,8 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **c
                 module._parameters[key] = torch.nn.Parameter(parameter.to(dtype), requires_grad=False)
     model.tie_weights()
     model.config.dtype = dtype
+    if dtype == torch.float64:  # torch's grouped product has no double precision
+        model.set_experts_implementation("eager")
     return model.eval()
 
 

@@ -67,7 +67,7 @@ def test_verified_chain_equals_teacher_forcing(name: str) -> None:
     assert relative(outputs.logits, teacher_forced(name, ids)[100:]) <= REL_FP32
 
 
-@pytest.mark.parametrize("name", [*MAIN, *SLIDING[:2]])
+@pytest.mark.parametrize("name", ALL_SERVED)
 def test_float64_shows_that_only_rounding_differs(name: str, all_double: None) -> None:
     ids = random_ids(130)
     tree = random_tree(25, 3, ids[100])
