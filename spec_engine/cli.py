@@ -11,7 +11,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,12 +19,13 @@ from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
 from spec_engine.bench.run import BenchPlan, all_methods, build_engines, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
+from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
 from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
 from spec_engine.documents.read import read_document
-from spec_engine.engine import load_engine
+from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import PasswordRequired, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.metrics import describe
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--top-k", type=int)
     ask.add_argument("--top-p", type=float)
     ask.add_argument("--seed", type=int)
+    ask.add_argument("--verify", action="store_true", help="answer once more by plain decoding and compare the tokens")
     ask.add_argument("--json", action="store_true", help="one JSON object with token ids and metrics")
     ask.set_defaults(command=_ask)
 
@@ -186,6 +188,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         elif isinstance(event, Finished):
             finished = event
     assert finished is not None, "every answer ends with Finished"
+    compared = _compared(engine, session, finished) if arguments.verify else None
     if arguments.json:
         answer = {
             "text": finished.text,
@@ -195,10 +198,34 @@ def _ask(arguments: argparse.Namespace) -> int:
             "metrics": finished.metrics.as_dict(),
             "model_path": resolve_model(preset, preset.target),
         }
+        if compared is not None:
+            answer["verify"] = asdict(compared) | {"identical": compared.difference is None}
         print(json.dumps(answer))
     else:
         print(f"\n\n{describe(finished.metrics)}", file=sys.stderr)
+        if compared is not None:
+            print(_verdict(compared), file=sys.stderr)
     return 0
+
+
+def _compared(engine: Engine, session: Session, finished: Finished) -> Comparison:
+    """The answer against the same one by plain decoding."""
+    events = list(session.replay(engine.with_drafter("none")))
+    plain = events[-1]
+    assert isinstance(plain, Finished), "every answer ends with Finished"
+    return compare(finished, plain, session.last_prompt_token_ids, engine.logits_after)
+
+
+def _verdict(result: Comparison) -> str:
+    """The comparison in one line."""
+    speed = f"{result.drafted_rate / result.plain_rate:.2f} times as fast" if result.plain_rate else "too short to time"
+    found = result.difference
+    if found is None:
+        return f"Identical to plain decoding: {result.num_compared:,} tokens, {speed}."
+    return (
+        f"Differs from plain decoding at token {found.index + 1:,} of {result.num_compared:,}: id {found.drafted_id} "
+        f"(logit {found.drafted_logit:.4f}) instead of {found.plain_id} ({found.plain_logit:.4f})."
+    )
 
 
 def _sampling(preset: Preset, arguments: argparse.Namespace) -> SamplingParams:

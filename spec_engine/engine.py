@@ -6,7 +6,7 @@ Non-job: how to draft, attend, sample or stop; the layers below do that. Text pr
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -21,9 +21,10 @@ from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
 from spec_engine.model.load import load_target, load_tokenizer
 from spec_engine.model.memory import allocating, check_memory
-from spec_engine.model.target import Step, Target
+from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
 from spec_engine.retrieval import Retriever
+from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
@@ -126,6 +127,19 @@ class Engine:
                 tree = answer.propose(accepted.bonus)
             yield from show(answer.finish())
 
+    @torch.inference_mode()
+    def logits_after(self, token_ids: Sequence[int]) -> list[float]:
+        """The target's logits [V] for what follows `token_ids`, by plain decoding.
+
+        Raises `RequestError` while an answer is being made, and what a request with this prompt would raise.
+        """
+        self._check(Request(tuple(token_ids), SamplingParams(), StopRules(1)))
+        with self._taking_turn():
+            for _ in self._target.prefill(token_ids[self._target.reuse(token_ids[:-1]) : -1]):
+                pass
+            logits: list[float] = self._target.verify(DraftTree.root(token_ids[-1]), Taps()).logits[0].tolist()
+            return logits
+
     def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "Engine":
         """An engine with another drafter on the same target and tokenizer, for example ``none`` for a plain run.
 
@@ -163,9 +177,7 @@ class Engine:
         """Check the request and set up its state; until the block is left, no other answer can begin."""
         prompt = request.prompt_token_ids
         self._check(request)
-        if not self._turn.acquire(blocking=False):
-            raise RequestError("Another answer is being made with this model. Stop it, or wait until it is finished.")
-        try:
+        with self._taking_turn():
             num_reused = self._target.reuse(prompt[:-1])  # also drops what an interrupted pass may have left behind
             session = self._drafter.begin(request.sampling)
             num_reused = session.reusable(prompt[:num_reused])
@@ -174,6 +186,14 @@ class Engine:
                 Retriever(self._config.retrieval), StreamingDetokenizer(self._tokenizer), self._controller
             )
             yield Answer(request, num_reused, session, parts, cancelled)
+
+    @contextmanager
+    def _taking_turn(self) -> Iterator[None]:
+        """Nobody else uses the target until the block is left. Raises `RequestError` when somebody does."""
+        if not self._turn.acquire(blocking=False):
+            raise RequestError("Another answer is being made with this model. Stop it, or wait until it is finished.")
+        try:
+            yield
         finally:
             self._turn.release()
 

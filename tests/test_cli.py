@@ -44,13 +44,24 @@ def test_ask_prints_one_json_object_with_everything_in_it(document: Path, capsys
     assert Path(str(answer["model_path"])).is_dir()
 
 
+def test_verify_decodes_plainly_too_and_compares(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(document, capsys, "--verify")
+    found = answer["verify"]
+    assert isinstance(found, dict)
+    assert found["identical"] is True
+    assert found["difference"] is None
+    assert found["num_compared"] == len(answer["token_ids"])  # type: ignore[arg-type]
+    assert main(["ask", "--document", str(document), "--question", QUESTION, "--max-tokens", "12", "--verify"]) == 0
+    assert "Identical to plain decoding: 12 tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sampling", [[], ["--temperature", "0.8", "--seed", "3"]])
 def test_every_drafter_gives_the_same_tokens(
     document: Path, capsys: pytest.CaptureFixture[str], sampling: list[str]
 ) -> None:
-    answers = [ask(document, capsys, "--drafter", kind, *sampling) for kind in ("none", "lm", "lookup")]
-    assert answers[0]["token_ids"] == answers[1]["token_ids"] == answers[2]["token_ids"]
-    assert answers[0]["text"] == answers[1]["text"] == answers[2]["text"]
+    answers = [ask(document, capsys, "--drafter", kind, *sampling) for kind in ("none", "lm", "lookup", "blend")]
+    assert len({tuple(answer["token_ids"]) for answer in answers}) == 1  # type: ignore[arg-type]
+    assert len({str(answer["text"]) for answer in answers}) == 1
 
 
 def test_ask_streams_the_text_and_sums_up(document: Path, capsys: pytest.CaptureFixture[str]) -> None:

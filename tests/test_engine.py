@@ -213,6 +213,23 @@ def test_the_same_prompt_again_reads_nothing(make: Callable[..., Engine], plain:
     assert events[-1].token_ids == plain[:20]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("length", [1, 2, 30, 50])
+def test_logits_after_are_those_of_a_forward(
+    make: Callable[..., Engine], plain: tuple[int, ...], model: PreTrainedModel, length: int
+) -> None:
+    engine = make(oracle(plain))
+    finished(engine, 12)
+    asked = PROMPT[:length]
+    with torch.inference_mode():
+        expected = model(torch.tensor([asked]), use_cache=False).logits[0, -1]
+    torch.testing.assert_close(torch.tensor(engine.logits_after(asked)), expected, atol=1e-4, rtol=1e-4)
+    assert finished(engine, 80).token_ids == plain
+    answer = engine.generate(request(20))
+    next(answer)
+    with pytest.raises(RequestError, match="Another answer"):
+        engine.logits_after(asked)
+
+
 def test_a_shorter_run_over_the_same_text_costs_the_next_question_nothing(
     make: Callable[..., Engine], plain: tuple[int, ...]
 ) -> None:

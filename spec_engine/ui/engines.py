@@ -4,7 +4,7 @@ Job: the two protocols that tests stand in for, and the loader of real engines.
 Non-job: when to load (`workspace`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,9 @@ class PageEngine(AnsweringEngine, Protocol):
 
     def with_drafter(self, kind: DrafterKind) -> "PageEngine":
         """The same target with another drafter."""
+
+    def logits_after(self, token_ids: Sequence[int]) -> list[float]:
+        """The target's logits behind some tokens."""
 
     def close(self) -> None:
         """Give the memory back."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from spec_engine.chat.compare import Comparison
 from spec_engine.events import ContextFocused
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
-from spec_engine.ui.speed import MIN_BASELINE_TOKENS, Comparison, PlainBaseline
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, PlainBaseline
 
 MAX_CELLS: Final = 96
 MAX_BARS: Final = 16
@@ -270,11 +271,12 @@ def _comparison(speed: SpeedView) -> str:
 def _verdict(result: Comparison) -> str:
     """Whether both runs wrote the same."""
     extent = "" if result.is_whole else " compared"
-    if result.first_difference is None:
+    if result.difference is None:
         words, kind = f"Text identical, {text.plural(result.num_compared, 'token')}{extent}", "ok"
     else:
         words = (
-            f"Texts differ from token {text.count(result.first_difference + 1)} of {text.count(result.num_compared)}"
+            f"Texts differ from token {text.count(result.difference.index + 1)} of {text.count(result.num_compared)}, "
+            f"where the logits {result.difference.drafted_logit:.3f} and {result.difference.plain_logit:.3f} compete"
         )
         kind = "over"
     return f'<p class="se-verdict se-verdict--{kind}" title="{escape(text.HELP["identical"])}">{escape(words)}</p>'

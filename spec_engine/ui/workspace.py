@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import Session
 from spec_engine.config import NEED_MODEL, GenerationDefaults, Preset
@@ -27,7 +28,7 @@ from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.readouts import DraftingState
-from spec_engine.ui.speed import Comparison, PlainBaseline, baseline_of, compare
+from spec_engine.ui.speed import PlainBaseline, baseline_of
 
 RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 CALIBRATION_TOKENS: Final = 32
@@ -341,7 +342,7 @@ class Workspace:
             return
         self.baseline = baseline_of(plain) or self.baseline
         if num_tokens is None and plain.token_ids and not job.is_cancelled():
-            self.comparison = compare(drafted, plain)
+            self.comparison = compare(drafted, plain, session.last_prompt_token_ids, engine.logits_after)
 
 
 def events_of(facts: Sequence[Fact]) -> list[Event]:

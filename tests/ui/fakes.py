@@ -95,6 +95,9 @@ class ScriptedEngine:
         sibling.cached = self.cached
         return sibling
 
+    def logits_after(self, token_ids: Sequence[int]) -> list[float]:
+        return [0.0] * 10_000
+
     def close(self) -> None:
         self.is_closed = True
 

@@ -5,6 +5,7 @@ from html import unescape
 
 import pytest
 
+from spec_engine.chat.compare import Comparison, Difference
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.budget import plan
@@ -13,7 +14,7 @@ from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.ui import render, text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
-from spec_engine.ui.speed import Comparison, PlainBaseline
+from spec_engine.ui.speed import PlainBaseline
 
 ATTACK = "<img src=x onerror=alert(1)>\"'${alert(1)}{{constructor}}</div><script>alert(1)</script>"
 ON = DraftingState(True, "Drafting on: small model")
@@ -182,7 +183,10 @@ def test_without_a_plain_run_no_speed_up_is_claimed() -> None:
     [
         (Comparison(214, None, 92.0, 41.0, True), "Text identical, 214 tokens"),
         (Comparison(32, None, 92.0, 41.0, False), "Text identical, 32 tokens compared"),
-        (Comparison(214, 17, 92.0, 41.0, True), "Texts differ from token 18 of 214"),
+        (
+            Comparison(214, Difference(17, 5, 6, 1.25, 1.5), 92.0, 41.0, True),
+            "differ from token 18 of 214, where the logits 1.250",
+        ),
     ],
 )
 def test_comparison_says_whether_the_texts_agree(comparison: Comparison, words: str) -> None:

@@ -139,7 +139,7 @@ def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
     assert workspace.comparison is None
     done(workspace.compare_with_plain())
     assert workspace.comparison is not None
-    assert workspace.comparison.first_difference is None
+    assert workspace.comparison.difference is None
     assert workspace.comparison.is_whole
     assert workspace.baseline is not None
     assert workspace.comparison.plain_rate == pytest.approx(workspace.baseline.tokens_per_second)
