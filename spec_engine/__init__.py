@@ -10,6 +10,7 @@ _HOME = {
     "Request": "engine",
     "StopRules": "engine",
     "load_engine": "engine",
+    "generate_with": "dropin",
     "SamplingParams": "sampling",
     "Session": "chat.session",
     "TokensAccepted": "events",

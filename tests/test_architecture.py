@@ -29,6 +29,7 @@ LAYERS = {
     "drafters": 3,
     "answer": 4,
     "engine": 4,
+    "dropin": 4,
     "chat": 5,
     "ui": 6,
     "api": 6,
@@ -48,7 +49,7 @@ HOMES = {
     "bitsandbytes": {"model.load"},
     "flash_attn": {"attention.flash"},
     "triton": {"attention.triton"},
-    "transformers": {"model", "drafters", "train", "bench.peers"},  # a peer is what the bench compares with
+    "transformers": {"model", "drafters", "train", "bench.peers", "dropin"},  # a peer is what the bench compares with
     "tokenizers": {"model", "drafters", "train"},
     "huggingface_hub": {"model", "drafters", "train"},
     "pypdf": {"documents"},

@@ -76,9 +76,9 @@ def test_make_targets_and_extras_exist() -> None:
     assert set(re.findall(r"'\.\[(\w+)\]'", TEXT)) <= set(project["optional-dependencies"])
 
 
-def test_the_library_example_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    report = tmp_path / "report.pdf"
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL), ids=range(2))
+def test_the_library_examples_run(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     sample = next((ROOT / "spec_engine" / "ui" / "sample").glob("*.txt"))
     report = tmp_path / "report.txt"
     report.write_text(sample.read_text("utf-8")[:3000], "utf-8")

@@ -1,0 +1,243 @@
+"""Speculation for people who hold a transformers model already: ``model.generate(..., custom_generate=...)``.
+
+Job: `generate_with`, the callable that transformers' `generate` hands its prepared inputs to.
+Non-job: loading models, text, events; the loop of the application (engine.py).
+
+Everything that `generate` prepares is honoured: logits processors, which get the tokens before each node as they would
+one token at a time, and stopping criteria, asked after every token. So the text is that of plain `generate`, sampled
+text has its distribution. Processors must depend on the tokens and scores that they are given alone. Two things never
+reach a custom function (transformers 5.17 to 5.23): `generate`'s own streamer, so `generate_with` takes it, and the
+tokenizer for ``stop_strings``, so those are given as a ``StopStringCriteria``.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from spec_engine.config import DraftConfig, DrafterKind, ModelRef, Preset
+from spec_engine.controller import BudgetController
+from spec_engine.drafters import DRAFTERS, max_draft_nodes
+from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.errors import RequestError
+from spec_engine.metrics import StepRecord
+from spec_engine.model.target import Target
+from spec_engine.retrieval import Retriever
+from spec_engine.sampling import GumbelNoise, SamplingParams
+from spec_engine.tree import DraftTree
+from spec_engine.verify import Accepted, accept
+
+_ROUND_UP = 1024  # capacities are multiples of this, so that a slightly longer prompt needs no new cache
+_PREFILL_CHUNK = 512
+_UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+
+
+def generate_with(
+    drafter: DrafterKind = "lookup",
+    draft: str | None = None,
+    *,
+    config: DraftConfig | None = None,
+    streamer: BaseStreamer | None = None,
+    adaptive: bool = True,
+) -> "CustomGenerate":
+    """A value for `generate`'s ``custom_generate``; use one object for one model, it keeps the model's cache.
+
+    Args:
+        drafter: how to draft; `config` holds the settings of trees, retrieval and lookup.
+        draft: folder or hub id of the draft model or head, for drafters that need one.
+        streamer: gets each new token; `generate` does not hand its own on to custom functions.
+        adaptive: choose the number of drafted tokens by measured speed.
+    """
+    config = config or DraftConfig()
+    model = ModelRef(draft) if draft is not None else config.model
+    settings = DraftConfig(drafter, model, config.tree, config.retrieval, config.lookup, config.blend)
+    return CustomGenerate(settings, streamer, adaptive)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A model with its cache and its drafter."""
+
+    model: PreTrainedModel
+    target: Target
+    drafter: Drafter
+
+
+class CustomGenerate:
+    """What `generate_with` returns. Keeps keys and values between calls, so a longer prompt reads only what is new."""
+
+    def __init__(self, draft: DraftConfig, streamer: BaseStreamer | None, adaptive: bool) -> None:
+        self._draft = draft
+        self._streamer = streamer
+        self._controller = BudgetController(max_draft_nodes(draft.kind, draft), is_adaptive=adaptive)
+        self._held: _Held | None = None
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs: object,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
+        """Called by `generate`; returns token ids [1, n], prompt included.
+
+        Raises `RequestError` for what speculation cannot do: batches, beams, padding, caches and outputs per step.
+        """
+        _check(input_ids, generation_config, model_kwargs)
+        held = self._hold(model, input_ids.shape[1], generation_config)
+        choose = _Chooser(logits_processor, generation_config, held.target.device)
+        text = _Text(input_ids, held.target.capacity, stopping_criteria)
+        with torch.inference_mode():
+            for new_ids in self._decode(held, text, choose):
+                if self._streamer is not None:
+                    for token_id in new_ids:
+                        self._streamer.put(torch.tensor([token_id]))
+        if self._streamer is not None:
+            self._streamer.end()
+        ids = text.ids.to(input_ids.device)
+        return GenerateDecoderOnlyOutput(ids) if generation_config.return_dict_in_generate else ids  # type: ignore[arg-type]
+
+    def _decode(self, held: _Held, text: "_Text", choose: "_Chooser") -> Iterator[tuple[int, ...]]:
+        """The engine's loop on transformers' terms; yields the new tokens of each pass."""
+        target, controller, retriever = held.target, self._controller, Retriever(self._draft.retrieval)
+        prompt = text.token_ids
+        draft = held.drafter.begin(SamplingParams())
+        num_held = draft.reusable(prompt[: target.reuse(prompt[:-1])])
+        target.truncate(num_held)
+        for _ in draft.reuse(prompt[:num_held]):
+            pass
+        for step in target.prefill(prompt[num_held:-1], draft.taps):
+            draft.observe(step)
+        controller.begin()
+        tree, budget, draft_s = DraftTree.root(prompt[-1]), 0, 0.0
+        while True:
+            started = time.perf_counter()
+            outputs = target.verify(tree, draft.taps)
+            accepted = text.take(accept(tree, choose(tree, outputs.logits, text)))
+            step = target.commit(outputs, accepted.path)
+            controller.record(budget, _record(tree, accepted, draft_s, time.perf_counter() - started), accepted.path)
+            yield accepted.token_ids
+            if accepted.stop:
+                return
+            started = time.perf_counter()
+            draft.observe(step)
+            if focus := retriever.update(step):
+                draft.focus(focus)
+            budget = controller.budget() if text.num_left > 1 else 0
+            tree = draft.propose(accepted.bonus, budget) if budget else DraftTree.root(accepted.bonus)
+            tree, draft_s = tree.within(text.num_left - 1), time.perf_counter() - started
+
+    def _hold(self, model: PreTrainedModel, num_prompt: int, config: GenerationConfig) -> _Held:
+        """The model's target and drafter, made anew when another model comes or the context grows."""
+        limit = max(config.max_length or 0, num_prompt + 1)  # `generate` makes it from max_new_tokens
+        needed = -(-limit // _ROUND_UP) * _ROUND_UP
+        held = self._held
+        if held is None or held.model is not model or held.target.capacity < needed:
+            self._held = held = None
+            name = str(getattr(model, "name_or_path", "") or type(model).__name__)
+            preset = Preset(name, name, "", ModelRef(name), needed, draft=self._draft)
+            target = Target(model, needed, _PREFILL_CHUNK)
+            drafter = DRAFTERS[self._draft.kind](DrafterContext(preset, target, str(target.device)))
+            self._held = held = _Held(model, target, drafter)
+        return held
+
+
+class _Text:
+    """Prompt and answer as one row of ids, cut where a stopping criterion says so."""
+
+    def __init__(self, input_ids: Tensor, capacity: int, criteria: StoppingCriteriaList) -> None:
+        self._row = torch.empty(1, capacity, dtype=torch.int64, device=input_ids.device)
+        self._row[:, : input_ids.shape[1]] = input_ids
+        self._length = input_ids.shape[1]
+        self._criteria = criteria
+        self.token_ids: list[int] = input_ids[0].tolist()
+
+    @property
+    def ids(self) -> Tensor:
+        """[1, n] so far."""
+        return self._row[:, : self._length]
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that still fit."""
+        return self._row.shape[1] - self._length
+
+    def take(self, accepted: Accepted) -> Accepted:
+        """Append the new tokens up to the first after which a criterion says stop."""
+        for num_taken, token_id in enumerate(accepted.token_ids, start=1):
+            self._row[0, self._length] = token_id
+            self._length += 1
+            self.token_ids.append(token_id)
+            if self.num_left == 0:
+                return accepted.cut(num_taken, "length")
+            if bool(self._criteria(self.ids, None)[0]):  # type: ignore[arg-type]  # as transformers calls them
+                return accepted.cut(num_taken, "stop")
+        return accepted
+
+
+class _Chooser:
+    """The target's token after each node, through the caller's logits processors."""
+
+    def __init__(self, processors: LogitsProcessorList, config: GenerationConfig, device: torch.device) -> None:
+        self._processors = processors
+        self._device = device
+        self._noise = GumbelNoise(int(torch.randint(2**62, (1,)))) if config.do_sample else None
+
+    def __call__(self, tree: DraftTree, logits: Tensor, text: _Text) -> tuple[int, ...]:
+        """One token id for each row of `logits` [N, V]; nodes of a depth go through the processors together."""
+        scores = logits.float()
+        if len(self._processors):
+            scores = self._processed(tree, scores, text)
+        if self._noise is not None:
+            position = len(text.token_ids)
+            self._noise.forget(position)
+            noise = [self._noise.at(position + depth, scores.shape[1], scores.device) for depth in tree.depths]
+            scores = scores.log_softmax(-1) + torch.stack(noise)
+        return tuple(scores.argmax(dim=-1).tolist())
+
+    def _processed(self, tree: DraftTree, scores: Tensor, text: _Text) -> Tensor:
+        scores = scores.clone()
+        before = text.ids.to(scores.device)
+        for depth in range(tree.depth + 1):
+            nodes = [node for node in range(len(tree)) if tree.depths[node] == depth]
+            paths = [[tree.token_ids[step] for step in tree.path(node)[1:]] for node in nodes]
+            own = torch.tensor(paths, dtype=torch.int64, device=scores.device).view(len(nodes), depth)
+            rows = torch.cat((before.expand(len(nodes), -1), own), dim=1)
+            scores[nodes] = self._processors(rows, scores[nodes])  # type: ignore[arg-type]
+        return scores
+
+
+def _record(tree: DraftTree, accepted: Accepted, draft_s: float, verify_s: float) -> StepRecord:
+    return StepRecord(
+        num_draft_tokens=len(tree) - 1,
+        num_accepted_draft_tokens=accepted.num_drafted,
+        num_new_tokens=len(accepted.token_ids),
+        draft_depth=tree.depth,
+        draft_s=draft_s,
+        verify_s=verify_s,
+    )
+
+
+def _check(input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, object]) -> None:
+    """Refuse what cannot be served, with the reason."""
+    mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
+    held = getattr(cache, "get_seq_length", lambda: 0)() if cache is not None else 0
+    reasons = {
+        "one sequence at a time is decoded, and input_ids holds several": input_ids.shape[0] != 1,
+        "beams cannot be drafted for; set num_beams to 1": (config.num_beams or 1) > 1,
+        "the prompt is padded; give it without padding": isinstance(mask, Tensor) and not bool(mask.all()),
+        "it keeps a cache of its own; leave past_key_values out": held > 0,
+        "inputs_embeds has no token ids to draft from; give input_ids": model_kwargs.get("inputs_embeds") is not None,
+    }
+    for name in _UNSUPPORTED:
+        reasons[f"nothing is recorded step by step; leave {name} out"] = bool(getattr(config, name, False))
+    for reason, applies in reasons.items():
+        if applies:
+            raise RequestError(f"generate cannot be accelerated here: {reason}.")

@@ -1,0 +1,189 @@
+"""`generate(custom_generate=...)` gives what plain `generate` gives, with all that the caller hands to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from spec_engine import generate_with
+from spec_engine.config import DraftConfig, DrafterKind, TreeConfig
+from spec_engine.dropin import CustomGenerate
+from spec_engine.errors import RequestError
+from tests.fakes import END_ID, byte_tokenizer, perturbed, save_pair, tiny_lm
+from tests.test_lossless import prompt_of
+
+TREE = TreeConfig(num_nodes=14, threshold=0.1, max_depth=5)
+
+
+class Ban(LogitsProcessor):
+    """Forbids repeating the token three back: depends on the tokens of each node's own path."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.scatter(1, input_ids[:, -3:-2], float("-inf"))
+
+
+class StopAtSum(StoppingCriteria):
+    """Stops when the last two ids add up to a multiple of eleven."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        return input_ids[:, -2:].sum(-1) % 11 == 0
+
+
+class Heard(BaseStreamer):
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.has_ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.token_ids += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    target = tiny_lm()
+    save_pair(folder, target, perturbed(target, 0.05))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def load(folder: Path) -> Callable[[], PreTrainedModel]:
+    return lambda: AutoModelForCausalLM.from_pretrained(folder / "target")
+
+
+def generate(model: PreTrainedModel, prompt: tuple[int, ...], custom: CustomGenerate | None, **more: object) -> Tensor:
+    ids = torch.tensor([prompt])
+    options: dict[str, object] = {"max_new_tokens": 40, "eos_token_id": None, "do_sample": False} | more
+    if custom is not None:
+        options["custom_generate"] = custom
+    output: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), **options)  # type: ignore[operator]
+    return output
+
+
+def custom_for(kind: DrafterKind, folder: Path, streamer: BaseStreamer | None = None) -> CustomGenerate:
+    draft = str(folder / "draft") if kind in ("lm", "blend") else None
+    return generate_with(kind, draft, config=DraftConfig(tree=TREE), streamer=streamer, adaptive=False)
+
+
+@pytest.mark.parametrize("kind", ["none", "lookup", "lm", "blend"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 3, "min_new_tokens": 5},
+        {"logits_processor": LogitsProcessorList([Ban()])},
+        {"stopping_criteria": StoppingCriteriaList([StopAtSum()])},
+        {"eos_token_id": [97, 101, END_ID]},
+        {"stopping_criteria": StoppingCriteriaList([StopStringCriteria(byte_tokenizer(), ["a", "9"])])},
+        {"max_new_tokens": 1},
+    ],
+    ids=range(8),
+)
+def test_greedy_text_is_that_of_generate(
+    load: Callable[[], PreTrainedModel], folder: Path, kind: DrafterKind, options: dict[str, object]
+) -> None:
+    model, untouched = load(), load()
+    custom = custom_for(kind, folder)
+    for length in (1, 60, 200):
+        prompt = prompt_of(length)
+        expected = generate(untouched, prompt, None, **options)
+        assert torch.equal(generate(model, prompt, custom, **options), expected)
+        assert torch.equal(generate(model, prompt, None, **options), expected), "plain generate changed"
+
+
+def test_turns_reuse_and_a_longer_context_is_made_room_for(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model, untouched = load(), load()
+    custom = custom_for("lookup", folder)
+    prompt = prompt_of(300)
+    for _ in range(3):
+        text = generate(model, prompt, custom)
+        assert torch.equal(text, generate(untouched, prompt, None))
+        prompt = (*text[0].tolist(), *prompt_of(300, seed=len(prompt)))
+    assert len(prompt) > 1024
+    other = load()
+    assert torch.equal(generate(other, prompt[:50], custom), generate(untouched, prompt[:50], None))
+
+
+def test_tokens_are_streamed_as_they_come(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    heard = Heard()
+    text = generate(load(), prompt_of(60), custom_for("lm", folder, heard))
+    assert heard.token_ids == text[0, 60:].tolist()
+    assert heard.has_ended
+
+
+def test_sampled_text_depends_on_torchs_seed_alone(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model = load()
+    texts = []
+    for kind in ("none", "lookup", "lm", "none"):
+        torch.manual_seed(7 if len(texts) < 3 else 8)
+        custom = custom_for(kind, folder)
+        texts.append(generate(model, prompt_of(90), custom, do_sample=True, temperature=0.5, top_k=20).tolist())
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+
+
+def test_sampled_tokens_have_the_models_distribution(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    """The second token after a prompt, over many draws, against transformers' own probabilities."""
+    model = load()
+    prompt = prompt_of(30)
+    custom = custom_for("lookup", folder)
+    torch.manual_seed(1)
+    first = generate(model, prompt, None, max_new_tokens=1)
+    with torch.inference_mode():
+        logits = model(first).logits[0, -1]
+    kept = logits.topk(4)
+    expected = kept.values.softmax(-1)
+    counts = dict.fromkeys(kept.indices.tolist(), 0)
+    num_draws = 600
+    for _ in range(num_draws):
+        text = generate(model, tuple(first[0].tolist()), custom, do_sample=True, top_k=4, max_new_tokens=1)
+        counts[int(text[0, -1])] += 1
+    seen = torch.tensor([counts[token] for token in kept.indices.tolist()]) / num_draws
+    assert float((seen - expected).abs().sum()) / 2 < 0.06
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 2}, "several"),  # which arrive as rows
+        ({"num_return_sequences": 2, "do_sample": True}, "several"),
+        ({"return_dict_in_generate": True, "output_scores": True}, "output_scores"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    load: Callable[[], PreTrainedModel], folder: Path, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        generate(load(), prompt_of(20), custom_for("lookup", folder), **options)
+
+
+def test_batches_and_padding_are_refused(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model, custom = load(), custom_for("lookup", folder)
+    ids = torch.tensor([prompt_of(20), prompt_of(20, seed=2)])
+    with pytest.raises(RequestError, match="one sequence"):
+        model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=custom, max_new_tokens=4)
+    mask = torch.ones_like(ids[:1])
+    mask[0, :3] = 0
+    with pytest.raises(RequestError, match="padded"):
+        model.generate(ids[:1], attention_mask=mask, custom_generate=custom, max_new_tokens=4)
+
+
+def test_the_dictionary_form_of_the_output(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model = load()
+    found = generate(model, prompt_of(20), custom_for("lookup", folder), return_dict_in_generate=True)
+    assert torch.equal(found.sequences, generate(model, prompt_of(20), None))  # type: ignore[attr-defined]
