@@ -31,7 +31,7 @@ from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
 
-DRAFTER_KINDS = ("none", "lm", "lookup")
+DRAFTER_KINDS = ("none", "lm", "lookup", "longspec")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,9 @@ from spec_engine.errors import PresetError
 
 TreePolicy = Literal["opt", "chain", "beam"]
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "lookup"]
+DrafterKind = Literal["none", "lm", "lookup", "longspec"]
+MODEL_DRAFTERS: tuple[DrafterKind, ...] = ("lm", "longspec")  # that need a draft.model
+CrossAttention = Literal["whole", "focus"]
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -78,13 +80,18 @@ class LookupConfig:
 
 @dataclass(frozen=True, slots=True)
 class DraftConfig:
-    """Which drafter runs. `model` is needed by ``lm`` alone."""
+    """Which drafter runs. `model` is needed by those in `MODEL_DRAFTERS`.
+
+    `cross_attention` is for ``longspec``: its head looks at the target's whole memory, or at what retrieval has in
+    focus, so that drafting takes the same time over any document. The paper's tree is the policy ``beam``, 68 nodes.
+    """
 
     kind: DrafterKind = "none"
     model: ModelRef | None = None
     tree: TreeConfig = field(default_factory=TreeConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     lookup: LookupConfig = field(default_factory=LookupConfig)
+    cross_attention: CrossAttention = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +178,14 @@ def preset_dict(preset: Preset) -> dict[str, object]:
 
 def _check(preset: Preset, where: str) -> None:
     """Rules that no type can express."""
-    if preset.draft.kind == "lm" and preset.draft.model is None:
-        raise PresetError(f"{where}: draft.kind = 'lm' needs a [draft.model] table with an id. Add it.")
+    kind = preset.draft.kind
+    if kind in MODEL_DRAFTERS and preset.draft.model is None:
+        raise PresetError(f"{where}: draft.kind = '{kind}' needs a [draft.model] table with an id. Add it.")
+    if preset.draft.cross_attention == "focus" and not preset.draft.retrieval.enabled:
+        raise PresetError(
+            f"{where}: draft.cross_attention = 'focus' needs retrieval, but draft.retrieval.enabled is false. Enable "
+            "it, or set cross_attention = 'whole'."
+        )
     tree = preset.draft.tree
     if tree.policy == "beam" and sum(tree.beam_widths) > tree.num_nodes:
         raise PresetError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from spec_engine.answer import Answer, AnswerParts, Request
-from spec_engine.config import DrafterKind, Preset, RetrievalConfig
+from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController, PrefillPacer
 from spec_engine.drafters import DRAFTERS, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
@@ -233,8 +233,9 @@ def load_engine(
     kind = drafter or preset.draft.kind
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
-    draft_model = preset.draft.model if kind == "lm" else None
-    check_memory(preset, [preset.target, *([draft_model] if draft_model else [])], device)
+    draft_model = preset.draft.model if kind in MODEL_DRAFTERS else None
+    draft_models = [draft_model] if draft_model and kind == "lm" else []  # a head is a layer of the target's size
+    check_memory(preset, [preset.target, *draft_models], device)
     model = load_target(preset, preset.target, device=device)
     with allocating(preset.name):
         target = Target(model, preset.context_length, preset.prefill_chunk)
@@ -248,10 +249,10 @@ def load_engine(
 
 def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
     """A drafter of this kind for the target."""
-    if kind == "lm" and preset.draft.model is None:
+    if kind in MODEL_DRAFTERS and preset.draft.model is None:
         raise RequestError(
-            f"The preset '{preset.name}' names no draft model, so the drafter 'lm' cannot run. Use 'lookup' or 'none', "
-            "or choose a preset with a [draft.model]."
+            f"The preset '{preset.name}' names no draft model, so the drafter '{kind}' cannot run. Use 'lookup' or "
+            "'none', or choose a preset with a [draft.model]."
         )
     with allocating(preset.name):
         return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))

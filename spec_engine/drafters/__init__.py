@@ -6,20 +6,24 @@ Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 
 from collections.abc import Callable
 
-from spec_engine.config import DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import lm, lookup, none
+from spec_engine.config import MODEL_DRAFTERS, DraftConfig, DrafterKind, Preset
+from spec_engine.drafters import lm, longspec, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
     "lookup": lookup.build,
     "lm": lm.build,
+    "longspec": longspec.build,
 }
 
 
 def available_drafters(preset: Preset) -> tuple[DrafterKind, ...]:
-    """The kinds that this preset can run; ``lm`` needs a draft model."""
-    return tuple(kind for kind in DRAFTERS if kind != "lm" or preset.draft.model is not None)
+    """The kinds that this preset can run. A draft model is of the kind that the preset names, or else for ``lm``."""
+    draft = preset.draft
+    fitting = draft.kind if draft.kind in MODEL_DRAFTERS else "lm"
+    usable = (fitting,) if draft.model is not None else ()
+    return tuple(kind for kind in DRAFTERS if kind not in MODEL_DRAFTERS or kind in usable)
 
 
 def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:
