@@ -21,8 +21,11 @@ from spec_engine.errors import PresetError
 
 TreePolicy = Literal["opt", "chain", "beam"]
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "lookup", "blend"]
-NEED_MODEL: tuple[DrafterKind, ...] = ("lm", "blend")  # a [draft.model]
+DrafterKind = Literal["none", "lm", "lookup", "longspec", "blend"]
+ModelDrafterKind = Literal["lm", "longspec"]
+MODEL_DRAFTERS: tuple[DrafterKind, ...] = typing.get_args(ModelDrafterKind)  # what a [draft.model] can be
+NEED_MODEL: tuple[DrafterKind, ...] = (*MODEL_DRAFTERS, "blend")
+CrossAttention = Literal["whole", "focus"]
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -86,12 +89,17 @@ class LookupConfig:
 class BlendConfig:
     """Drafting with a model and by copying at once."""
 
+    model_kind: ModelDrafterKind = "lm"  # what draft.model is, where draft.kind does not say it
     sure: float = 0.9  # estimated probability of the first copied token from which on the model is not asked
 
 
 @dataclass(frozen=True, slots=True)
 class DraftConfig:
-    """Which drafter runs. `model` is needed by ``lm`` and ``blend``."""
+    """Which drafter runs. `model` is needed by those in `NEED_MODEL`.
+
+    `cross_attention` is for ``longspec``: its head looks at the target's whole memory, or at what retrieval has in
+    focus, so that drafting takes the same time over any document. The paper's tree is the policy ``beam``, 68 nodes.
+    """
 
     kind: DrafterKind = "none"
     model: ModelRef | None = None
@@ -99,6 +107,12 @@ class DraftConfig:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     lookup: LookupConfig = field(default_factory=LookupConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
+    cross_attention: CrossAttention = "whole"
+
+    @property
+    def model_kind(self) -> DrafterKind:
+        """What `model` is: the kind itself, or what blend takes it for."""
+        return self.kind if self.kind in MODEL_DRAFTERS else self.blend.model_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +202,11 @@ def _check(preset: Preset, where: str) -> None:
     kind, tree = preset.draft.kind, preset.draft.tree
     if kind in NEED_MODEL and preset.draft.model is None:
         raise PresetError(f"{where}: draft.kind = '{kind}' needs a [draft.model] table with an id. Add it.")
+    if preset.draft.cross_attention == "focus" and not preset.draft.retrieval.enabled:
+        raise PresetError(
+            f"{where}: draft.cross_attention = 'focus' needs retrieval, but draft.retrieval.enabled is false. Enable "
+            "it, or set cross_attention = 'whole'."
+        )
     if tree.policy == "beam" and sum(tree.beam_widths) > tree.num_nodes:
         raise PresetError(
             f"{where}: draft.tree.beam_widths add up to {sum(tree.beam_widths)} nodes, draft.tree.num_nodes allows "

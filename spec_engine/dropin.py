@@ -12,7 +12,7 @@ tokenizer for ``stop_strings``, so those are given as a ``StopStringCriteria``.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def generate_with(
     """
     config = config or DraftConfig()
     model = ModelRef(draft) if draft is not None else config.model
-    settings = DraftConfig(drafter, model, config.tree, config.retrieval, config.lookup, config.blend)
+    settings = replace(config, kind=drafter, model=model)
     return CustomGenerate(settings, streamer, adaptive)
 
 

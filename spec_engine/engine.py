@@ -254,7 +254,8 @@ def load_engine(
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
     draft_model = preset.draft.model if kind in NEED_MODEL else None
-    check_memory(preset, [preset.target, *([draft_model] if draft_model else [])], device)
+    has_model = draft_model is not None and preset.draft.model_kind == "lm"  # a head is a layer of the target's size
+    check_memory(preset, [preset.target, *([draft_model] if draft_model and has_model else [])], device)
     model = load_target(preset, preset.target, device=device)
     with allocating(preset.name):
         target = Target(model, preset.context_length, preset.prefill_chunk)

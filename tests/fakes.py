@@ -77,7 +77,7 @@ def pair_preset(
     """A preset over the models that `save_pair` wrote."""
     draft = DraftConfig(
         kind=kind,
-        model=ModelRef("draft", dtype="float32"),
+        model=ModelRef("head" if kind == "longspec" else "draft", dtype="float32"),
         tree=tree or TreeConfig(num_nodes=12, threshold=0.3, max_depth=6),
         retrieval=retrieval or RetrievalConfig(enabled=False),
         lookup=LookupConfig(num_draft=8),

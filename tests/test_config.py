@@ -84,6 +84,8 @@ def test_a_wrong_top_level_line_is_refused_with_the_reason(tmp_path: Path, extra
         ("[generation]\ntop_p = 0\n", ["top_p", "above 0"]),
         ("[draft]\nkind = 'lokup'\n", ["'lokup'", "Did you mean 'lookup'"]),
         ("[draft]\nkind = 'lm'\n", ["draft.model"]),
+        ("[draft]\nkind = 'longspec'\n", ["'longspec'", "draft.model"]),
+        ("[draft]\ncross_attention = 'focus'\nretrieval = { enabled = false }\n", ["draft.retrieval.enabled"]),
         ("[draft.tree]\nnum_node = 3\n", ["num_node", "num_nodes"]),
         ("[draft.tree]\nbeam_widths = 4\n", ["list"]),
         ("[draft]\ntree = 3\n", ["table"]),

@@ -4,7 +4,7 @@ A new drafter runs it by being in the registry.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ import torch
 from spec_engine.config import DrafterKind, RetrievalConfig, TreeConfig
 from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
-from spec_engine.model.target import Step, Target
+from spec_engine.drafters.longspec_head import save_head
+from spec_engine.model.target import Target
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 from tests.fakes import pair_preset, perturbed, save_pair, tiny_lm
+from tests.heads import longspec_head
 
 GREEDY = SamplingParams()
 PROMPT = tuple(torch.randint(0, 40, (90,), generator=torch.Generator().manual_seed(0)).tolist())
@@ -29,6 +31,9 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
     ("lm", "chain", False),
     ("lm", "beam", False),
     ("lm", "opt", True),
+    ("longspec", "beam", False),
+    ("longspec", "chain", False),
+    ("longspec", "opt", True),
     ("blend", "opt", True),
 ]
 BEAM = TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3))
@@ -41,30 +46,67 @@ VIEW = RetrievalConfig(chunk_size=8, top_k=3, num_sink=8, num_recent=16, prefill
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     save_pair(folder, tiny_lm(), perturbed(tiny_lm(), 0.05))
+    save_head(longspec_head(tiny_lm(), window=32), folder / "head")
     return folder
 
 
+@dataclass(frozen=True)
+class Made:
+    """A drafter, and the target that it drafts for: it may look into its cache."""
+
+    drafter: Drafter
+    target: Target
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A session in an answer: the target has read what the session observed."""
+
+    target: Target
+    session: DraftSession
+
+    def propose(self, root: int, max_nodes: int) -> DraftTree:
+        return self.session.propose(root, max_nodes)
+
+    def focus(self, focus: Focus) -> None:
+        self.session.focus(focus)
+
+
 @pytest.fixture(params=VARIANTS, ids=lambda variant: "-".join(map(str, variant)))
-def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Drafter]:
-    """Builds the drafter anew, as the engine would."""
+def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Made]:
+    """Builds the drafter anew, as the engine would, beside a target of its own."""
     kind, tree, retrieves = request.param
     preset = pair_preset(folder, kind, tree=TREES[tree], retrieval=replace(VIEW, enabled=retrieves), context_length=256)
-    target = Target(tiny_lm(), 256, 64)
-    return lambda: DRAFTERS[kind](DrafterContext(preset, target, "cpu"))
+    preset = replace(preset, draft=replace(preset.draft, cross_attention="focus" if retrieves else "whole"))
+    model = tiny_lm()
+
+    def build() -> Made:
+        target = Target(model, 256, 256)
+        return Made(DRAFTERS[kind](DrafterContext(preset, target, "cpu")), target)
+
+    return build
 
 
-def begin(drafter: Drafter, prefix: Sequence[int] = ()) -> DraftSession:
-    session = drafter.begin(GREEDY)
-    for _ in session.reuse(prefix):
+def begin(made: Made, prefix: Sequence[int] = (), sampling: SamplingParams = GREEDY) -> Answering:
+    """A new answer whose prompt begins with `prefix`, which the target has read."""
+    made.target.reset()
+    for _ in made.target.prefill(prefix):
         pass
-    return session
+    session = made.drafter.begin(sampling)
+    num_reused = session.reusable(prefix)
+    made.target.truncate(num_reused)
+    for _ in session.reuse(prefix[:num_reused]):
+        pass
+    answering = Answering(made.target, session)
+    read(answering, prefix[num_reused:])
+    return answering
 
 
-def read(session: DraftSession, text: Sequence[int], num_before: int = 0, chunk: int = 1000) -> None:
-    """Let a session observe `text` in chunks."""
+def read(answering: Answering, text: Sequence[int], chunk: int = 1000) -> None:
+    """Commit `text` in chunks: the target reads it, the session observes it."""
     for start in range(0, len(text), chunk):
-        part = tuple(text[start : start + chunk])
-        session.observe(Step(part, num_before + start + len(part), None))
+        for step in answering.target.prefill(text[start : start + chunk], answering.session.taps):
+            answering.session.observe(step)
 
 
 def same(left: DraftTree, right: DraftTree) -> bool:
@@ -76,23 +118,25 @@ def same(left: DraftTree, right: DraftTree) -> bool:
 def test_every_registered_drafter_is_here(folder: Path) -> None:
     assert {kind for kind, _, _ in VARIANTS} == set(DRAFTERS)
     preset = pair_preset(folder)
-    assert available_drafters(preset) == tuple(DRAFTERS)
-    without_model = replace(preset, draft=replace(preset.draft, model=None))
-    assert available_drafters(without_model) == ("none", "lookup")
+    for kind, model_kind in (("lm", "lm"), ("lookup", "lm"), ("blend", "lm"), ("longspec", "longspec")):
+        draft = replace(preset.draft, kind=kind)
+        usable = {"none", "lookup", "blend", model_kind}
+        assert set(available_drafters(replace(preset, draft=draft))) == usable
+        assert available_drafters(replace(preset, draft=replace(draft, model=None))) == ("none", "lookup")
     assert max_draft_nodes("none", preset.draft) == 0
     assert max_draft_nodes("lookup", preset.draft) == preset.draft.lookup.num_draft
 
 
-def test_it_introduces_itself(make: Callable[[], Drafter]) -> None:
-    drafter = make()
+def test_it_introduces_itself(make: Callable[[], Made]) -> None:
+    drafter = make().drafter
     assert drafter.name in DRAFTERS
     assert drafter.vocab_size == 260
 
 
 @pytest.mark.parametrize("max_nodes", [1, 2, 5, 14, 100])
-def test_the_budget_and_the_root_are_kept(make: Callable[[], Drafter], max_nodes: int) -> None:
-    drafter = make()
-    session = begin(drafter)
+def test_the_budget_and_the_root_are_kept(make: Callable[[], Made], max_nodes: int) -> None:
+    made = make()
+    drafter, session = made.drafter, begin(made)
     read(session, TEXT)
     tree = session.propose(PROMPT[20], max_nodes)
     assert len(tree) - 1 <= max_nodes
@@ -104,104 +148,103 @@ def test_the_budget_and_the_root_are_kept(make: Callable[[], Drafter], max_nodes
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
-def test_prefill_chunks_do_not_change_the_drafts(make: Callable[[], Drafter], chunk: int) -> None:
+def test_prefill_chunks_do_not_change_the_drafts(make: Callable[[], Made], chunk: int) -> None:
     whole, parts = begin(make()), begin(make())
     read(whole, TEXT)
     read(parts, TEXT, chunk=chunk)
     assert same(whole.propose(5, 10), parts.propose(5, 10))
 
 
-def test_it_works_when_nothing_was_accepted(make: Callable[[], Drafter]) -> None:
+def test_it_works_when_nothing_was_accepted(make: Callable[[], Made]) -> None:
     session, straight = begin(make()), begin(make())
     read(session, TEXT)
     read(straight, TEXT)
     root = 7
-    for num_done, token_id in enumerate((11, 12, 13), start=len(TEXT) + 1):
+    for token_id in (11, 12, 13):
         session.propose(root, 10)  # all of it rejected: the root is committed, another token follows
-        session.observe(Step((root,), num_done, None))
-        straight.observe(Step((root,), num_done, None))
+        read(session, (root,))
+        read(straight, (root,))
         root = token_id
     assert same(session.propose(root, 10), straight.propose(root, 10))
 
 
-def test_it_works_when_drafts_were_accepted(make: Callable[[], Drafter]) -> None:
+def test_it_works_when_drafts_were_accepted(make: Callable[[], Made]) -> None:
     session, straight = begin(make()), begin(make())
     read(session, TEXT)
     tree = session.propose(PROMPT[20], 10)
     path = tree.path(len(tree) - 1)
     accepted = tuple(tree.token_ids[node] for node in path)
-    session.observe(Step(accepted, len(TEXT) + len(accepted), None))
+    read(session, accepted)
     read(straight, TEXT + accepted)
     assert same(session.propose(9, 10), straight.propose(9, 10))
 
 
-def test_proposing_twice_gives_the_same(make: Callable[[], Drafter]) -> None:
+def test_proposing_twice_gives_the_same(make: Callable[[], Made]) -> None:
     session = begin(make())
     read(session, TEXT)
     assert same(session.propose(5, 10), session.propose(5, 10))
 
 
-def test_steps_without_a_proposal_are_remembered(make: Callable[[], Drafter]) -> None:
+def test_steps_without_a_proposal_are_remembered(make: Callable[[], Made]) -> None:
     session, straight = begin(make()), begin(make())
     read(session, TEXT)
     session.propose(4, 10)
-    read(session, (4, 9, 2, 6), num_before=len(TEXT), chunk=1)
+    read(session, (4, 9, 2, 6), chunk=1)
     read(straight, (*TEXT, 4, 9, 2, 6))
     assert same(session.propose(5, 10), straight.propose(5, 10))
 
 
-def test_sessions_of_two_drafters_are_independent(make: Callable[[], Drafter]) -> None:
+def test_sessions_of_two_drafters_are_independent(make: Callable[[], Made]) -> None:
     one, other, alone = begin(make()), begin(make()), begin(make())
     read(one, TEXT[:60])
     read(other, tuple(reversed(TEXT)))
     other.propose(1, 10)
-    read(one, TEXT[60:], num_before=60)
+    read(one, TEXT[60:])
     read(alone, TEXT)
     assert same(one.propose(5, 10), alone.propose(5, 10))
 
 
-def test_a_later_session_starts_afresh(make: Callable[[], Drafter]) -> None:
-    drafter, fresh = make(), begin(make())
-    earlier = begin(drafter)
+def test_a_later_session_starts_afresh(make: Callable[[], Made]) -> None:
+    made, fresh = make(), begin(make())
+    earlier = begin(made)
     read(earlier, tuple(reversed(TEXT)))
     earlier.propose(1, 10)
-    later = begin(drafter)
+    later = begin(made)
     read(later, TEXT)
     read(fresh, TEXT)
     assert same(later.propose(5, 10), fresh.propose(5, 10))
 
 
 @pytest.mark.parametrize("num_shared", [0, 1, 45, 90])
-def test_reuse_equals_reading(make: Callable[[], Drafter], num_shared: int) -> None:
+def test_reuse_equals_reading(make: Callable[[], Made], num_shared: int) -> None:
     """The memory holds an older text; the target's cache holds `prefix`, of which the memory shares a part."""
-    drafter, fresh = make(), begin(make())
-    earlier = begin(drafter)
+    made, fresh = make(), begin(make())
+    earlier = begin(made)
     read(earlier, (*TEXT[:num_shared], 33, 34, 35, *TEXT[:20]))
     earlier.propose(1, 10)
-    prefix = TEXT[:100]
-    session = begin(drafter, prefix)
-    read(session, TEXT[100:], num_before=100)
+    session = begin(made, TEXT[:100])
+    read(session, TEXT[100:])
     read(fresh, TEXT)
     assert same(session.propose(5, 10), fresh.propose(5, 10))
 
 
-def test_reuse_can_be_given_up_midway(make: Callable[[], Drafter]) -> None:
-    drafter, fresh = make(), begin(make())
-    for _ in drafter.begin(GREEDY).reuse(tuple(reversed(TEXT))):
+def test_reuse_can_be_given_up_midway(make: Callable[[], Made]) -> None:
+    made, fresh = make(), begin(make())
+    for _ in made.drafter.begin(GREEDY).reuse(tuple(reversed(TEXT))):
         break
-    session = begin(drafter, TEXT[:50])
-    read(session, TEXT[50:], num_before=50)
+    session = begin(made, TEXT[:50])
+    read(session, TEXT[50:])
     read(fresh, TEXT)
     assert same(session.propose(5, 10), fresh.propose(5, 10))
 
 
-def test_reuse_reports_what_it_holds(make: Callable[[], Drafter]) -> None:
-    counts = list(make().begin(GREEDY).reuse(TEXT))
+def test_reuse_reports_what_it_holds(make: Callable[[], Made]) -> None:
+    counts = list(make().drafter.begin(GREEDY).reuse(TEXT))
     assert counts == sorted(counts)
     assert all(0 <= count <= len(TEXT) for count in counts)
 
 
-def test_a_view_may_come_at_any_time(make: Callable[[], Drafter]) -> None:
+def test_a_view_may_come_at_any_time(make: Callable[[], Made]) -> None:
     session = begin(make())
     read(session, TEXT)
     for chunk_ids in ((0, 3, 16, 17), (0, 5, 16, 17), tuple(range(18))):
@@ -212,14 +255,14 @@ def test_a_view_may_come_at_any_time(make: Callable[[], Drafter]) -> None:
         assert len(tree) <= 11
 
 
-def test_an_empty_context(make: Callable[[], Drafter]) -> None:
+def test_an_empty_context(make: Callable[[], Made]) -> None:
     tree = begin(make()).propose(5, 10)
     assert tree.token_ids[0] == 5
     assert len(tree) <= 11
 
 
-def test_sampling_sessions_keep_the_contract_too(make: Callable[[], Drafter]) -> None:
-    session = make().begin(SamplingParams(temperature=0.8, seed=4))
+def test_sampling_sessions_keep_the_contract_too(make: Callable[[], Made]) -> None:
+    session = begin(make(), sampling=SamplingParams(temperature=0.8, seed=4))
     read(session, TEXT)
     tree = session.propose(PROMPT[20], 6)
     assert len(tree) <= 7

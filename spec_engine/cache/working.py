@@ -37,15 +37,20 @@ def rotate_keys(keys: Tensor, shifts: Tensor, rotation: Rotation) -> Tensor:
     angles = shifts.to(rotation.inv_freq.device, torch.float64)[:, None] * rotation.inv_freq.double()
     dtype = torch.promote_types(keys.dtype, torch.float32)
     cos, sin = angles.cos().to(keys.device, dtype), angles.sin().to(keys.device, dtype)  # [n, R / 2]
+    return turn(keys, cos, sin, is_interleaved=rotation.is_interleaved)
+
+
+def turn(rows: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool) -> Tensor:
+    """`rows` [..., n, D] turned by the angles of `cos` and `sin` [n, R / 2], which are float32 or better."""
     num_pairs = cos.shape[1]
-    turning, rest = keys[..., : 2 * num_pairs].to(dtype), keys[..., 2 * num_pairs :]
-    if rotation.is_interleaved:
+    turning, rest = rows[..., : 2 * num_pairs].to(cos.dtype), rows[..., 2 * num_pairs :]
+    if is_interleaved:
         x, y = turning[..., 0::2], turning[..., 1::2]
         turned = torch.stack((x * cos - y * sin, y * cos + x * sin), dim=-1).flatten(-2)
     else:
         x, y = turning[..., :num_pairs], turning[..., num_pairs:]
         turned = torch.cat((x * cos - y * sin, y * cos + x * sin), dim=-1)
-    return torch.cat((turned.to(keys.dtype), rest), dim=-1)
+    return torch.cat((turned.to(rows.dtype), rest), dim=-1)
 
 
 @dataclass(frozen=True, slots=True)

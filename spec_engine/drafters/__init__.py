@@ -7,20 +7,23 @@ Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 from collections.abc import Callable
 
 from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import blend, lm, lookup, none
+from spec_engine.drafters import blend, lm, longspec, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
     "lookup": lookup.build,
     "lm": lm.build,
+    "longspec": longspec.build,
     "blend": blend.build,
 }
 
 
 def available_drafters(preset: Preset) -> tuple[DrafterKind, ...]:
-    """The kinds that this preset can run; some need a draft model."""
-    return tuple(kind for kind in DRAFTERS if kind not in NEED_MODEL or preset.draft.model is not None)
+    """The kinds that this preset can run: those without a model, and with one the kind that it is, also blended."""
+    draft = preset.draft
+    usable = (draft.model_kind, "blend") if draft.model is not None else ()
+    return tuple(kind for kind in DRAFTERS if kind not in NEED_MODEL or kind in usable)
 
 
 def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:

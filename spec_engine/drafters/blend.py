@@ -9,15 +9,17 @@ that both propose counts as likelier than by either alone. Where a copy is nearl
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from spec_engine.config import BlendConfig
-from spec_engine.drafters import lm, lookup
+from spec_engine.config import BlendConfig, DrafterKind
+from spec_engine.drafters import lm, longspec, lookup
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
+
+_MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {"lm": lm.build, "longspec": longspec.build}
 
 
 def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
@@ -108,4 +110,5 @@ def build(context: DrafterContext) -> BlendDrafter:
 
     Raises what building the model's drafter raises.
     """
-    return BlendDrafter(lm.build(context), lookup.build(context), context.preset.draft.blend)
+    draft = context.preset.draft
+    return BlendDrafter(_MODELS[draft.model_kind](context), lookup.build(context), draft.blend)

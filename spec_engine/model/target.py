@@ -90,6 +90,16 @@ class Target:
         return self._runner.model
 
     @property
+    def runner(self) -> Runner:
+        """The model with what was found out about it."""
+        return self._runner
+
+    @property
+    def last_layer(self) -> int:
+        """The layer of `last_rows`, in the order of the cache's layers."""
+        return self._tap_layer
+
+    @property
     def token_ids(self) -> tuple[int, ...]:
         """The committed tokens: what the cache holds."""
         return tuple(self._token_ids)

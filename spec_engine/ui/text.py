@@ -76,7 +76,8 @@ IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing t
 DRAFTER_NAMES: Final[dict[str, str]] = {
     "lm": "small model",
     "lookup": "copy from context",
-    "blend": "small model and copies",
+    "longspec": "draft head",
+    "blend": "model and copies",
     "none": "none",
 }
 REASONS: Final[dict[str, str]] = {
