@@ -17,7 +17,7 @@ from typing import get_args
 
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
-from spec_engine.bench.run import BenchPlan, all_methods, build_engines, run_bench
+from spec_engine.bench.run import PLAIN, BenchPlan, all_methods, build_engines, build_peers, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
@@ -269,7 +269,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     plan = BenchPlan(lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask)
     drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(preset)
     engines = build_engines(preset, drafters, arguments.device, tell)
-    report = replace(run_bench(engines, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
+    peers = build_peers(preset, engines[PLAIN])
+    report = replace(run_bench(engines, peers, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
     _deliver(arguments, report.to_json(), f"{speed_table(report)}\n\n{speed_caption(report)}")
     return 0
 

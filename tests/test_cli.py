@@ -134,7 +134,8 @@ def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.Cap
     assert main(["bench", *size, "--out", str(out)]) == 0
     assert "| plain (`none`) |" in capsys.readouterr().out
     rows = json.loads(out.read_text("utf-8"))["rows"]
-    methods = {"none", "lookup", "lm", "lm, no retrieval", "blend", "transformers generate"}
+    ours, theirs = {"none", "lookup", "lm", "lm, no retrieval", "blend"}, {"generate", "prompt lookup", "assisted"}
+    methods = ours | {f"transformers {mode}" for mode in theirs}
     assert {row["method"] for row in rows} == methods
     assert all(row["num_identical"] == row["num_answers"] == 1 for row in rows)
     assert main(["bench", "--quality", *size, "--json"]) == 0

@@ -1,6 +1,7 @@
-"""The same question through transformers' own `generate`, timed like ours.
+"""The same question through transformers' own ways of decoding, timed like ours.
 
-Job: an outside yardstick for plain decoding. Non-job: any way of decoding of this project.
+Job: outside yardsticks on the same weights: `generate`, its assisted generation with the preset's draft model, and its
+prompt lookup. Non-job: any way of decoding of this project.
 """
 
 import time
@@ -10,43 +11,61 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+PLAIN_PEER = "transformers generate"
+LOOKUP_PEER = "transformers prompt lookup"
+ASSISTED_PEER = "transformers assisted"
+_LOOKUP_TOKENS = 10  # as in transformers' documentation
+
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """Token ids of the answer, and decode seconds from the first token to the last."""
+    """Token ids of the answer; how many came after the first ones, and in how many seconds."""
 
     token_ids: tuple[int, ...]
+    num_timed_tokens: int
     decode_s: float
-
-    @property
-    def num_timed_tokens(self) -> int:
-        """Tokens made within `decode_s`: all but the first, which ends prefill."""
-        return max(0, len(self.token_ids) - 1)
 
 
 class _Stopwatch(BaseStreamer):
-    """Notes when tokens arrive; the prompt comes first and is not counted."""
+    """Notes when tokens arrive, and how many; the prompt comes first."""
 
     def __init__(self) -> None:
-        self.arrivals: list[float] = []
+        self.arrivals: list[tuple[float, int]] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt or the next token."""
-        self.arrivals.append(time.perf_counter())
+        """Take the prompt or the next tokens."""
+        self.arrivals.append((time.perf_counter(), value.numel()))
 
     def end(self) -> None:
         """Nothing is left to do."""
 
 
-def transformers_generate(
-    model: PreTrainedModel, prompt: tuple[int, ...], max_tokens: int, stop_ids: frozenset[int]
-) -> PeerRun:
-    """Greedy decoding with the model's usual cache (DynamicCache) and sdpa attention."""
-    watch = _Stopwatch()
-    ids = torch.tensor([prompt], device=model.device)
-    with torch.inference_mode():
-        output: torch.Tensor = model.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, streamer=watch,
-            eos_token_id=sorted(stop_ids), pad_token_id=next(iter(stop_ids), 0),
-        )  # fmt: skip
-    return PeerRun(tuple(output[0, len(prompt) :].tolist()), watch.arrivals[-1] - watch.arrivals[1])
+class Peers:
+    """transformers on `model`, and on `draft` where there is one: greedy, the model's usual cache, sdpa attention."""
+
+    def __init__(self, model: PreTrainedModel, draft: PreTrainedModel | None = None) -> None:
+        self._model = model
+        self._options: dict[str, dict[str, object]] = {
+            PLAIN_PEER: {},
+            LOOKUP_PEER: {"prompt_lookup_num_tokens": _LOOKUP_TOKENS},
+        }
+        if draft is not None:
+            self._options[ASSISTED_PEER] = {"assistant_model": draft}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `run` takes."""
+        return tuple(self._options)
+
+    def run(self, name: str, prompt: tuple[int, ...], max_tokens: int, stop_ids: frozenset[int]) -> PeerRun:
+        """One answer. The clock runs from the first new tokens to the last, so prefill is left out."""
+        watch = _Stopwatch()
+        ids = torch.tensor([prompt], device=self._model.device)
+        with torch.inference_mode():
+            output: torch.Tensor = self._model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, streamer=watch,
+                eos_token_id=sorted(stop_ids), pad_token_id=next(iter(stop_ids), 0), **self._options[name],
+            )  # fmt: skip
+        (began, num_first), (ended, _) = watch.arrivals[1], watch.arrivals[-1]
+        num_new = output.shape[1] - len(prompt)
+        return PeerRun(tuple(output[0, len(prompt) :].tolist()), max(0, num_new - num_first), ended - began)

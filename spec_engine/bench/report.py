@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from spec_engine.bench.peers import ASSISTED_PEER, LOOKUP_PEER, PLAIN_PEER
 from spec_engine.bench.quality import QualityRow
-from spec_engine.bench.run import PEER, PLAIN, BenchReport
+from spec_engine.bench.run import PLAIN, BenchReport
 
 LABELS = {
-    PEER: "transformers `generate`",
+    PLAIN_PEER: "transformers `generate`",
+    LOOKUP_PEER: "transformers prompt lookup",
+    ASSISTED_PEER: "transformers assisted generation",
     PLAIN: "plain (`none`)",
     "lm": "`lm` with retrieval",
     "lm, no retrieval": "`lm` without retrieval",
@@ -43,7 +46,7 @@ def speed_table(report: BenchReport) -> str:
 
 def speed_caption(report: BenchReport) -> str:
     """One line: where, with what, and whether the texts were the same."""
-    answers = [row for row in report.rows if row.method not in (PLAIN, PEER)]
+    answers = [row for row in report.rows if row.method not in (PLAIN, PLAIN_PEER, LOOKUP_PEER, ASSISTED_PEER)]
     identical, total = sum(row.num_identical for row in answers), sum(row.num_answers for row in answers)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     return (

@@ -10,7 +10,7 @@ decoding alone. Prefill speed is taken from the first, unfilled reading.
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -19,7 +19,7 @@ from typing import cast, get_args
 
 import torch
 
-from spec_engine.bench.peers import transformers_generate
+from spec_engine.bench.peers import Peers
 from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
 from spec_engine.config import DrafterKind, Preset
@@ -27,9 +27,9 @@ from spec_engine.drafters import DRAFTERS, available_drafters
 from spec_engine.engine import Engine, Request, StopRules, load_engine
 from spec_engine.errors import DocumentError, RequestError
 from spec_engine.events import Finished
+from spec_engine.model.load import load_target
 from spec_engine.sampling import SamplingParams
 
-PEER = "transformers generate"
 PLAIN: DrafterKind = "none"
 
 
@@ -134,18 +134,18 @@ def hardware() -> str:
 
 
 def run_bench(
-    engines: dict[str, Engine], texts: Sequence[str], plan: BenchPlan, tell: Callable[[str], None]
+    engines: dict[str, Engine], peers: Peers, texts: Sequence[str], plan: BenchPlan, tell: Callable[[str], None]
 ) -> BenchReport:
-    """Measure every engine and transformers' `generate` at every length.
+    """Measure every engine and every peer at every length.
 
     `engines` share one target and hold ``none``. Raises `DocumentError` when no text is long enough for any length.
     """
     plain = engines[PLAIN]
     rows: list[BenchRow] = []
     for length in plan.lengths:
-        sums = {method: BenchRow(length, method) for method in (PLAIN, *engines, PEER)}
+        sums = {method: BenchRow(length, method) for method in (PLAIN, *engines, *peers.names)}
         for prompts in islice(_prompts(plain, texts, length, plan), plan.num_texts):
-            sums = _measure_text(engines, prompts, plan, sums)
+            sums = _measure_text(engines, peers, prompts, plan, sums)
         if sums[PLAIN].num_answers:
             rows += sums.values()
             speeds = ", ".join(f"{name} {row.tokens_per_second:.0f}" for name, row in sums.items())
@@ -180,7 +180,7 @@ def _prompts(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan)
 
 
 def _measure_text(
-    engines: dict[str, Engine], cases: list[_Case], plan: BenchPlan, sums: dict[str, BenchRow]
+    engines: dict[str, Engine], peers: Peers, cases: list[_Case], plan: BenchPlan, sums: dict[str, BenchRow]
 ) -> dict[str, BenchRow]:
     """All methods on all questions of one text; the first pass over each warms it up and is not counted."""
     for number, case in enumerate([cases[0], *cases]):
@@ -197,13 +197,8 @@ def _measure_text(
                 sums[method] = _add_prefill(sums[method], finished)
         if number:
             stop_ids = engines[PLAIN].tokenizer.stop_token_ids
-            peer = transformers_generate(engines[PLAIN].target.model, case.prompt, plan.max_tokens, stop_ids)
-            row = sums[PEER]
-            same = _without_stop(peer.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
-            sums[PEER] = BenchRow(
-                row.length, PEER, row.num_tokens + peer.num_timed_tokens, row.decode_s + peer.decode_s,
-                num_answers=row.num_answers + 1, num_identical=row.num_identical + same,
-            )  # fmt: skip
+            for peer in peers.names:
+                sums[peer] = _add_peer(sums[peer], peers, case, plan.max_tokens, stop_ids)
     return sums
 
 
@@ -230,12 +225,31 @@ def _add(row: BenchRow, finished: Finished, is_same: bool) -> BenchRow:
     )
 
 
+def _add_peer(row: BenchRow, peers: Peers, case: _Case, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
+    """Ask a peer the same question."""
+    run = peers.run(row.method, case.prompt, max_tokens, stop_ids)
+    same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
+    return replace(
+        row,
+        num_tokens=row.num_tokens + run.num_timed_tokens,
+        decode_s=row.decode_s + run.decode_s,
+        num_answers=row.num_answers + 1,
+        num_identical=row.num_identical + same,
+    )
+
+
 def _add_prefill(row: BenchRow, finished: Finished) -> BenchRow:
     metrics = finished.metrics
     values = {name: getattr(row, name) for name in BenchRow.__dataclass_fields__}
     values["prefill_tokens"] += metrics.num_prompt_tokens - metrics.num_reused_tokens
     values["prefill_s"] += metrics.prefill_s
     return BenchRow(**values)
+
+
+def build_peers(preset: Preset, engine: Engine) -> Peers:
+    """transformers on the engine's target, with a copy of the preset's draft model where it has one."""
+    draft = preset.draft.model if preset.draft.model_kind == "lm" else None
+    return Peers(engine.target.model, None if draft is None else load_target(preset, draft, device=engine.device))
 
 
 def all_methods(preset: Preset) -> list[str]:
