@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from transformers import (
     LlamaConfig,
@@ -46,6 +47,26 @@ class Stage:
     length: int
     num_rows: int
     num_tokens: int
+
+
+class Schedule(Protocol):
+    """What a learning rate follows from."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all stages."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest."""
+
+    @property
+    def num_warmup(self) -> int:
+        """Steps until it is reached."""
+
+    @property
+    def decay_share(self) -> float:
+        """The last part of the tokens, over which it falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,7 @@ def new_model(config: SmolLM3Config | LlamaConfig) -> PreTrainedModel:
 class Optimizers:
     """Muon on the hidden matrices, AdamW on the rest, one learning rate."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         hidden = [
             p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
         ]
@@ -143,7 +164,7 @@ def make_loss(model: PreTrainedModel, recipe: Recipe) -> Callable[[Batch, tuple[
     return loss
 
 
-def learning_rate(recipe: Recipe, step: int, num_done: int) -> float:
+def learning_rate(recipe: Schedule, step: int, num_done: int) -> float:
     """Warm-up, constant, linear decay over the last part of the tokens."""
     left = (recipe.num_tokens - num_done) / (recipe.num_tokens * recipe.decay_share)
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.num_warmup) * min(1.0, max(0.05, left))
