@@ -96,11 +96,11 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # only that of reading files
     if ref.quantization != "none":
         _require_bitsandbytes()
-    folder = _fetch(preset, ref, weights=True)
+    folder = fetch_model(preset, ref, weights=True)
     config = _load_config(folder, ref)
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, where, checkpoint)
-    with _reading(ref.id):
+    with reading(ref.id):
         if ref.quantization == "none":
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
             torch.nn.Module.to(model, where)  # device only: see the module's docstring
@@ -117,13 +117,13 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
 
 def load_config(preset: Preset, ref: ModelRef) -> PretrainedConfig:
     """The configuration of `ref` alone, for `memory.memory_need`. Raises like `load_target`."""
-    return _load_config(_fetch(preset, ref, weights=False), ref)
+    return _load_config(fetch_model(preset, ref, weights=False), ref)
 
 
 def load_tokenizer(preset: Preset, ref: ModelRef) -> Tokenizer:
     """The tokenizer of `ref`, with the stop ids of its generation settings. Raises like `load_target`."""
-    folder = _fetch(preset, ref, weights=False)
-    with _reading(ref.id):
+    folder = fetch_model(preset, ref, weights=False)
+    with reading(ref.id):
         return Tokenizer(AutoTokenizer.from_pretrained(folder), _stop_ids(folder))
 
 
@@ -145,7 +145,7 @@ def check_vocabulary(target: Tokenizer, draft: Tokenizer) -> None:
 
 
 def _load_config(folder: str, ref: ModelRef) -> PretrainedConfig:
-    with _reading(ref.id):
+    with reading(ref.id):
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     return config
 
@@ -160,7 +160,7 @@ def _stop_ids(folder: str) -> list[int]:
     return []
 
 
-def _fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
+def fetch_model(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
     """A folder with the files of `ref`: itself if it is local, else downloaded."""
     found = resolve_model(preset, ref)
     path = Path(found)
@@ -210,7 +210,7 @@ def _downloading(ref: ModelRef) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """What goes wrong while files become a model, in our words."""
     try:
         yield
