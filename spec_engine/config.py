@@ -21,7 +21,9 @@ from spec_engine.errors import PresetError
 
 TreePolicy = Literal["opt", "chain", "beam", "eagle"]
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "lookup"]
+DrafterKind = Literal["none", "lm", "eagle3", "lookup"]
+MODEL_KINDS: tuple[DrafterKind, ...] = ("lm", "eagle3")
+"""The drafters that load ``draft.model``; each takes models of its own sort."""
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -81,7 +83,7 @@ class LookupConfig:
 
 @dataclass(frozen=True, slots=True)
 class DraftConfig:
-    """Which drafter runs. `model` is needed by ``lm`` alone."""
+    """Which drafter runs. `model` is needed by ``lm``, a small language model, and by ``eagle3``, a draft head."""
 
     kind: DrafterKind = "none"
     model: ModelRef | None = None
@@ -174,8 +176,9 @@ def preset_dict(preset: Preset) -> dict[str, object]:
 
 def _check(preset: Preset, where: str) -> None:
     """Rules that no type can express."""
-    if preset.draft.kind == "lm" and preset.draft.model is None:
-        raise PresetError(f"{where}: draft.kind = 'lm' needs a [draft.model] table with an id. Add it.")
+    kind = preset.draft.kind
+    if kind in MODEL_KINDS and preset.draft.model is None:
+        raise PresetError(f"{where}: draft.kind = '{kind}' needs a [draft.model] table with an id. Add it.")
     tree = preset.draft.tree
     if tree.policy == "beam" and sum(tree.beam_widths) > tree.num_nodes:
         raise PresetError(

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from spec_engine.answer import Answer, AnswerParts, Request
-from spec_engine.config import DrafterKind, Preset, RetrievalConfig
+from spec_engine.config import MODEL_KINDS, DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController, PrefillPacer
-from spec_engine.drafters import DRAFTERS, max_draft_nodes
+from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
 from spec_engine.model.load import load_target, load_tokenizer
-from spec_engine.model.memory import allocating, check_memory
+from spec_engine.model.memory import allocating, check_memory, model_need
 from spec_engine.model.target import Step, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
 from spec_engine.retrieval import Retriever
@@ -233,8 +233,12 @@ def load_engine(
     kind = drafter or preset.draft.kind
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
-    draft_model = preset.draft.model if kind == "lm" else None
-    check_memory(preset, [preset.target, *([draft_model] if draft_model else [])], device)
+    _check_kind(preset, kind)
+    draft_model = preset.draft.model if kind in MODEL_KINDS else None
+    needs = [(preset.target.id, model_need(preset, preset.target, device))]
+    if draft_model is not None:
+        needs.append((draft_model.id, draft_need(preset, kind, device)))
+    check_memory(preset, needs, device)
     model = load_target(preset, preset.target, device=device)
     with allocating(preset.name):
         target = Target(model, preset.context_length, preset.prefill_chunk)
@@ -248,13 +252,21 @@ def load_engine(
 
 def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
     """A drafter of this kind for the target."""
-    if kind == "lm" and preset.draft.model is None:
-        raise RequestError(
-            f"The preset '{preset.name}' names no draft model, so the drafter 'lm' cannot run. Use 'lookup' or 'none', "
-            "or choose a preset with a [draft.model]."
-        )
+    _check_kind(preset, kind)
     with allocating(preset.name):
         return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
+
+
+def _check_kind(preset: Preset, kind: DrafterKind) -> None:
+    """Raise `RequestError` for a drafter that the preset has no model for."""
+    if kind in available_drafters(preset):
+        return
+    model = preset.draft.model
+    has = "names no draft model" if model is None else f"has '{model.id}' as its draft.model, which is of another sort"
+    raise RequestError(
+        f"The preset '{preset.name}' {has}, so the drafter '{kind}' cannot run. Use 'lookup' or 'none', or choose a "
+        f"preset with draft.kind = '{kind}' and a [draft.model]."
+    )
 
 
 def _ignore(message: str) -> None:

@@ -74,10 +74,10 @@ def pair_preset(
     context_length: int = 1024,
     prefill_chunk: int = 128,
 ) -> Preset:
-    """A preset over the models that `save_pair` wrote."""
+    """A preset over the models that `save_pair` wrote; for ``eagle3`` with the head that lies beside them."""
     draft = DraftConfig(
         kind=kind,
-        model=ModelRef("draft", dtype="float32"),
+        model=ModelRef("head" if kind == "eagle3" else "draft", dtype="float32"),
         tree=tree or TreeConfig(num_nodes=12, threshold=0.3, max_depth=6),
         retrieval=retrieval or RetrievalConfig(enabled=False),
         lookup=LookupConfig(num_draft=8),

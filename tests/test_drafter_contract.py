@@ -17,7 +17,8 @@ from spec_engine.model.target import Step, Target
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
-from tests.fakes import pair_preset, perturbed, save_pair, tiny_lm
+from tests.eagle_heads import HIDDEN, eagle3_weights, head_fields, write_head
+from tests.fakes import VOCAB_SIZE, pair_preset, perturbed, save_pair, tiny_lm
 
 GREEDY = SamplingParams()
 PROMPT = tuple(torch.randint(0, 40, (90,), generator=torch.Generator().manual_seed(0)).tolist())
@@ -29,10 +30,15 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
     ("lm", "chain", False),
     ("lm", "beam", False),
     ("lm", "opt", True),
+    ("eagle3", "opt", False),
+    ("eagle3", "eagle", False),
+    ("eagle3", "opt", True),
 ]
 BEAM = TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3))
 TREES = {"opt": TreeConfig(num_nodes=14, threshold=0.1, max_depth=5), "beam": BEAM}
+TREES["eagle"] = TreeConfig(policy="eagle", num_nodes=14, max_depth=4, top_k=4)
 TREES["chain"] = TreeConfig(policy="chain", num_nodes=6, max_depth=6)
+FEATURES = torch.randn(VOCAB_SIZE, 3 * HIDDEN, generator=torch.Generator().manual_seed(1))
 VIEW = RetrievalConfig(chunk_size=8, top_k=3, num_sink=8, num_recent=16, prefill_window=32)
 
 
@@ -40,6 +46,7 @@ VIEW = RetrievalConfig(chunk_size=8, top_k=3, num_sink=8, num_recent=16, prefill
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     save_pair(folder, tiny_lm(), perturbed(tiny_lm(), 0.05))
+    write_head(folder / "head", eagle3_weights(), head_fields())
     return folder
 
 
@@ -53,17 +60,27 @@ def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Drafter]:
 
 
 def begin(drafter: Drafter, prefix: Sequence[int] = ()) -> DraftSession:
+    """A session that goes on from `prefix`; what it cannot go on from it reads again, as the engine has it."""
     session = drafter.begin(GREEDY)
-    for _ in session.reuse(prefix):
+    num_reused = session.reusable(prefix)
+    assert num_reused <= len(prefix)
+    for _ in session.reuse(prefix[:num_reused]):
         pass
+    read(session, prefix[num_reused:], num_before=num_reused)
     return session
+
+
+def step(session: DraftSession, token_ids: Sequence[int], num_done: int) -> Step:
+    """Committed tokens with what the session asked for. Features depend on the token alone, which will do here."""
+    features = FEATURES[list(token_ids)] if session.taps.features else None
+    return Step(tuple(token_ids), num_done, features=features)
 
 
 def read(session: DraftSession, text: Sequence[int], num_before: int = 0, chunk: int = 1000) -> None:
     """Let a session observe `text` in chunks."""
     for start in range(0, len(text), chunk):
-        part = tuple(text[start : start + chunk])
-        session.observe(Step(part, num_before + start + len(part), None))
+        part = text[start : start + chunk]
+        session.observe(step(session, part, num_before + start + len(part)))
 
 
 def same(left: DraftTree, right: DraftTree) -> bool:
@@ -75,9 +92,11 @@ def same(left: DraftTree, right: DraftTree) -> bool:
 def test_every_registered_drafter_is_here(folder: Path) -> None:
     assert {kind for kind, _, _ in VARIANTS} == set(DRAFTERS)
     preset = pair_preset(folder)
-    assert available_drafters(preset) == tuple(DRAFTERS)
+    assert available_drafters(preset) == ("none", "lookup", "lm")
+    assert available_drafters(pair_preset(folder, "lookup")) == ("none", "lookup", "lm")
+    assert available_drafters(pair_preset(folder, "eagle3")) == ("none", "lookup", "eagle3")
     without_model = replace(preset, draft=replace(preset.draft, model=None))
-    assert "lm" not in available_drafters(without_model)
+    assert available_drafters(without_model) == ("none", "lookup")
     assert max_draft_nodes("none", preset.draft) == 0
     assert max_draft_nodes("lookup", preset.draft) == preset.draft.lookup.num_draft
 
@@ -117,8 +136,8 @@ def test_it_works_when_nothing_was_accepted(make: Callable[[], Drafter]) -> None
     root = 7
     for num_done, token_id in enumerate((11, 12, 13), start=len(TEXT) + 1):
         session.propose(root, 10)  # all of it rejected: the root is committed, another token follows
-        session.observe(Step((root,), num_done, None))
-        straight.observe(Step((root,), num_done, None))
+        session.observe(step(session, (root,), num_done))
+        straight.observe(step(straight, (root,), num_done))
         root = token_id
     assert same(session.propose(root, 10), straight.propose(root, 10))
 
@@ -129,7 +148,7 @@ def test_it_works_when_drafts_were_accepted(make: Callable[[], Drafter]) -> None
     tree = session.propose(PROMPT[20], 10)
     path = tree.path(len(tree) - 1)
     accepted = tuple(tree.token_ids[node] for node in path)
-    session.observe(Step(accepted, len(TEXT) + len(accepted), None))
+    session.observe(step(session, accepted, len(TEXT) + len(accepted)))
     read(straight, TEXT + accepted)
     assert same(session.propose(9, 10), straight.propose(9, 10))
 
@@ -186,7 +205,8 @@ def test_reuse_equals_reading(make: Callable[[], Drafter], num_shared: int) -> N
 
 def test_reuse_can_be_given_up_midway(make: Callable[[], Drafter]) -> None:
     drafter, fresh = make(), begin(make())
-    for _ in drafter.begin(GREEDY).reuse(tuple(reversed(TEXT))):
+    given_up, other = drafter.begin(GREEDY), tuple(reversed(TEXT))
+    for _ in given_up.reuse(other[: given_up.reusable(other)]):
         break
     session = begin(drafter, TEXT[:50])
     read(session, TEXT[50:], num_before=50)
@@ -195,7 +215,8 @@ def test_reuse_can_be_given_up_midway(make: Callable[[], Drafter]) -> None:
 
 
 def test_reuse_reports_what_it_holds(make: Callable[[], Drafter]) -> None:
-    counts = list(make().begin(GREEDY).reuse(TEXT))
+    session = make().begin(GREEDY)
+    counts = list(session.reuse(TEXT[: session.reusable(TEXT)]))
     assert counts == sorted(counts)
     assert all(0 < count <= len(TEXT) for count in counts)
 

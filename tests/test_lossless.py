@@ -2,7 +2,7 @@
 
 Every drafter, retrieval on and off, over the architectures of the issue, in float32 on the CPU. A random draft would
 have next to nothing accepted, so the draft model is the target with noise on its weights, and the suite asserts that
-blocks were accepted.
+blocks were accepted. A draft head knows most of the answers by heart.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,22 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from spec_engine.config import DrafterKind, Preset, RetrievalConfig, TreeConfig
+from spec_engine.config import MODEL_KINDS, DrafterKind, Preset, RetrievalConfig, TreeConfig
 from spec_engine.engine import Engine, Request, StopRules, load_engine
 from spec_engine.events import ContextFocused, Finished
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.sampling import SamplingParams
+from tests.eagle_heads import save_trained_head
 from tests.fakes import END_ID, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
 
 NUM_NEW = 36
+LENGTHS = (1, 2, 37, 700)  # of prompts
 VIEW = RetrievalConfig(chunk_size=8, top_k=6, num_sink=8, num_recent=32, prefill_window=64)
 TREES = {
     "opt": TreeConfig(num_nodes=14, threshold=0.2, max_depth=6),
     "chain": TreeConfig(policy="chain", num_nodes=5, max_depth=5),
     "beam": TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3)),
+    "eagle": TreeConfig(policy="eagle", num_nodes=14, max_depth=5, top_k=4),
 }
 
 
@@ -39,7 +42,7 @@ class Way:
     adaptive: bool = False
 
     def __str__(self) -> str:
-        parts = [self.kind, self.tree if self.kind == "lm" else "", "retrieval" if self.retrieval else ""]
+        parts = [self.kind, self.tree if self.kind in MODEL_KINDS else "", "retrieval" if self.retrieval else ""]
         return "-".join(filter(None, [*parts, "adaptive" if self.adaptive else ""]))
 
 
@@ -52,6 +55,8 @@ WAYS = (
     Way("lm", "opt", retrieval=True),
     Way("lm", "beam", retrieval=True),
     Way("lm", "opt", retrieval=True, adaptive=True),
+    Way("eagle3", "eagle"),
+    Way("eagle3", "opt", retrieval=True),
 )
 
 
@@ -94,6 +99,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
             target = tiny_lm(shape)
             save_pair(folder, target, perturbed(target, 0.05))
             made[shape] = Pair(folder, target)
+            prompts = [prompt_of(length) for length in LENGTHS[:3]]
+            save_trained_head(folder / "head", target, [(*prompt, *made[shape].greedy(prompt)) for prompt in prompts])
         return made[shape]
 
     return pair
@@ -124,13 +131,13 @@ def test_greedy_text_is_that_of_transformers(pairs: Callable[[str], Pair], shape
     pair = pairs(shape)
     engine = pair.engine(way)
     num_accepted = num_views = 0
-    for length in (1, 2, 37, 700):
+    for length in LENGTHS:
         prompt = prompt_of(length)
         token_ids, metrics, views = ask(engine, prompt)
         assert token_ids == pair.greedy(prompt), f"differs after a prompt of {length}"
         num_accepted += metrics.num_accepted_draft_tokens
         num_views += views
-    if way.kind == "lm" and not way.adaptive:
+    if way.kind in MODEL_KINDS and not way.adaptive:
         assert num_accepted > NUM_NEW, "hardly any block was accepted, so nothing was tested"
     assert (num_views > 0) == way.retrieval
 
