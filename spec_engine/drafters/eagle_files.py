@@ -1,4 +1,4 @@
-"""Files of EAGLE heads, in every published spelling.
+"""Files of EAGLE heads, in their published spellings.
 
 Job: `read_head`: a folder's configuration and weights under one set of names; `head_need`: memory from the
 configuration alone.

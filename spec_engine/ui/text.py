@@ -73,7 +73,12 @@ COMPARE_BUTTON: Final = "Compare with plain decoding"
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
 
-DRAFTER_NAMES: Final[dict[str, str]] = {"lm": "small model", "lookup": "copy from context", "none": "none"}
+DRAFTER_NAMES: Final[dict[str, str]] = {
+    "lm": "small model",
+    "eagle3": "draft head",
+    "lookup": "copy from context",
+    "none": "none",
+}
 REASONS: Final[dict[str, str]] = {
     "stop": "finished",
     "length": "reached the length limit",

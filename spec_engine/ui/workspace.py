@@ -17,7 +17,7 @@ from typing import Final
 
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import Session
-from spec_engine.config import GenerationDefaults, Preset
+from spec_engine.config import MODEL_KINDS, GenerationDefaults, Preset
 from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError, SpecEngineError
 from spec_engine.events import Event, Finished, TokensAccepted
@@ -123,7 +123,7 @@ class Workspace:
         if draft.kind == "none":
             return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
         name = text.DRAFTER_NAMES[draft.kind]
-        retrieval = " + retrieval" if draft.kind == "lm" and draft.retrieval.enabled else ""
+        retrieval = " + retrieval" if draft.kind in MODEL_KINDS and draft.retrieval.enabled else ""
         return DraftingState(True, f"Drafting on: {name}{retrieval}")
 
     def take_back_question(self) -> str:
