@@ -117,7 +117,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--max-tokens", type=_positive, default=128, help="tokens an answer (default: %(default)s)")
     bench.add_argument(
         "--drafters",
-        help="comma list of none, lookup, lm, and lm- for lm without retrieval (default: all that the preset can run)",
+        help="comma list of none, lookup, lm, eagle3; lm- and eagle3- are without retrieval (default: all that the "
+        "preset can run)",
     )
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     bench.add_argument("--quality", action="store_true", help="count right answers instead of seconds")

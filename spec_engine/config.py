@@ -19,10 +19,10 @@ from typing import Literal
 
 from spec_engine.errors import PresetError
 
-TreePolicy = Literal["opt", "chain", "beam"]
+TreePolicy = Literal["opt", "chain", "beam", "eagle"]
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "lookup", "longspec", "blend"]
-ModelDrafterKind = Literal["lm", "longspec"]
+DrafterKind = Literal["none", "lm", "eagle3", "longspec", "lookup", "blend"]
+ModelDrafterKind = Literal["lm", "eagle3", "longspec"]
 MODEL_DRAFTERS: tuple[DrafterKind, ...] = typing.get_args(ModelDrafterKind)  # what a [draft.model] can be
 NEED_MODEL: tuple[DrafterKind, ...] = (*MODEL_DRAFTERS, "blend")
 CrossAttention = Literal["whole", "focus"]
@@ -46,7 +46,9 @@ class TreeConfig:
 
     ``opt`` is OPT-Tree (arXiv 2406.17276): the `num_nodes` nodes of largest path probability, grown level by level
     while the expected accepted length rises by more than `threshold`. ``beam`` is LongSpec's fixed beam (arXiv
-    2502.17421), `beam_widths` nodes by level. ``chain`` is one token a level.
+    2502.17421), `beam_widths` nodes by level. ``eagle`` is EAGLE-2's dynamic tree (arXiv 2406.16858): the `top_k` best
+    nodes of a level get `top_k` children each, and the best `num_nodes` of all are kept; what its authors call 60
+    tokens and depth 7 is num_nodes = 59 and max_depth = 8 here. ``chain`` is one token a level.
     """
 
     policy: TreePolicy = "opt"
@@ -54,6 +56,7 @@ class TreeConfig:
     threshold: float = 0.7
     max_depth: int = 10
     beam_widths: tuple[int, ...] = (4, 16, 16, 16, 16)
+    top_k: int = 10  # of ``eagle``
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,7 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("draft.tree.num_nodes", tree.num_nodes, 1, MAX_DRAFT_NODES),
         ("draft.tree.max_depth", tree.max_depth, 1, MAX_DRAFT_NODES),
         ("draft.tree.threshold", tree.threshold, 0, math.inf),
+        ("draft.tree.top_k", tree.top_k, 1, 64),
         ("the number of draft.tree.beam_widths", len(tree.beam_widths), 1, math.inf),
         ("the least of draft.tree.beam_widths", min(tree.beam_widths, default=1), 1, math.inf),
         ("draft.retrieval.chunk_size", retrieval.chunk_size, 1, math.inf),

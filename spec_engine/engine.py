@@ -15,12 +15,12 @@ import torch
 from spec_engine.answer import Answer, AnswerParts, Request
 from spec_engine.config import NEED_MODEL, DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController, PrefillPacer
-from spec_engine.drafters import DRAFTERS, max_draft_nodes
+from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
 from spec_engine.model.load import load_target, load_tokenizer
-from spec_engine.model.memory import allocating, check_memory
+from spec_engine.model.memory import allocating, check_memory, model_need
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
 from spec_engine.retrieval import Retriever
@@ -253,9 +253,12 @@ def load_engine(
     kind = drafter or preset.draft.kind
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
+    _check_kind(preset, kind)
     draft_model = preset.draft.model if kind in NEED_MODEL else None
-    has_model = draft_model is not None and preset.draft.model_kind == "lm"  # a head is a layer of the target's size
-    check_memory(preset, [preset.target, *([draft_model] if draft_model and has_model else [])], device)
+    needs = [(preset.target.id, model_need(preset, preset.target, device))]
+    if draft_model is not None:
+        needs.append((draft_model.id, draft_need(preset, device)))
+    check_memory(preset, needs, device)
     model = load_target(preset, preset.target, device=device)
     with allocating(preset.name):
         target = Target(model, preset.context_length, preset.prefill_chunk)
@@ -269,13 +272,21 @@ def load_engine(
 
 def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
     """A drafter of this kind for the target."""
-    if kind in NEED_MODEL and preset.draft.model is None:
-        raise RequestError(
-            f"The preset '{preset.name}' names no draft model, so the drafter '{kind}' cannot run. Use 'lookup' or "
-            "'none', or choose a preset with a [draft.model]."
-        )
+    _check_kind(preset, kind)
     with allocating(preset.name):
         return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
+
+
+def _check_kind(preset: Preset, kind: DrafterKind) -> None:
+    """Raise `RequestError` for a drafter that the preset has no model for."""
+    if kind in available_drafters(preset):
+        return
+    model = preset.draft.model
+    has = "names no draft model" if model is None else f"has '{model.id}' as its draft.model, which is of another sort"
+    raise RequestError(
+        f"The preset '{preset.name}' {has}, so the drafter '{kind}' cannot run. Use 'lookup' or 'none', or choose a "
+        f"preset with draft.kind = '{kind}' and a [draft.model]."
+    )
 
 
 def _ignore(message: str) -> None:

@@ -60,12 +60,15 @@ def _is_temperature(value: float) -> bool:
 class GumbelNoise:
     """Standard Gumbel noise by (seed, position), one vector over the vocabulary each; make one for each answer.
 
+    `token_ids` int64 [V] are the tokens that entries stand for, where they are not simply the first ones.
+
     A vector costs about 12 ns per token of the vocabulary and is kept while it may be asked for again: positions only
     move forward in an answer.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, token_ids: Tensor | None = None) -> None:
         self._key = _mix(seed & _WORD)
+        self._token_ids = token_ids
         self._vectors: dict[int, Tensor] = {}
 
     def at(self, position: int, vocab_size: int, device: torch.device | None = None) -> Tensor:
@@ -83,7 +86,10 @@ class GumbelNoise:
     def _draw(self, position: int, vocab_size: int, device: torch.device | None) -> Tensor:
         """Hash the counters key + gamma * (token id + 1) to 53 uniform bits each, then to Gumbel in float64."""
         key = _mix(self._key ^ (position & _WORD))
-        counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
+        if self._token_ids is None:
+            counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
+        else:
+            counters = self._token_ids.to(device) + 1
         bits = counters.mul_(_signed(_GAMMA)).add_(_signed(key))
         for shift, factor in _MIX:
             bits.bitwise_xor_(_shift_right(bits, shift)).mul_(_signed(factor))

@@ -1,8 +1,8 @@
 """Draft trees: the value that is verified in one target pass, and the policies that grow it.
 
 Job: `DraftTree` (tokens, parents, depths, path log-probabilities, ancestor mask) and the growers behind
-`make_grower`: OPT-Tree, LongSpec's fixed beam, and a chain. A grower turns rows of the draft's log-probabilities into
-the nodes to be run next, so a drafter only runs its model.
+`make_grower`: OPT-Tree, LongSpec's fixed beam, EAGLE-2's dynamic tree, and a chain. A grower turns rows of the draft's
+log-probabilities into the nodes to be run next, so a drafter only runs its model.
 Non-job: running a model, deciding the node budget, accepting tokens.
 
 Every grower sums log-probabilities along the path in float64 and never lets a child exceed its parent, and every
@@ -122,18 +122,22 @@ class TreeGrower(Protocol):
         """The best nodes within the budget as a tree, the likeliest first. May be called at any point."""
 
 
-def make_grower(config: TreeConfig, root_token_id: int) -> TreeGrower:
-    """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy."""
-    growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam}
-    return growers[config.policy](config, root_token_id)
+def make_grower(config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> TreeGrower:
+    """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy.
+
+    `vocabulary` int64 [V] names the token of each column, for a draft that knows a part of the tokens only.
+    """
+    growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam, "eagle": _EagleTree}
+    return growers[config.policy](config, root_token_id, vocabulary)
 
 
 class _Grower:
     """What the policies share: node storage, the ranking of candidates, and the final choice."""
 
-    def __init__(self, config: TreeConfig, root_token_id: int) -> None:
+    def __init__(self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> None:
         self._config = config
         self._root_token_id = root_token_id
+        self._vocabulary = vocabulary
         self._token_ids: list[int] = []
         self._parents: list[int] = []
         self._depths: list[int] = []
@@ -174,8 +178,12 @@ class _Grower:
         """How many nodes the level may hold."""
         raise NotImplementedError
 
+    def _num_children(self, level: int) -> int:
+        """How many children of one parent are looked at. A level cannot take more of them than it holds."""
+        return self._width(level)
+
     def _next(self, level: list[int]) -> list[int]:
-        """Which nodes of the newest level are run next."""
+        """Which nodes of the newest level, the likeliest first, are run next."""
         raise NotImplementedError
 
     def _best(self) -> list[int]:
@@ -187,8 +195,8 @@ class _Grower:
         """Store the best children of `parents` ([n, V], one row each) by summed log-probability; return their ids."""
         level = 1 if parents[0] == -1 else self._depths[parents[0]] + 1
         width = self._width(level)
-        # A level takes at most `width` children of one parent, so the rest of a row is never looked at.
-        values, token_ids = log_probs.topk(min(width, log_probs.shape[-1]), dim=-1)  # [n, k]
+        values, columns = log_probs.topk(min(self._num_children(level), log_probs.shape[-1]), dim=-1)  # [n, k]
+        token_ids = columns if self._vocabulary is None else self._vocabulary[columns]
         path = torch.tensor([0.0 if node == -1 else self._log_q[node] for node in parents], dtype=torch.float64)
         scores = (values.double().cpu().clamp(max=0.0) + path[:, None]).flatten()  # [n * k]
         order = scores.sort(descending=True, stable=True)
@@ -214,8 +222,8 @@ class _OptTree(_Grower):
     a child is never likelier than its parent, so no descendant of another node could enter the final tree.
     """
 
-    def __init__(self, config: TreeConfig, root_token_id: int) -> None:
-        super().__init__(config, root_token_id)
+    def __init__(self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> None:
+        super().__init__(config, root_token_id, vocabulary)
         self._expected = 0.0
 
     def _width(self, level: int) -> int:
@@ -244,6 +252,28 @@ class _FixedBeam(_Grower):
         has_room = len(self._token_ids) < self._config.num_nodes
         has_level = bool(level) and self._depths[level[0]] < len(self._config.beam_widths)
         return level if has_room and has_level else []
+
+
+class _EagleTree(_Grower):
+    """EAGLE-2's dynamic tree (arXiv 2406.16858, sections 4.1 and 4.2), which EAGLE-3 keeps.
+
+    The `top_k` likeliest nodes of a level get `top_k` children each, all of which are candidates; the best `num_nodes`
+    candidates make the tree. A node that is not among them already is not run: its descendants rank behind it, so the
+    tree is the same without them.
+    """
+
+    def _width(self, level: int) -> int:
+        num_candidates = self._config.top_k if level == 1 else self._config.top_k**2
+        return min(num_candidates, self._config.num_nodes)
+
+    def _num_children(self, level: int) -> int:
+        return self._config.top_k
+
+    def _next(self, level: list[int]) -> list[int]:
+        if not level or self._depths[level[0]] >= self._config.max_depth:
+            return []
+        best = set(self._best())
+        return [node for node in level[: self._config.top_k] if node in best]
 
 
 class _Chain(_Grower):

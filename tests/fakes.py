@@ -23,6 +23,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+HEADS: dict[DrafterKind, str] = {"eagle3": "eagle", "longspec": "longspec"}  # folders of draft heads
 SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
 
 
@@ -74,10 +75,10 @@ def pair_preset(
     context_length: int = 1024,
     prefill_chunk: int = 128,
 ) -> Preset:
-    """A preset over the models that `save_pair` wrote."""
+    """A preset over the models that `save_pair` wrote; with the head that lies beside them for a kind that has one."""
     draft = DraftConfig(
         kind=kind,
-        model=ModelRef("head" if kind == "longspec" else "draft", dtype="float32"),
+        model=ModelRef(HEADS.get(kind, "draft"), dtype="float32"),
         tree=tree or TreeConfig(num_nodes=12, threshold=0.3, max_depth=6),
         retrieval=retrieval or RetrievalConfig(enabled=False),
         lookup=LookupConfig(num_draft=8),

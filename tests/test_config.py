@@ -77,6 +77,7 @@ def test_a_wrong_top_level_line_is_refused_with_the_reason(tmp_path: Path, extra
         ("[draft.retrieval]\nlookahead = 1.5\n", ["draft.retrieval.lookahead", "between 0 and 1"]),
         ("[draft.tree]\nbeam_widths = []\n", ["beam_widths", "at least 1"]),
         ("[draft.tree]\nnum_nodes = 256\n", ["draft.tree.num_nodes", "between 1 and 255"]),
+        ("[draft.tree]\npolicy = 'eagle'\ntop_k = 0\n", ["draft.tree.top_k", "between 1 and 64"]),
         ("[draft.lookup]\nmin_match = 9\nmax_match = 8\n", ["draft.lookup.min_match", "between 1 and 8"]),
         ("[draft.retrieval]\nnum_sink = -5\n", ["draft.retrieval.num_sink", "at least 0"]),
         ("[draft.retrieval]\ntop_k = 0\n", ["draft.retrieval.top_k", "at least 1"]),

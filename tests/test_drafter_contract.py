@@ -18,6 +18,7 @@ from spec_engine.model.target import Target
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
+from tests.eagle_heads import eagle3_weights, head_fields, write_head
 from tests.fakes import pair_preset, perturbed, save_pair, tiny_lm
 from tests.heads import longspec_head
 
@@ -31,6 +32,9 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
     ("lm", "chain", False),
     ("lm", "beam", False),
     ("lm", "opt", True),
+    ("eagle3", "opt", False),
+    ("eagle3", "eagle", False),
+    ("eagle3", "opt", True),
     ("longspec", "beam", False),
     ("longspec", "chain", False),
     ("longspec", "opt", True),
@@ -38,6 +42,7 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
 ]
 BEAM = TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3))
 TREES = {"opt": TreeConfig(num_nodes=14, threshold=0.1, max_depth=5), "beam": BEAM}
+TREES["eagle"] = TreeConfig(policy="eagle", num_nodes=14, max_depth=4, top_k=4)
 TREES["chain"] = TreeConfig(policy="chain", num_nodes=6, max_depth=6)
 VIEW = RetrievalConfig(chunk_size=8, top_k=3, num_sink=8, num_recent=16, prefill_window=32)
 
@@ -46,7 +51,8 @@ VIEW = RetrievalConfig(chunk_size=8, top_k=3, num_sink=8, num_recent=16, prefill
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     save_pair(folder, tiny_lm(), perturbed(tiny_lm(), 0.05))
-    save_head(longspec_head(tiny_lm(), window=32), folder / "head")
+    save_head(longspec_head(tiny_lm(), window=32), folder / "longspec")
+    write_head(folder / "eagle", eagle3_weights(), head_fields())
     return folder
 
 
@@ -118,7 +124,8 @@ def same(left: DraftTree, right: DraftTree) -> bool:
 def test_every_registered_drafter_is_here(folder: Path) -> None:
     assert {kind for kind, _, _ in VARIANTS} == set(DRAFTERS)
     preset = pair_preset(folder)
-    for kind, model_kind in (("lm", "lm"), ("lookup", "lm"), ("blend", "lm"), ("longspec", "longspec")):
+    sorts = {"lm": "lm", "lookup": "lm", "blend": "lm", "eagle3": "eagle3", "longspec": "longspec"}
+    for kind, model_kind in sorts.items():
         draft = replace(preset.draft, kind=kind)
         usable = {"none", "lookup", "blend", model_kind}
         assert set(available_drafters(replace(preset, draft=draft))) == usable
@@ -230,7 +237,8 @@ def test_reuse_equals_reading(make: Callable[[], Made], num_shared: int) -> None
 
 def test_reuse_can_be_given_up_midway(make: Callable[[], Made]) -> None:
     made, fresh = make(), begin(make())
-    for _ in made.drafter.begin(GREEDY).reuse(tuple(reversed(TEXT))):
+    given_up, other = made.drafter.begin(GREEDY), tuple(reversed(TEXT))
+    for _ in given_up.reuse(other[: given_up.reusable(other)]):
         break
     session = begin(made, TEXT[:50])
     read(session, TEXT[50:])
@@ -239,7 +247,8 @@ def test_reuse_can_be_given_up_midway(make: Callable[[], Made]) -> None:
 
 
 def test_reuse_reports_what_it_holds(make: Callable[[], Made]) -> None:
-    counts = list(make().drafter.begin(GREEDY).reuse(TEXT))
+    session = make().drafter.begin(GREEDY)
+    counts = list(session.reuse(TEXT[: session.reusable(TEXT)]))
     assert counts == sorted(counts)
     assert all(0 <= count <= len(TEXT) for count in counts)
 

@@ -1,7 +1,7 @@
 """Exactness: greedy text equals transformers' own `generate` token for token, sampled text depends on the seed alone.
 
 Every drafter, retrieval on and off, over the architectures of the issue, in float32 on the CPU. A random draft would
-have next to nothing accepted, so the draft model is the target with noise on its weights, a draft head was taught the
+have next to nothing accepted, so the draft model is the target with noise on its weights, draft heads were taught the
 first texts, and the suite asserts that blocks were accepted.
 """
 
@@ -20,15 +20,18 @@ from spec_engine.engine import Engine, Request, StopRules, load_engine
 from spec_engine.events import ContextFocused, Finished
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.sampling import SamplingParams
-from tests.fakes import END_ID, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
+from tests.eagle_heads import save_trained_head
+from tests.fakes import END_ID, HEADS, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
 from tests.heads import longspec_head, teach
 
 NUM_NEW = 36
+LENGTHS = (1, 2, 37, 700)  # of prompts
 VIEW = RetrievalConfig(chunk_size=8, top_k=6, num_sink=8, num_recent=32, prefill_window=64)
 TREES = {
     "opt": TreeConfig(num_nodes=14, threshold=0.2, max_depth=6),
     "chain": TreeConfig(policy="chain", num_nodes=5, max_depth=5),
     "beam": TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3)),
+    "eagle": TreeConfig(policy="eagle", num_nodes=14, max_depth=5, top_k=4),
 }
 
 
@@ -55,6 +58,8 @@ WAYS = (
     Way("lm", "opt", retrieval=True),
     Way("lm", "beam", retrieval=True),
     Way("lm", "opt", retrieval=True, adaptive=True),
+    Way("eagle3", "eagle"),
+    Way("eagle3", "opt", retrieval=True),
     Way("longspec", "beam"),
     Way("longspec", "opt", retrieval=True),
     Way("blend", "opt", retrieval=True),
@@ -73,20 +78,26 @@ class Pair:
         """A fresh engine with a cache of its own."""
         retrieval = replace(VIEW, enabled=way.retrieval)
         preset = pair_preset(self.folder, way.kind, tree=TREES[way.tree], retrieval=retrieval)
+        if way.kind in HEADS:
+            self.make_head(way.kind)
         if way.kind == "longspec":
-            self.make_head()
             preset = replace(preset, draft=replace(preset.draft, cross_attention="focus" if way.retrieval else "whole"))
         preset = replace(preset, context_length=context_length, prefill_chunk=prefill_chunk)
         return load_with(preset, way)
 
-    def make_head(self) -> None:
+    def make_head(self, kind: DrafterKind) -> None:
         """Write a draft head that knows some short texts of the target, once."""
-        if not (self.folder / "head").exists():
-            texts = [(*prompt, *self.greedy(prompt)) for prompt in (prompt_of(length) for length in (1, 2, 37))]
-            twin = copy.deepcopy(self.reference)
+        folder = self.folder / HEADS[kind]
+        if folder.exists():
+            return
+        texts = [(*prompt, *self.greedy(prompt)) for prompt in (prompt_of(length) for length in LENGTHS[:3])]
+        twin = copy.deepcopy(self.reference)
+        if kind == "eagle3":
+            save_trained_head(folder, twin, texts)
+        else:
             head = longspec_head(twin)
             teach(head, twin, texts)
-            save_head(head, self.folder / "head")
+            save_head(head, folder)
 
     def greedy(self, prompt: tuple[int, ...], num_new: int = NUM_NEW) -> tuple[int, ...]:
         """What transformers generates."""
@@ -146,7 +157,7 @@ def test_greedy_text_is_that_of_transformers(pairs: Callable[[str], Pair], shape
     pair = pairs(shape)
     engine = pair.engine(way)
     num_accepted = num_views = 0
-    for length in (1, 2, 37, 700):
+    for length in LENGTHS:
         prompt = prompt_of(length)
         token_ids, metrics, views = ask(engine, prompt)
         assert token_ids == pair.greedy(prompt), f"differs after a prompt of {length}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_engine.config import TreeConfig
+from spec_engine.config import TreeConfig, TreePolicy
 from spec_engine.tree import DraftTree, make_grower
 
 ROOT = 7
@@ -176,6 +176,76 @@ def test_a_smaller_budget_gives_the_head_of_the_beam() -> None:
     small = grow(TreeConfig(policy="beam", num_nodes=5, beam_widths=(2, 4, 3, 5)), TableDraft(3))
     assert len(small) == 6
     assert small.log_q[1] == full.log_q[1]
+
+
+def eagle_candidates(draft: TableDraft, top_k: int, max_depth: int) -> dict[tuple[int, ...], float]:
+    """EAGLE-2's candidates by its own words: `top_k` of the root, then `top_k` of the best `top_k` of each level."""
+    level: dict[tuple[int, ...], float] = {(): 0.0}
+    candidates: dict[tuple[int, ...], float] = {}
+    for _ in range(max_depth):
+        parents = sorted(level, key=lambda path: -level[path])[:top_k]
+        level = {
+            (*path, token_id): level[path] + value
+            for path in parents
+            for value, token_id in sorted(
+                ((value, token_id) for token_id, value in enumerate(draft.row(path).double().tolist())), reverse=True
+            )[:top_k]
+        }
+        candidates.update(level)
+    return candidates
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("num_nodes", "max_depth", "top_k"), [(1, 3, 4), (6, 5, 2), (20, 4, 3), (59, 4, 10)])
+def test_eagle_tree_is_the_best_of_its_candidates(seed: int, num_nodes: int, max_depth: int, top_k: int) -> None:
+    draft = TableDraft(seed, vocab_size=12)
+    tree = grow(TreeConfig(policy="eagle", num_nodes=num_nodes, max_depth=max_depth, top_k=top_k), draft)
+    candidates = eagle_candidates(TableDraft(seed, vocab_size=12), top_k, max_depth)
+    best = dict(sorted(candidates.items(), key=lambda item: -item[1])[:num_nodes])
+    assert_is_tree(tree)
+    assert paths_of(tree) == pytest.approx(best, abs=1e-9)
+
+
+def test_eagle_tree_runs_only_nodes_that_can_matter() -> None:
+    draft = TableDraft(0, vocab_size=12)
+    grow(TreeConfig(policy="eagle", num_nodes=4, max_depth=6, top_k=10), draft)
+    assert draft.num_rows <= 1 + 5 * 4
+
+
+def test_eagle_tree_keeps_parents_where_everything_ties() -> None:
+    """One letter: every node has probability 1; two letters: exact halves; a certain draft: a chain to the bottom."""
+    certain = torch.full((4,), -40.0)
+    certain[2] = 0.0
+    rows = [torch.zeros(1), torch.zeros(2), certain]
+    for row, num_nodes, top_k in itertools.product(rows, (1, 2, 5, 9), (1, 2, 3)):
+        grower = make_grower(TreeConfig(policy="eagle", num_nodes=num_nodes, max_depth=4, top_k=top_k), ROOT)
+        frontier = grower.start(row.log_softmax(-1))
+        while frontier:
+            frontier = grower.extend(frontier, row.log_softmax(-1).repeat(len(frontier), 1))
+        tree = grower.finish()
+        assert_is_tree(tree)
+        if row is certain:
+            depth = min(num_nodes, 4)
+            assert tree.token_ids[1 : depth + 1] == (2,) * depth
+
+
+@pytest.mark.parametrize("policy", ["opt", "chain", "beam", "eagle"])
+def test_columns_may_stand_for_other_tokens(policy: TreePolicy) -> None:
+    config = TreeConfig(policy=policy, num_nodes=9, threshold=0.1, max_depth=4, beam_widths=(2, 3, 4), top_k=3)
+    vocabulary = torch.tensor([30, 7, 12, 55, 41])
+    trees = []
+    for names in (None, vocabulary):
+        grower = make_grower(config, ROOT, names)
+        draft = TableDraft(3)
+        frontier = grower.start(draft.row(()))
+        while frontier:
+            tokens = [tuple(grower.token_id(a) for a in grower.ancestors(node)) for node in frontier]
+            paths = tokens if names is None else [tuple(names.tolist().index(t) for t in path) for path in tokens]
+            frontier = grower.extend(frontier, torch.stack([draft.row(path) for path in paths]))
+        trees.append(grower.finish())
+    plain, named = trees
+    assert named.token_ids[1:] == tuple(vocabulary[list(plain.token_ids[1:])].tolist())
+    assert (named.parents, named.log_q) == (plain.parents, plain.log_q)
 
 
 @pytest.mark.parametrize(("num_nodes", "max_depth"), [(4, 9), (9, 4)])

@@ -13,7 +13,7 @@ from pathlib import Path
 from spec_engine.bench.quality import QualityRow
 from spec_engine.bench.report import quality_table, speed_caption, speed_table
 from spec_engine.bench.run import BenchReport
-from spec_engine.config import load_preset, preset_names
+from spec_engine.config import MODEL_DRAFTERS, load_preset, preset_names
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEED = ROOT / "docs" / "results" / "bench-builtin.json"
@@ -53,7 +53,8 @@ def _presets() -> str:
     for name in preset_names():
         preset = load_preset(name)
         model = f"`{preset.draft.model.id}`" if preset.draft.model else ""
-        draft = model if preset.draft.kind == "lm" else " or ".join(filter(None, (f"`{preset.draft.kind}`", model)))
+        kind = preset.draft.kind
+        draft = model if kind in MODEL_DRAFTERS else " or ".join(filter(None, (f"`{kind}`", model)))
         memory = f"{preset.min_memory_gb:.0f} GB" if preset.min_memory_gb else "any machine"
         suffix = "" if preset.target.quantization == "none" else f", {preset.target.quantization}"
         reliable = f"{preset.reliable_length:,}" if preset.reliable_length else "not measured"

@@ -13,6 +13,8 @@ LABELS = {
     PLAIN: "plain (`none`)",
     "lm": "`lm` with retrieval",
     "lm, no retrieval": "`lm` without retrieval",
+    "eagle3": "`eagle3` with retrieval",
+    "eagle3, no retrieval": "`eagle3` without retrieval",
     "lookup": "`lookup`",
     "blend": "`blend` with retrieval",
 }

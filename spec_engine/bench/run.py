@@ -22,7 +22,7 @@ import torch
 from spec_engine.bench.peers import Peers
 from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
-from spec_engine.config import DrafterKind, Preset
+from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset
 from spec_engine.drafters import DRAFTERS, available_drafters
 from spec_engine.engine import Engine, Request, StopRules, load_engine
 from spec_engine.errors import DocumentError, RequestError
@@ -255,26 +255,28 @@ def build_peers(preset: Preset, engine: Engine) -> Peers:
 def all_methods(preset: Preset) -> list[str]:
     """What `build_engines` can make of a preset."""
     kinds = available_drafters(preset)
-    return [*kinds, *(["lm-"] if "lm" in kinds else [])]
+    return [*kinds, *(f"{kind}-" for kind in kinds if kind in MODEL_DRAFTERS)]
 
 
 def build_engines(
     preset: Preset, methods: Sequence[str], device: str, tell: Callable[[str], None]
 ) -> dict[str, Engine]:
-    """One engine a method on a shared target; ``lm-`` is ``lm`` without retrieval.
+    """One engine a method on a shared target; ``lm-`` is ``lm`` without retrieval, and so with ``eagle3-``.
 
     Raises `RequestError` for an unknown method, or when ``none``, which the speed-up needs, is missing.
     """
-    unknown = [method for method in methods if method.removesuffix("-") not in DRAFTERS]
+    without = {f"{kind}-": kind for kind in MODEL_DRAFTERS}
+    unknown = [method for method in methods if method not in DRAFTERS and method not in without]
     if unknown:
-        raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join(DRAFTERS)}, and lm-.")
+        raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join((*DRAFTERS, *without))}.")
     if PLAIN not in methods:
         raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
     plain = load_engine(preset, drafter=PLAIN, device=device, on_progress=tell)
     engines: dict[str, Engine] = {PLAIN: plain}
     for method in methods:
-        if method == "lm-":
-            engines["lm, no retrieval"] = plain.with_drafter("lm", use_retrieval=False)
+        if method in without:
+            kind = without[method]
+            engines[f"{kind}, no retrieval"] = plain.with_drafter(kind, use_retrieval=False)
         elif method != PLAIN:
             engines[method] = plain.with_drafter(cast(DrafterKind, method))
     return engines

@@ -1,19 +1,23 @@
 """The drafters by name.
 
-Job: the registry, which of them a preset can run, and how many tokens each drafts at most.
+Job: the registry, which of them a preset can run, what their models need, how many tokens each drafts at most.
 Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 """
 
 from collections.abc import Callable
 
 from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import blend, lm, longspec, lookup, none
+from spec_engine.drafters import blend, eagle3, lm, longspec, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.drafters.eagle_files import head_need
+from spec_engine.drafters.longspec import longspec_need
+from spec_engine.model.memory import MemoryNeed, model_need
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
     "lookup": lookup.build,
     "lm": lm.build,
+    "eagle3": eagle3.build,
     "longspec": longspec.build,
     "blend": blend.build,
 }
@@ -24,6 +28,17 @@ def available_drafters(preset: Preset) -> tuple[DrafterKind, ...]:
     draft = preset.draft
     usable = (draft.model_kind, "blend") if draft.model is not None else ()
     return tuple(kind for kind in DRAFTERS if kind not in NEED_MODEL or kind in usable)
+
+
+def draft_need(preset: Preset, device: str) -> MemoryNeed:
+    """What ``draft.model`` needs beside the target."""
+    draft = preset.draft
+    assert draft.model is not None, "asked for a model that the preset does not name"
+    if draft.model_kind == "eagle3":
+        return head_need(preset, device)
+    if draft.model_kind == "longspec":
+        return longspec_need(preset, device)
+    return model_need(preset, draft.model, device)
 
 
 def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:

@@ -12,14 +12,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from spec_engine.config import BlendConfig, DrafterKind
-from spec_engine.drafters import lm, longspec, lookup
+from spec_engine.drafters import eagle3, lm, longspec, lookup
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
-_MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {"lm": lm.build, "longspec": longspec.build}
+_MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
+    "lm": lm.build,
+    "eagle3": eagle3.build,
+    "longspec": longspec.build,
+}
 
 
 def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:

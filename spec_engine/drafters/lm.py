@@ -181,7 +181,7 @@ class LMSession:
             for node in frontier:
                 row_of[node] = len(offsets)
                 offsets.append(grower.depth(node) - 1)
-            logits = self._memory.run_level(_level(grower, frontier, row_of, offsets), base)
+            logits = self._memory.run_level(make_level(grower, frontier, row_of, offsets), base)
             self._memory.cache.view.advance(len(frontier))
             depth = grower.depth(frontier[0]) + 1
             frontier = grower.extend(frontier, self._log_probs(logits, depth))
@@ -192,7 +192,7 @@ class LMSession:
         return draft_log_probs(known, self._sampling, self._num_done + depth, self._noise)
 
 
-def _level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:
+def make_level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:
     """The level `frontier`, whose rows are the last ones."""
     token_ids = [grower.token_id(node) for node in frontier]
     seen = [[row_of[ancestor] for ancestor in grower.ancestors(node)] for node in frontier]

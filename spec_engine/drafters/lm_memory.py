@@ -51,14 +51,13 @@ class LMMemory:
     def __init__(self, runner: Runner, settings: LMSettings) -> None:
         self._runner = runner
         self._forward = fused(runner)
-        tree = settings.tree
-        num_rows = max(tree.num_nodes * tree.max_depth, sum(tree.beam_widths)) + 1  # of all levels, at most
+        num_rows = num_tree_rows(settings)
         self.cache: WholeCache | FocusedCache
         self._window: int | None = None
         if settings.retrieval.enabled:
             size = view_size(settings, num_rows)
             trained: int | None = getattr(runner.config, "max_position_embeddings", None)
-            _check_range(size, settings, trained, runner.name)
+            check_range(size, settings, trained, runner.name)
             self.cache = FocusedCache(runner.shapes, find_rotations(runner), settings.num_tokens + 1, size)
             window = settings.retrieval.prefill_window
             self._window = window if trained is None else min(window, trained)
@@ -118,6 +117,12 @@ class LMMemory:
         return self._forward.run(cache, current, token_ids, positions.to(self._runner.device), last)
 
 
+def num_tree_rows(settings: LMSettings) -> int:
+    """Rows of the root and of all levels of a tree at most."""
+    tree = settings.tree
+    return max(tree.num_nodes * tree.max_depth, sum(tree.beam_widths)) + 1
+
+
 def view_size(settings: LMSettings, num_rows: int) -> ViewSize:
     """How large the view may become with these settings; `num_rows` are kept free for a tree.
 
@@ -137,7 +142,7 @@ def view_size(settings: LMSettings, num_rows: int) -> ViewSize:
     )
 
 
-def _check_range(size: ViewSize, settings: LMSettings, trained: int | None, name: str) -> None:
+def check_range(size: ViewSize, settings: LMSettings, trained: int | None, name: str) -> None:
     """Raise `PresetError` when the view would leave the positions that the draft was trained on."""
     longest = size.limit + settings.tree.max_depth
     if trained is None or min(longest, settings.num_tokens) <= trained:

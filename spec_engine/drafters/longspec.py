@@ -14,13 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spec_engine.config import DraftConfig, TreeConfig
+from spec_engine.config import DraftConfig, Preset, TreeConfig
 from spec_engine.drafters.base import DrafterContext
-from spec_engine.drafters.longspec_head import HeadRotary, LongSpecHead, make_head
+from spec_engine.drafters.longspec_head import HeadRotary, LongSpecHead, head_config, make_head
 from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
 from spec_engine.errors import ModelError, RequestError
-from spec_engine.model.checkpoint import load_checkpoint
+from spec_engine.model.checkpoint import load_checkpoint, load_head_config
 from spec_engine.model.layout import lay_out_for_small_passes
+from spec_engine.model.load import load_config, pick_device, pick_dtype
+from spec_engine.model.memory import MemoryNeed
 from spec_engine.model.rope import find_rotary
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.retrieval import Focus
@@ -54,6 +56,18 @@ def build(context: DrafterContext) -> LongSpecDrafter:
     head = make_head(checkpoint, target_rotary(target), target.last_rows()[0].device, target.dtype)
     lay_out_for_small_passes(head.requires_grad_(False))
     return LongSpecDrafter(head, target, preset.draft)
+
+
+def longspec_need(preset: Preset, device: str) -> MemoryNeed:
+    """What the head of ``draft.model`` needs beside its target, from its configuration; its ring is next to nothing."""
+    ref = preset.draft.model
+    assert ref is not None, "asked for a head that the preset does not name"
+    sizes = head_config(load_head_config(preset, ref))
+    of_target = load_config(preset, preset.target).dtype
+    dtype = pick_dtype("auto", pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
+    attention = sizes.head_size * (4 * sizes.num_heads + 2 * sizes.num_kv_heads)
+    num_weights = sizes.hidden_size * (attention + 3 * sizes.intermediate_size)
+    return MemoryNeed(num_weights * dtype.itemsize, 0, preset.context_length, 0)
 
 
 def target_rotary(target: Target) -> HeadRotary:

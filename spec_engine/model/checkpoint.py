@@ -56,6 +56,13 @@ def load_checkpoint(preset: Preset, ref: ModelRef) -> Checkpoint:
     return Checkpoint(ref.id, config, tensors)
 
 
+def load_head_config(preset: Preset, ref: ModelRef) -> Checkpoint:
+    """The configuration of a head alone, without tensors. Raises like `load_checkpoint`."""
+    with reading(ref.id):
+        folder = Path(fetch(preset, ref, weights=False))
+        return Checkpoint(ref.id, json.loads((folder / "config.json").read_text(encoding="utf-8")), {})
+
+
 def save_checkpoint(folder: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
     """Write what `load_checkpoint` reads: ``config.json`` and ``model.safetensors``, in the dtype of the tensors."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -65,21 +65,22 @@ def memory_need(
     return MemoryNeed(weights, cache_bytes_per_token(text, dtype), num_tokens, activations)
 
 
-def check_memory(preset: Preset, refs: Sequence[ModelRef], device: str) -> None:
-    """Raise `ModelError` when weights and full caches of these models are more than is free on the device.
+def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
+    """What a language model needs with a cache for the preset's context. Nothing but its configuration is read."""
+    config = load_config(preset, ref)
+    checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
+    dtype = pick_dtype(ref.dtype, pick_device(device), checkpoint)
+    chunk = preset.prefill_chunk
+    return memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
 
-    Nothing but configurations is read. What a pass needs on top is not counted, so what this refuses cannot work.
+
+def check_memory(preset: Preset, needs: Sequence[tuple[str, MemoryNeed]], device: str) -> None:
+    """Raise `ModelError` when weights and full caches of these models, by name, are more than is free on the device.
+
+    What a pass needs on top is not counted, so what this refuses cannot work.
     """
     where = pick_device(device)
     free = free_bytes(where)
-    needs = []
-    for ref in refs:
-        config = load_config(preset, ref)
-        checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
-        dtype = pick_dtype(ref.dtype, where, checkpoint)
-        chunk = preset.prefill_chunk
-        need = memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
-        needs.append((ref.id, need))
     total = sum(need.weights + need.cache for _, need in needs)
     if free is not None and total > free:
         listed = "; ".join(f"{name} {need}" for name, need in needs)

@@ -75,8 +75,9 @@ IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing t
 
 DRAFTER_NAMES: Final[dict[str, str]] = {
     "lm": "small model",
-    "lookup": "copy from context",
+    "eagle3": "draft head",
     "longspec": "draft head",
+    "lookup": "copy from context",
     "blend": "model and copies",
     "none": "none",
 }

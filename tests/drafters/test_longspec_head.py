@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 
 from spec_engine.config import ModelRef
 from spec_engine.drafters.base import DrafterContext
-from spec_engine.drafters.longspec import build, target_rotary
+from spec_engine.drafters.longspec import build, longspec_need, target_rotary
 from spec_engine.drafters.longspec_head import LongSpecHead, make_head, save_head
 from spec_engine.errors import ModelError, ModelNotFound, RequestError, UnsupportedModel
 from spec_engine.model import load
 from spec_engine.model.checkpoint import Checkpoint, load_checkpoint
 from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
-from tests.fakes import pair_preset, tiny_lm
+from tests.fakes import pair_preset, save_pair, tiny_lm
 from tests.heads import delayed, longspec_head, longspec_reference, longspec_whole_rows, teach
 from tests.tiny_models import random_ids, tiny_model
 
@@ -195,3 +195,13 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
 def test_a_target_without_rotary_embedding_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="no rotary embedding that a draft head could share"):
         target_rotary(Target(tiny_model("gpt2"), 64, 64))
+
+
+def test_its_memory_is_counted(tmp_path: Path) -> None:
+    model = tiny_lm("qwen2")
+    save_pair(tmp_path, model, model)
+    head = longspec_head(model)
+    save_head(head, tmp_path / "longspec")
+    need = longspec_need(pair_preset(tmp_path, "longspec"), "cpu")
+    held = 4 * sum(weight.numel() for name, weight in head.named_parameters() if weight.dim() == 2)
+    assert need.weights == held

@@ -35,7 +35,14 @@ from spec_engine.model.load import (
     pick_device,
     pick_dtype,
 )
-from spec_engine.model.memory import allocating, cache_bytes_per_token, check_memory, free_bytes, memory_need
+from spec_engine.model.memory import (
+    allocating,
+    cache_bytes_per_token,
+    check_memory,
+    free_bytes,
+    memory_need,
+    model_need,
+)
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.tree import DraftTree
@@ -210,12 +217,13 @@ def test_what_cannot_fit_is_refused_before_it_is_loaded(preset: Preset, monkeypa
     config = load_config(preset, preset.target)
     need = memory_need(config, torch.float32, preset.context_length)
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache)
-    check_memory(preset, [preset.target], "cpu")
+    needs = [("target", model_need(preset, preset.target, "cpu"))]
+    check_memory(preset, needs, "cpu")
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache - 1)
     with pytest.raises(ModelError, match=r"GiB are free.*context_length"):
         load_engine(preset, drafter="none", device="cpu")
     with pytest.raises(ModelError, match="needs at least"):
-        check_memory(preset, [preset.target, preset.target], "cpu")
+        check_memory(preset, needs * 2, "cpu")
 
 
 def test_the_free_memory_of_this_machine_is_known() -> None:

@@ -105,7 +105,7 @@ def test_only_the_head_learns_and_only_from_weighted_tokens(objective: Callable[
     other[:, -1] = (other[:, -1] + 1) % 250  # a label that counts
     assert not torch.equal(made.loss(other, weights), loss)
     weights[:, -1] = 0.0
-    assert torch.equal(made.loss(other, weights), made.loss(ids, weights))
+    torch.testing.assert_close(made.loss(other, weights), made.loss(ids, weights))
 
 
 def test_rows_come_from_text_or_from_quoting_tasks() -> None:
