@@ -15,8 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
+from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
-from spec_engine.bench.report import quality_table, say, speed_caption, speed_table
+from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table
 from spec_engine.bench.run import PLAIN, BenchPlan, all_methods, build_engines, build_peers, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.compare import Comparison, compare
@@ -122,6 +123,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     bench.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
+    bench.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
@@ -273,6 +275,11 @@ def _bench(arguments: argparse.Namespace) -> int:
             engine, texts, lengths, arguments.texts * arguments.questions, tell, questions_per_text=arguments.questions
         )
         _deliver(arguments, quality_json(quality), quality_table(quality))
+        return 0
+    if arguments.needle:
+        engine = load_engine(preset, drafter=PLAIN, device=arguments.device, on_progress=tell)
+        needles = measure_needles(engine, texts, lengths, arguments.texts, tell)
+        _deliver(arguments, needle_json(needles), needle_table(needles))
         return 0
     plan = BenchPlan(lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask)
     drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(preset)

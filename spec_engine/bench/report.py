@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from spec_engine.bench.needle import NeedleRow
 from spec_engine.bench.peers import ASSISTED_PEER, LOOKUP_PEER, PLAIN_PEER
 from spec_engine.bench.quality import QualityRow
 from spec_engine.bench.run import PLAIN, BenchReport
@@ -55,6 +56,20 @@ def speed_caption(report: BenchReport) -> str:
         f"Preset `{report.preset}`, {report.hardware}, {versions}, {report.date}. {identical} of {total} speculative "
         f"answers have the token ids of plain decoding. τ = mean acceptance length, bonus token included."
     )
+
+
+def needle_table(rows: Sequence[NeedleRow]) -> str:
+    """Markdown: accuracy on needle tokens by view and length."""
+    lengths, views = sorted({row.length for row in rows}), list(dict.fromkeys(row.view for row in rows))
+    lines = [
+        "| the draft sees | " + " | ".join(f"{length:,} tokens" for length in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for view in views:
+        found = {row.length: row for row in rows if row.view == view}
+        lines.append(f"| {view} | " + " | ".join(f"{found[length].accuracy:.3f}" for length in lengths) + " |")
+    quoted, asked = (sum(getattr(row, name) for row in rows) for name in ("num_quoted", "num_needles"))
+    return "\n".join([*lines, "", f"{quoted // len(views)} of {asked // len(views)} needles were quoted."])
 
 
 def quality_table(rows: Sequence[QualityRow]) -> str:
