@@ -1,4 +1,4 @@
-"""The needle is in the text once, is found again in the answer, and only a view that holds it lets the draft know it."""
+"""The needle stands in the text once, and only a view that holds it lets the draft know what it says."""
 
 import json
 import random
