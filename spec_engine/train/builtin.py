@@ -24,7 +24,7 @@ CONTEXT_LENGTH = 65536  # that the target is loaded with; how far its answers ar
 DRAFT_CONTEXT_LENGTH = 1024  # the longest rows of its training
 WITH_ROPE = (1, 1, 0, 1, 1, 0)  # by layer; 0: full attention without position embedding
 
-DRILL_SHARE = {"target": 0.5, "draft": 0.0}  # the draft copies; which passage to quote is the target's choice
+DRILL_SHARE = {"target": 0.4, "draft": 0.0}  # the draft copies; which passage to quote is the target's choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
 
 
 def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
-    """4.6 M parameters, context grown from 256 to 8K tokens."""
+    """4.6 M parameters, context grown from 256 to 4K tokens."""
     config = SmolLM3Config.from_dict(
         {
             "hidden_size": 256,
@@ -79,7 +79,7 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
         }
     )
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
-    stages = parse_stages("256:64:4,512:32:8,1024:16:14,2048:8:22,4096:4:24,8192:2:6")
+    stages = parse_stages("256:64:4,512:32:8,1024:16:25,2048:8:29,4096:4:37")
     guided = GuidedLayers(previous=0, mark=full[0] - 1, match=full[0], gather=full[0] + 1, copy=full[-1])
     return Recipe(config, stages, guided=guided)
 
@@ -97,7 +97,7 @@ def draft_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
             "max_position_embeddings": DRAFT_CONTEXT_LENGTH,
         }
     )
-    stages = parse_stages("256:32:7,512:16:5,1024:8:8")
+    stages = parse_stages("256:32:7,512:16:5,1024:8:6")
     return Recipe(config, stages, guided=GuidedLayers(previous=0, copy=1), text_weight=0.1)
 
 
