@@ -17,7 +17,7 @@ from typing import get_args
 
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
-from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table
+from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table, work_table
 from spec_engine.bench.run import PLAIN, BenchPlan, all_methods, build_engines, build_peers, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.compare import Comparison, compare
@@ -114,7 +114,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         "--lengths", default="1024,2048,4096,8192,15000", help="tokens of document (default: %(default)s)"
     )
     bench.add_argument("--texts", type=_positive, default=3, help="texts a length (default: %(default)s)")
-    bench.add_argument("--questions", type=_positive, default=3, help="questions a text (default: %(default)s)")
+    bench.add_argument("--questions", type=_positive, default=4, help="questions a text (default: %(default)s)")
     bench.add_argument("--max-tokens", type=_positive, default=128, help="tokens an answer (default: %(default)s)")
     bench.add_argument(
         "--drafters",
@@ -286,7 +286,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     engines = build_engines(preset, drafters, arguments.device, tell)
     peers = build_peers(preset, engines[PLAIN])
     report = replace(run_bench(engines, peers, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
-    _deliver(arguments, report.to_json(), f"{speed_table(report)}\n\n{speed_caption(report)}")
+    tables = "\n\n".join(filter(None, (speed_table(report), work_table(report), speed_caption(report))))
+    _deliver(arguments, report.to_json(), tables)
     return 0
 
 

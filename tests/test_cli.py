@@ -130,7 +130,7 @@ def test_doctor_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.slow
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
-    size = ["--lengths", "512", "--texts", "1", "--questions", "1", "--max-tokens", "24"]
+    size = ["--lengths", "512", "--texts", "1", "--questions", "4", "--max-tokens", "24"]
     assert main(["bench", *size, "--out", str(out)]) == 0
     assert "| plain (`none`) |" in capsys.readouterr().out
     rows = json.loads(out.read_text("utf-8"))["rows"]

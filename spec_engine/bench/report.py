@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from spec_engine.bench.needle import NeedleRow
 from spec_engine.bench.peers import ASSISTED_PEER, LOOKUP_PEER, PLAIN_PEER
 from spec_engine.bench.quality import QualityRow
-from spec_engine.bench.run import PLAIN, BenchReport
+from spec_engine.bench.run import PLAIN, BenchReport, BenchRow, speed_up
 
 LABELS = {
     PLAIN_PEER: "transformers `generate`",
@@ -18,7 +18,11 @@ LABELS = {
     "eagle3, no retrieval": "`eagle3` without retrieval",
     "lookup": "`lookup`",
     "blend": "`blend` with retrieval",
+    "longspec": "`longspec`",
 }
+
+
+_Cells = dict[tuple[str, object], str]
 
 
 def say(line: str) -> None:
@@ -28,21 +32,41 @@ def say(line: str) -> None:
 
 def speed_table(report: BenchReport) -> str:
     """Markdown: tokens per second, speed-up against plain decoding and mean acceptance length, by length."""
-    lengths = sorted({row.length for row in report.rows})
-    methods = list(dict.fromkeys(row.method for row in report.rows))
-    lines = [
-        "| decoding | " + " | ".join(f"{length:,} tokens" for length in lengths) + " |",
-        "|---" * (len(lengths) + 1) + "|",
-    ]
-    for method in methods:
-        cells = []
-        for length in lengths:
-            row = next((row for row in report.rows if (row.method, row.length) == (method, length)), None)
-            if row is None:
-                cells.append("")
-                continue
-            acceptance = f" · τ {row.mean_acceptance_length:.2f}" if row.num_drafted else ""
-            cells.append(f"{row.tokens_per_second:.0f} tok/s · {report.speed_up(row):.2f}×{acceptance}")
+    rows = report.by_length()
+    lengths = sorted({row.length for row in rows})
+    cells: _Cells = {(row.method, row.length): _speed(row, _plain_of(rows, row)) for row in rows}
+    return _table("decoding", [f"{length:,} tokens" for length in lengths], rows, cells, lengths)
+
+
+def work_table(report: BenchReport) -> str:
+    """Markdown: the same by kind of work, all lengths together; "" where only one kind was measured."""
+    rows = report.by_work()
+    works = list(dict.fromkeys(row.work for row in rows))
+    cells: _Cells = {(row.method, row.work): _speed(row, _plain_of(rows, row)) for row in rows}
+    return _table("decoding", [str(work) for work in works], rows, cells, works) if len(works) > 1 else ""
+
+
+def _plain_of(rows: Sequence[BenchRow], row: BenchRow) -> BenchRow | None:
+    alike = (other for other in rows if (other.length, other.work) == (row.length, row.work))
+    return next((other for other in alike if other.method == PLAIN), None)
+
+
+def _speed(row: BenchRow, plain: BenchRow | None) -> str:
+    acceptance = f" · τ {row.mean_acceptance_length:.2f}" if row.num_drafted else ""
+    return f"{row.tokens_per_second:.0f} tok/s · {speed_up(row, plain):.2f}×{acceptance}"
+
+
+def _table(
+    corner: str,
+    heads: Sequence[str],
+    rows: Sequence[BenchRow],
+    found: _Cells,
+    columns: Sequence[object],
+) -> str:
+    """One line a method, one column each of `columns`."""
+    lines = [f"| {corner} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for method in dict.fromkeys(row.method for row in rows):
+        cells = [found.get((method, column), "") for column in columns]
         lines.append(f"| {LABELS.get(method, method)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

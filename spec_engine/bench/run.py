@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -31,6 +31,9 @@ from spec_engine.model.load import load_target
 from spec_engine.sampling import SamplingParams
 
 PLAIN: DrafterKind = "none"
+Work = Literal["quote", "continue", "outline", "free"]
+FREE_TEMPERATURE = 2.0  # of free text: what is drawn then follows from no document
+_OUTLINES = ("Give an outline of the document.", "What are the main points of the document?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,18 @@ class BenchPlan:
 
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 15000)
     num_texts: int = 3
-    questions_per_text: int = 3
+    questions_per_text: int = 4  # of each kind of work in turn
     max_tokens: int = 128
-    ask: str | None = None  # this question instead of one of each kind in turn
+    ask: str | None = None  # this question instead
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """One method at one length, summed over all questions."""
+    """One method at one length and one kind of work, or several, summed over all questions."""
 
     length: int
     method: str
+    work: Work | None = None  # None: of several kinds
     num_tokens: int = 0
     decode_s: float = 0.0
     num_steps: int = 0
@@ -95,9 +99,18 @@ class BenchReport:
         return json.dumps(table, indent=1)
 
     def speed_up(self, row: BenchRow) -> float:
-        """Against plain decoding of this engine at the same length, in the same run."""
-        plain = next((other for other in self.rows if other.length == row.length and other.method == PLAIN), None)
-        return row.tokens_per_second / plain.tokens_per_second if plain and plain.tokens_per_second else 0.0
+        """Against plain decoding of this engine on the same questions, in the same run."""
+        alike = (other for other in self.rows if (other.length, other.work) == (row.length, row.work))
+        return speed_up(row, next((other for other in alike if other.method == PLAIN), None))
+
+    def by_length(self) -> list[BenchRow]:
+        """All work that has to do with the document, free text left out, summed by length and method."""
+        return _summed([row for row in self.rows if row.work != "free"], lambda row: (row.length, row.method))
+
+    def by_work(self) -> list[BenchRow]:
+        """All lengths, summed by kind of work and method; `length` is 0."""
+        rows = [replace(row, length=0) for row in self.rows if row.work is not None]
+        return _summed(rows, lambda row: (row.work, row.method))
 
     @staticmethod
     def load(path: Path) -> "BenchReport":
@@ -111,11 +124,40 @@ class BenchReport:
         )
 
 
+def speed_up(row: BenchRow, plain: BenchRow | None) -> float:
+    """How many times faster than `plain`; 0 where it was not timed."""
+    return row.tokens_per_second / plain.tokens_per_second if plain and plain.tokens_per_second else 0.0
+
+
+_COUNTED = (
+    "num_tokens", "decode_s", "num_steps", "num_accepted", "num_drafted", "draft_s", "verify_s", "prefill_tokens",
+    "prefill_s", "num_answers", "num_identical",
+)  # fmt: skip
+
+
+def _plus(left: BenchRow, right: BenchRow) -> BenchRow:
+    """All that is counted, together."""
+    return replace(left, **{name: getattr(left, name) + getattr(right, name) for name in _COUNTED})
+
+
+def _summed(rows: Sequence[BenchRow], key: Callable[[BenchRow], object]) -> list[BenchRow]:
+    """Rows with the same key as one, in the order of their first."""
+    sums: dict[object, BenchRow] = {}
+    for row in rows:
+        sums[key(row)] = _plus(sums[key(row)], row) if key(row) in sums else row
+    kinds: dict[object, set[Work | None]] = {}
+    for row in rows:
+        kinds.setdefault(key(row), set()).add(row.work)
+    return [row if len(kinds[found]) == 1 else replace(row, work=None) for found, row in sums.items()]
+
+
 @dataclass(slots=True)
 class _Case:
     """One question about one text."""
 
     prompt: tuple[int, ...]
+    work: Work = "quote"
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     by_method: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -143,15 +185,14 @@ def run_bench(
     plain = engines[PLAIN]
     rows: list[BenchRow] = []
     for length in plan.lengths:
-        sums = {method: BenchRow(length, method) for method in (PLAIN, *engines, *peers.names)}
-        for prompts in islice(_prompts(plain, texts, length, plan), plan.num_texts):
-            sums = _measure_text(engines, peers, prompts, plan, sums)
-        if sums[PLAIN].num_answers:
-            rows += sums.values()
-            speeds = ", ".join(f"{name} {row.tokens_per_second:.0f}" for name, row in sums.items())
-            tell(f"{length} tokens: {speeds} tokens/s")
-        else:
-            tell(f"{length} tokens: no text is so long, left out")
+        measured: list[BenchRow] = []
+        for cases in islice(_cases(plain, texts, length, plan), plan.num_texts):
+            measured += _measure_text(engines, peers, cases, plan)
+        found = [replace(row, length=length) for row in measured]
+        rows += _summed(found, lambda row: (row.method, row.work))
+        totals = _summed(found, lambda row: row.method)
+        speeds = ", ".join(f"{row.method} {row.tokens_per_second:.0f}" for row in totals)
+        tell(f"{length} tokens: {speeds} tokens/s" if totals else f"{length} tokens: no text is so long, left out")
     if not rows:
         raise DocumentError(f"No text has {min(plan.lengths)} tokens. Give longer texts or a smaller --lengths.")
     preset = plain.preset.name if plain.preset else "by hand"
@@ -159,91 +200,97 @@ def run_bench(
     return BenchReport(preset, datetime.now(UTC).date().isoformat(), hardware(), versions, plan, tuple(rows))
 
 
-def _prompts(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -> Iterator[list[_Case]]:
-    """Cases of the texts that are long enough."""
+def _cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -> Iterator[list[_Case]]:
+    """The questions about each text that is long enough; free text last, as it has a prompt of its own."""
     for number, text in enumerate(texts):
         part = cut_to_tokens(text, length, lambda piece: len(engine.tokenizer.encode(piece)))
         if part is None:
             continue
-        questions: list[str]
-        if plan.ask is not None:
-            questions = [plan.ask]
-        else:
-            kinds = cycle([make_questions(part, kind, seed=number) for kind in get_args(QuestionKind)])
-            made = (next(kind, None) for kind in kinds)  # a kind that the text has no question of leaves a gap
-            questions = [question.text for question in islice(made, plan.questions_per_text) if question]
         document, instruction = as_document(part), engine.preset.instruction if engine.preset else ""
-        cases = [_Case(tuple(build(engine.tokenizer, document, (), question, instruction))) for question in questions]
+        asked = _questions(part, number, plan)
+        cases = [
+            _Case(tuple(build(engine.tokenizer, document, (), question, instruction)), work)
+            for work, question in asked
+            if work != "free"
+        ]
+        if len(cases) < len(asked):
+            bare = tuple(engine.tokenizer.encode(part))
+            cases.append(_Case(bare, "free", SamplingParams(temperature=FREE_TEMPERATURE, seed=number)))
         cases = [case for case in cases if len(case.prompt) + plan.max_tokens <= engine.capacity]
         if cases:
             yield cases
 
 
-def _measure_text(
-    engines: dict[str, Engine], peers: Peers, cases: list[_Case], plan: BenchPlan, sums: dict[str, BenchRow]
-) -> dict[str, BenchRow]:
+def _questions(text: str, number: int, plan: BenchPlan) -> list[tuple[Work, str]]:
+    """What is asked about a text; "" for free text."""
+    if plan.ask is not None:
+        return [("quote", plan.ask)]
+    by_kind = {kind: make_questions(text, kind, seed=number) for kind in get_args(QuestionKind)}
+    quotes, outlines = cycle((by_kind["phrase"], by_kind["words"])), cycle(_OUTLINES)
+    made: list[tuple[Work, str]] = []
+    for work in islice(cycle(get_args(Work)), plan.questions_per_text):
+        if work == "outline" or work == "free":
+            made.append((work, next(outlines) if work == "outline" else ""))
+            continue
+        question = next(next(quotes) if work == "quote" else by_kind["continue"], None)
+        if question is not None:  # a kind that the text has no question of leaves a gap
+            made.append((work, question.text))
+    return made
+
+
+def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[_Case], plan: BenchPlan) -> list[BenchRow]:
     """All methods on all questions of one text; the first pass over each warms it up and is not counted."""
+    rows: list[BenchRow] = []
     for number, case in enumerate([cases[0], *cases]):
         for method, engine in engines.items():
-            request = Request(
-                case.prompt, SamplingParams(), StopRules(plan.max_tokens, engine.tokenizer.stop_token_ids)
-            )
+            stop = StopRules(plan.max_tokens, engine.tokenizer.stop_token_ids)
+            request = Request(case.prompt, case.sampling, stop)
             finished = next(event for event in engine.generate(request) if isinstance(event, Finished))
             case.by_method[method] = finished.token_ids
             if number:
-                same = finished.token_ids == case.by_method[PLAIN]
-                sums[method] = _add(sums[method], finished, same)
+                rows.append(_row(method, case, finished))
             elif method == next(iter(engines)):
-                sums[method] = _add_prefill(sums[method], finished)
-        if number:
+                rows.append(_prefill_row(method, case, finished))
+        if number and case.work != "free":
             stop_ids = engines[PLAIN].tokenizer.stop_token_ids
-            for peer in peers.names:
-                sums[peer] = _add_peer(sums[peer], peers, case, plan.max_tokens, stop_ids)
-    return sums
+            rows += [_peer_row(peer, peers, case, plan.max_tokens, stop_ids) for peer in peers.names]
+    return rows
 
 
 def _without_stop(token_ids: tuple[int, ...], stop_ids: frozenset[int]) -> tuple[int, ...]:
     return token_ids[:-1] if token_ids and token_ids[-1] in stop_ids else token_ids
 
 
-def _add(row: BenchRow, finished: Finished, is_same: bool) -> BenchRow:
+def _row(method: str, case: _Case, finished: Finished) -> BenchRow:
     metrics = finished.metrics
     return BenchRow(
-        row.length,
-        row.method,
-        row.num_tokens + metrics.num_generated_tokens,
-        row.decode_s + metrics.decode_s,
-        row.num_steps + metrics.num_spec_steps,
-        row.num_accepted + metrics.num_accepted_draft_tokens,
-        row.num_drafted + metrics.num_draft_tokens,
-        row.draft_s + metrics.draft_s,
-        row.verify_s + metrics.verify_s,
-        row.prefill_tokens,
-        row.prefill_s,
-        row.num_answers + 1,
-        row.num_identical + is_same,
+        length=0,
+        method=method,
+        work=case.work,
+        num_tokens=metrics.num_generated_tokens,
+        decode_s=metrics.decode_s,
+        num_steps=metrics.num_spec_steps,
+        num_accepted=metrics.num_accepted_draft_tokens,
+        num_drafted=metrics.num_draft_tokens,
+        draft_s=metrics.draft_s,
+        verify_s=metrics.verify_s,
+        num_answers=1,
+        num_identical=finished.token_ids == case.by_method[PLAIN],
     )
 
 
-def _add_peer(row: BenchRow, peers: Peers, case: _Case, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
-    """Ask a peer the same question."""
-    run = peers.run(row.method, case.prompt, max_tokens, stop_ids)
-    same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
-    return replace(
-        row,
-        num_tokens=row.num_tokens + run.num_timed_tokens,
-        decode_s=row.decode_s + run.decode_s,
-        num_answers=row.num_answers + 1,
-        num_identical=row.num_identical + same,
-    )
-
-
-def _add_prefill(row: BenchRow, finished: Finished) -> BenchRow:
+def _prefill_row(method: str, case: _Case, finished: Finished) -> BenchRow:
+    """What the first reading of a text took."""
     metrics = finished.metrics
-    values = {name: getattr(row, name) for name in BenchRow.__dataclass_fields__}
-    values["prefill_tokens"] += metrics.num_prompt_tokens - metrics.num_reused_tokens
-    values["prefill_s"] += metrics.prefill_s
-    return BenchRow(**values)
+    num_read = metrics.num_prompt_tokens - metrics.num_reused_tokens
+    return BenchRow(0, method, case.work, prefill_tokens=num_read, prefill_s=metrics.prefill_s)
+
+
+def _peer_row(peer: str, peers: Peers, case: _Case, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
+    """A peer's answer to the same question."""
+    run = peers.run(peer, case.prompt, max_tokens, stop_ids)
+    same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
+    return BenchRow(0, peer, case.work, run.num_timed_tokens, run.decode_s, num_answers=1, num_identical=same)
 
 
 def build_peers(preset: Preset, engine: Engine) -> Peers:
