@@ -63,7 +63,7 @@ def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
 
 
 def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
-    """4.6 M parameters, context grown from 256 to 4K tokens."""
+    """4.6 M parameters, context grown from 256 to 8K tokens."""
     config = SmolLM3Config.from_dict(
         {
             "hidden_size": 256,
@@ -79,7 +79,7 @@ def target_recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
         }
     )
     full = [layer for layer, rope in enumerate(WITH_ROPE) if not rope]
-    stages = parse_stages("256:64:4,512:32:8,1024:16:25,2048:8:29,4096:4:37")
+    stages = parse_stages("256:64:4,512:32:8,1024:16:25,2048:8:29,4096:4:33,8192:2:6")
     guided = GuidedLayers(previous=0, mark=full[0] - 1, match=full[0], gather=full[0] + 1, copy=full[-1])
     return Recipe(config, stages, guided=guided)
 

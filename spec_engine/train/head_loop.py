@@ -45,7 +45,7 @@ class HeadRecipe:
 
     stages: tuple[Stage, ...]
     learning_rate: float = 2e-3
-    num_warmup: int = 100  # steps
+    num_warmup: int = 20  # steps
     decay_share: float = 0.4
 
     @property
