@@ -33,11 +33,13 @@ from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
-from spec_engine.train.heads import HeadJob, train_head
+from spec_engine.train.eagle3 import Eagle3Training
+from spec_engine.train.heads import HeadJob, Method, train_head
 from spec_engine.train.longspec import LongSpecTraining
+from spec_engine.train.small_lm import SmallLMTraining
 
 DRAFTER_KINDS = get_args(DrafterKind)
-HEADS = ("longspec",)
+DRAFTS = ("longspec", "eagle3", "lm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
 
-    _add_train(commands.add_parser("train", help="train the built-in models, or a draft head for a preset's target"))
+    _add_train(commands.add_parser("train", help="train the built-in models, or a draft for a preset's target"))
     return parser
 
 
@@ -130,16 +132,19 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("part", choices=("tokenizer", "target", "draft", "all", *HEADS))
+    train.add_argument("part", choices=("tokenizer", "target", "draft", "all", *DRAFTS))
     _add_preset(train)
     train.add_argument("--corpus", type=Path, required=True, help=".jsonl(.xz) with 'text', a text file or a folder")
     train.add_argument("--out", type=Path, default=Path("runs/builtin"), help="default: %(default)s")
     train.add_argument("--stages", help="LENGTH:ROWS:MILLION_TOKENS,… instead of the recipe's")
     train.add_argument("--init", type=Path, help="folder of weights to start from")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
-    train.add_argument("--window", type=_positive, default=512, help="of a head's attention (default: %(default)s)")
-    train.add_argument("--no-anchor-offset", action="store_true", help="train a head at ordinary positions")
-    train.add_argument("--no-noise", action="store_true", help="show a head all of the target's rows in training")
+    train.add_argument("--window", type=_positive, default=512, help="longspec: tokens it sees (default: %(default)s)")
+    train.add_argument("--no-anchor-offset", action="store_true", help="longspec: train at ordinary positions")
+    train.add_argument("--no-noise", action="store_true", help="longspec: show it all of the target's rows in training")
+    train.add_argument("--draft-vocab", type=_positive, metavar="N", help="eagle3: draft only the N likeliest tokens")
+    train.add_argument("--hidden", type=_positive, default=256, help="lm: its hidden size (default: %(default)s)")
+    train.add_argument("--layers", type=_positive, default=2, help="lm: how many it has (default: %(default)s)")
     train.set_defaults(command=_train)
 
 
@@ -324,9 +329,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     stages = parse_stages(arguments.stages) if arguments.stages else None
-    if arguments.part in HEADS:
-        method = LongSpecTraining(not arguments.no_anchor_offset, not arguments.no_noise, arguments.window)
-        job = HeadJob(_preset(arguments), arguments.corpus, arguments.out / arguments.part, method)
+    if arguments.part in DRAFTS:
+        methods: dict[str, Method] = {
+            "longspec": LongSpecTraining(not arguments.no_anchor_offset, not arguments.no_noise, arguments.window),
+            "eagle3": Eagle3Training(draft_vocab_size=arguments.draft_vocab),
+            "lm": SmallLMTraining(arguments.hidden, arguments.layers),
+        }
+        out = arguments.out / arguments.part
+        job = HeadJob(_preset(arguments), arguments.corpus, out, methods[arguments.part])
         job = replace(job, stages=stages or job.stages, threads=arguments.threads, device=arguments.device)
         train_head(job, log=_progress)
         return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, ModelRef, Preset, RetrievalConfig, TreeConfig
@@ -43,6 +44,21 @@ def perturbed(model: PreTrainedModel, share: float, seed: int = 1) -> PreTrained
             if weight.dim() > 1:
                 weight += share * weight.std() * torch.randn(weight.shape, generator=generator)
     return twin
+
+
+def taught_lm(text: str) -> PreTrainedModel:
+    """A tiny model that goes on with `text` over and over; what a random one says is noise to whoever learns it."""
+    model = tiny_lm().requires_grad_(True)
+    ids = torch.tensor(byte_tokenizer().encode(text * 4))
+    num_starts, length = len(ids) // 4, 2 * len(ids) // 4 + 20
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(60):
+        rows = torch.stack([ids[start : start + length] for start in range(step % 7, num_starts, 7)])
+        logits = model(rows, use_cache=False).logits[:, :-1]
+        cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.requires_grad_(False)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
 """Files of EAGLE heads, in their published spellings.
 
-Job: `read_head`: a folder's configuration and weights under one set of names; `head_need`: memory from the
-configuration alone.
+Job: `read_head`: a folder's configuration and weights under one set of names; `save_head`: the same the other way;
+`head_need`: memory from the configuration alone.
 Non-job: whether a head fits its target and what it shares with it (`eagle3`), the network (`eagle_head`).
 
 Formats: the authors' (github SafeAILab/EAGLE; ``midlayer.*``, ``d2t``, often ``pytorch_model.bin``), SpecForge's and
@@ -28,6 +28,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from spec_engine.config import Preset
 from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Rope
 from spec_engine.errors import ModelError, ModelNotFound, RequestError, UnsupportedModel
+from spec_engine.model.checkpoint import save_checkpoint
 from spec_engine.model.load import fetch, load_config, pick_device, pick_dtype, reading
 from spec_engine.model.memory import MemoryNeed
 
@@ -104,6 +105,47 @@ def head_need(preset: Preset, device: str) -> MemoryNeed:
         num_weights = sum(parameter.numel() for parameter in EagleHead(config).parameters())
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_size * dtype.itemsize
     return MemoryNeed(num_weights * dtype.itemsize, per_token, preset.context_length, 0)
+
+
+def save_head(files: HeadFiles, folder: Path, rope_theta: float) -> None:
+    """Write an EAGLE-3 head of one layer as `read_head` reads it, in the dtype of its weights.
+
+    Tensors are named as the authors name theirs. The configuration has SpecForge's keys, and the layers under both of
+    theirs; see the module's docstring. Rotary embeddings are those of `rope_theta`, without scaling.
+    """
+    config, layers, columns = files.config, files.layers, files.config.num_columns
+    assert config.is_eagle3, "EAGLE-1 is not written"
+    assert config.num_layers == 1, "the authors' names are for one layer"
+    assert config.rope == Rope.plain(config.head_size, rope_theta), "another rotary embedding"
+    assert layers is not None, "a new head knows its layers"
+    fields = {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_size,
+        "num_hidden_layers": 1,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": rope_theta,
+        "max_position_embeddings": files.trained_length,
+        "vocab_size": files.vocab_size,
+        "draft_vocab_size": columns,
+        "tie_word_embeddings": False,
+        "norm_before_residual": config.norm_before_residual,
+        "eagle_config": {_LAYER_IDS: [layer - 1 for layer in layers], "use_aux_hidden_state": True},
+        _LAYER_IDS: list(layers),
+    }
+    weights = {key.replace("layers.0.", "midlayer."): value for key, value in files.weights.items()}
+    if files.target_ids is not None:
+        assert files.vocab_size is not None, "a part of the vocabulary is a part of something"
+        ids = files.target_ids.cpu()
+        is_drafted = torch.zeros(files.vocab_size, dtype=torch.bool)
+        is_drafted[ids] = True
+        weights |= {"d2t": ids - torch.arange(len(ids)), "t2d": is_drafted}
+    save_checkpoint(folder, fields, weights)
 
 
 def _read_fields(folder: Path, name: str) -> dict[str, object]:

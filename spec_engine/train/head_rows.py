@@ -1,6 +1,7 @@
 """Rows of tokens that a draft head learns to continue.
 
-Job: token rows with weights, from any text, or from the quoting tasks where the target is the built-in one.
+Job: token rows with weights, from any text, or from the quoting tasks where the target is the built-in one; the
+tokens that are most frequent in them.
 Non-job: the tasks (objectives.py), what is learned (the head's own file).
 """
 
@@ -13,6 +14,7 @@ from spec_engine.errors import TrainingError
 from spec_engine.train.corpus import CONTROLS, CorpusDocument, TokenizedCorpus
 from spec_engine.train.objectives import QuoteTasks
 
+_COUNTED_TOKENS = 1 << 18  # for the frequencies of tokens
 TEXT_WEIGHT = 0.1  # of a document's own tokens against those of answers, where there are answers
 _HELD_OUT = 20  # every so many documents one is held out
 
@@ -71,3 +73,13 @@ def head_rows(documents: list[CorpusDocument], tokenizer: PreTrainedTokenizerBas
     ids = [np.array(tokenizer.encode(document.text, add_special_tokens=False), np.int32) for document in documents]
     held_out = ids[::_HELD_OUT]
     return TextRows([row for number, row in enumerate(ids) if number % _HELD_OUT], 0), TextRows(held_out, 9)
+
+
+def frequent_tokens(rows: HeadRows, size: int, vocab_size: int, length: int) -> np.ndarray:
+    """The `size` token ids below `vocab_size` that weigh most in a sample of rows of `length`: int64, ascending."""
+    counts = np.zeros(vocab_size)
+    num_rows = 8
+    for _ in range(max(1, _COUNTED_TOKENS // (num_rows * length))):
+        ids, weights = rows.batch(length, num_rows)
+        counts += np.bincount(ids.ravel(), weights.ravel(), vocab_size)
+    return np.sort(np.argsort(-counts, kind="stable")[:size]).astype(np.int64)

@@ -1,5 +1,6 @@
 """Heads learn, stop, go on where they stopped, and draft once they are written."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from spec_engine.cli import main
 from spec_engine.config import DraftConfig, ModelRef, Preset, TreeConfig, load_preset
 from spec_engine.engine import load_engine
 from spec_engine.errors import TrainingError
@@ -60,6 +62,21 @@ def test_a_head_is_trained_resumed_and_loaded(folder: Path, corpus: Path, tmp_pa
 def with_head(preset: Preset, out: Path) -> Preset:
     tree = TreeConfig(policy="chain", num_nodes=4, max_depth=4)
     return replace(preset, draft=DraftConfig("longspec", ModelRef(str(out)), tree))
+
+
+@pytest.mark.parametrize(
+    ("part", "options"), [("longspec", "--window 16"), ("eagle3", "--draft-vocab 30"), ("lm", "--hidden 64 --layers 1")]
+)
+def test_every_kind_of_draft_is_trained_by_the_command(
+    folder: Path, corpus: Path, tmp_path: Path, part: str, options: str
+) -> None:
+    out = tmp_path / "runs"
+    given = f"train {part} --preset any-lookup --model {folder / 'target'} --corpus {corpus} --out {out} --device cpu"
+    assert main([*given.split(), *f"--stages 32:2:0.0001 {options}".split()]) == 0
+    assert (out / part / "model.safetensors").stat().st_size > 1000
+    config = json.loads((out / part / "config.json").read_text("utf-8"))
+    said = {"longspec": ("self_attention_window", 16), "eagle3": ("draft_vocab_size", 30), "lm": ("hidden_size", 64)}
+    assert config[said[part][0]] == said[part][1]
 
 
 def test_a_state_of_another_head_is_refused(folder: Path, corpus: Path, tmp_path: Path) -> None:
