@@ -23,6 +23,8 @@ from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
+from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
+from spec_engine.cli_train import add_train
 from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
 from spec_engine.documents.read import read_document
@@ -32,14 +34,8 @@ from spec_engine.events import Finished, TokensAccepted
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
-from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
-from spec_engine.train.eagle3 import Eagle3Training
-from spec_engine.train.heads import HeadJob, Method, train_head
-from spec_engine.train.longspec import LongSpecTraining
-from spec_engine.train.small_lm import SmallLMTraining
 
 DRAFTER_KINDS = get_args(DrafterKind)
-DRAFTS = ("longspec", "eagle3", "lm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.set_defaults(command=_chat)
 
     ask = commands.add_parser("ask", help="one question about one document")
-    _add_preset(ask)
+    add_preset(ask)
     ask.add_argument("--document", type=Path, help="the file to read; without it the question stands alone")
     ask.add_argument("--password", help="of an encrypted file")
     ask.add_argument("--question", required=True)
@@ -105,19 +101,19 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
 
-    _add_train(commands.add_parser("train", help="train the built-in models, or a draft for a preset's target"))
+    add_train(commands.add_parser("train", help="train the built-in models, or a draft for a preset's target"))
     return parser
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    _add_preset(bench)
+    add_preset(bench)
     bench.add_argument("--data", type=Path, help="folder of .jsonl or .txt texts (default: the bundled report)")
     bench.add_argument(
         "--lengths", default="1024,2048,4096,8192,15000", help="tokens of document (default: %(default)s)"
     )
-    bench.add_argument("--texts", type=_positive, default=3, help="texts a length (default: %(default)s)")
-    bench.add_argument("--questions", type=_positive, default=4, help="questions a text (default: %(default)s)")
-    bench.add_argument("--max-tokens", type=_positive, default=128, help="tokens an answer (default: %(default)s)")
+    bench.add_argument("--texts", type=positive, default=3, help="texts a length (default: %(default)s)")
+    bench.add_argument("--questions", type=positive, default=4, help="questions a text (default: %(default)s)")
+    bench.add_argument("--max-tokens", type=positive, default=128, help="tokens an answer (default: %(default)s)")
     bench.add_argument(
         "--drafters",
         help="comma list of none, lookup, lm, eagle3; lm- and eagle3- are without retrieval (default: all that the "
@@ -131,48 +127,6 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.set_defaults(command=_bench)
 
 
-def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("part", choices=("tokenizer", "target", "draft", "all", *DRAFTS))
-    _add_preset(train)
-    train.add_argument("--corpus", type=Path, required=True, help=".jsonl(.xz) with 'text', a text file or a folder")
-    train.add_argument("--out", type=Path, default=Path("runs/builtin"), help="default: %(default)s")
-    train.add_argument("--stages", help="LENGTH:ROWS:MILLION_TOKENS,… instead of the recipe's")
-    train.add_argument("--init", type=Path, help="folder of weights to start from")
-    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
-    train.add_argument("--window", type=_positive, default=512, help="longspec: tokens it sees (default: %(default)s)")
-    train.add_argument("--no-anchor-offset", action="store_true", help="longspec: train at ordinary positions")
-    train.add_argument("--no-noise", action="store_true", help="longspec: show it all of the target's rows in training")
-    train.add_argument("--draft-vocab", type=_positive, metavar="N", help="eagle3: draft only the N likeliest tokens")
-    train.add_argument("--hidden", type=_positive, default=256, help="lm: its hidden size (default: %(default)s)")
-    train.add_argument("--layers", type=_positive, default=2, help="lm: how many it has (default: %(default)s)")
-    train.set_defaults(command=_train)
-
-
-def _positive(spelling: str) -> int:
-    """A count, for argparse."""
-    number = int(spelling)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _add_preset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="builtin", help="name or .toml file (default: %(default)s)")
-    parser.add_argument("--model", help="hub id or folder of another target for the preset")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-
-
-def _preset(arguments: argparse.Namespace) -> Preset:
-    preset = load_preset(arguments.preset)
-    if arguments.model:
-        preset = replace(preset, target=replace(preset.target, id=arguments.model, revision=None))
-    return preset
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _chat(arguments: argparse.Namespace) -> int:
     """Run the page's own command; gradio takes seconds to import and no other command needs it."""
     sys.argv = ["spec-engine chat", *arguments.options]
@@ -181,13 +135,13 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    preset = _preset(arguments)
+    preset = chosen_preset(arguments)
     document = None if arguments.document is None else read_document(arguments.document, arguments.password)
-    engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=_progress)
+    engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=progress)
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
     if 0 < preset.reliable_length < len(prompt):
-        _progress(
+        progress(
             f"Note: up to {preset.reliable_length:,} tokens four of five answers of '{preset.name}' were right when "
             f"measured; this prompt has {len(prompt):,}. All are read, but the answer may quote a wrong passage."
         )
@@ -270,10 +224,10 @@ def _read(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    preset = _preset(arguments)
+    preset = chosen_preset(arguments)
     texts = read_texts(arguments.data or bundled_text())
     lengths = tuple(parse_lengths(arguments.lengths))
-    tell = _progress
+    tell = progress
     if arguments.quality:
         engine = load_engine(preset, device=arguments.device, on_progress=tell)
         quality = measure_quality(
@@ -324,29 +278,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
         return 0
     for name, value in findings.items():
         print(f"{name:24} {value}")
-    return 0
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    stages = parse_stages(arguments.stages) if arguments.stages else None
-    if arguments.part in DRAFTS:
-        methods: dict[str, Method] = {
-            "longspec": LongSpecTraining(not arguments.no_anchor_offset, not arguments.no_noise, arguments.window),
-            "eagle3": Eagle3Training(draft_vocab_size=arguments.draft_vocab),
-            "lm": SmallLMTraining(arguments.hidden, arguments.layers),
-        }
-        out = arguments.out / arguments.part
-        job = HeadJob(_preset(arguments), arguments.corpus, out, methods[arguments.part])
-        job = replace(job, stages=stages or job.stages, threads=arguments.threads, device=arguments.device)
-        train_head(job, log=_progress)
-        return 0
-    train_builtin(
-        TrainingJob(
-            part=arguments.part, corpus=arguments.corpus, out=arguments.out, initial=arguments.init,
-            stages=stages, threads=arguments.threads,
-        ),
-        log=_progress,
-    )  # fmt: skip
     return 0
 
 
