@@ -36,6 +36,7 @@ from spec_engine.model.load import load_tokenizer
 from spec_engine.sampling import SamplingParams
 
 DRAFTER_KINDS = get_args(DrafterKind)
+_TIMED_TOKENS = 50  # a shorter answer says nothing about speed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,12 +117,13 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--max-tokens", type=positive, default=128, help="tokens an answer (default: %(default)s)")
     bench.add_argument(
         "--drafters",
-        help="comma list of none, lookup, lm, eagle3; lm- and eagle3- are without retrieval (default: all that the "
-        "preset can run)",
+        help=f"comma list of {', '.join(DRAFTER_KINDS)}; with a minus behind it without retrieval (default: all that "
+        "the preset can run)",
     )
     bench.add_argument("--ask", help="ask this instead of questions about each text")
-    bench.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
-    bench.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
+    instead = bench.add_mutually_exclusive_group()
+    instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
+    instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
@@ -140,7 +142,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=progress)
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
-    if 0 < preset.reliable_length < len(prompt):
+    if 0 < preset.reliable_length < len(prompt) < engine.capacity:
         progress(
             f"Note: up to {preset.reliable_length:,} tokens four of five answers of '{preset.name}' were right when "
             f"measured; this prompt has {len(prompt):,}. All are read, but the answer may quote a wrong passage."
@@ -174,7 +176,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         print(f"\n\n{describe(finished.metrics)}", file=sys.stderr)
         if compared is not None:
             print(_verdict(compared), file=sys.stderr)
-    return 0
+    return 1 if compared is not None and compared.difference is not None else 0
 
 
 def _compared(engine: Engine, session: Session, finished: Finished) -> Comparison:
@@ -187,7 +189,8 @@ def _compared(engine: Engine, session: Session, finished: Finished) -> Compariso
 
 def _verdict(result: Comparison) -> str:
     """The comparison in one line."""
-    speed = f"{result.drafted_rate / result.plain_rate:.2f} times as fast" if result.plain_rate else "too short to time"
+    is_timed = result.plain_rate > 0 and result.num_compared >= _TIMED_TOKENS
+    speed = f"{result.drafted_rate / result.plain_rate:.2f} times as fast" if is_timed else "too few to time"
     found = result.difference
     if found is None:
         return f"Identical to plain decoding: {result.num_compared:,} tokens, {speed}."

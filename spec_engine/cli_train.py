@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
+from spec_engine.errors import TrainingError
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
 from spec_engine.train.eagle3 import Eagle3Training
 from spec_engine.train.heads import HeadJob, Method, train_head
@@ -38,6 +39,10 @@ def add_train(train: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     stages = parse_stages(arguments.stages) if arguments.stages else None
     if arguments.part in DRAFTS:
+        if arguments.init is not None:
+            raise TrainingError(
+                "A draft for a target begins with fresh weights. Leave --init out; a run goes on by itself."
+            )
         methods: dict[str, Method] = {
             "longspec": LongSpecTraining(not arguments.no_anchor_offset, not arguments.no_noise, arguments.window),
             "eagle3": Eagle3Training(draft_vocab_size=arguments.draft_vocab),

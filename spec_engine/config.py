@@ -183,7 +183,7 @@ def load_preset(name_or_path: str, folder: Path | None = None) -> Preset:
             raise PresetError(f"{path}: '{key}' cannot be set, it comes from the file. Remove that line.")
         table[key] = value
     preset = _build(Preset, table, str(path))
-    _check(preset, str(path))
+    check_preset(preset, str(path))
     return preset
 
 
@@ -200,8 +200,8 @@ def preset_dict(preset: Preset) -> dict[str, object]:
     return table
 
 
-def _check(preset: Preset, where: str) -> None:
-    """Rules that no type can express."""
+def check_preset(preset: Preset, where: str) -> None:
+    """Raise `PresetError` where a rule that no type can express is broken; `where` begins the message."""
     kind, tree = preset.draft.kind, preset.draft.tree
     if kind in NEED_MODEL and preset.draft.model is None:
         raise PresetError(f"{where}: draft.kind = '{kind}' needs a [draft.model] table with an id. Add it.")

@@ -4,10 +4,10 @@ Job: `generate_with`, the callable that transformers' `generate` hands its prepa
 Non-job: loading models, text, events; the loop of the application (engine.py).
 
 Everything that `generate` prepares is honoured: logits processors, which get the tokens before each node as they would
-one token at a time, and stopping criteria, asked after every token. So the text is that of plain `generate`, sampled
-text has its distribution. Processors must depend on the tokens and scores that they are given alone. Two things never
-reach a custom function (transformers 5.17 to 5.23): `generate`'s own streamer, so `generate_with` takes it, and the
-tokenizer for ``stop_strings``, so those are given as a ``StopStringCriteria``.
+one token at a time, and stopping criteria, asked after every token. So in float32 the text is that of plain `generate`,
+and sampled text has its distribution. Processors must depend on nothing but the tokens and scores that they are given.
+Two things never reach a custom function (transformers 5.17 to 5.23): the caller's streamer, so `generate_with` takes
+one, and the tokenizer for ``stop_strings``, so those are given as a ``StopStringCriteria``.
 """
 
 import time
@@ -20,11 +20,11 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from spec_engine.config import DraftConfig, DrafterKind, ModelRef, Preset
+from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, ModelRef, Preset, check_preset
 from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
-from spec_engine.errors import RequestError
+from spec_engine.errors import RequestError, UnsupportedModel
 from spec_engine.metrics import StepRecord
 from spec_engine.model.target import Target
 from spec_engine.retrieval import Retriever
@@ -52,10 +52,23 @@ def generate_with(
         draft: folder or hub id of the draft model or head, for drafters that need one.
         streamer: gets each new token; `generate` does not hand its own on to custom functions.
         adaptive: choose the number of drafted tokens by measured speed.
+
+    The model is left in evaluation mode. In half precision a pass over several tokens rounds differently from one token
+    at a time, so a near tie may fall the other way; in float32 the tokens are those of plain `generate`.
+    Give ``stop_strings`` as a ``StopStringCriteria``: `generate` does not hand its tokenizer on.
+
+    Raises `RequestError` for an unknown drafter or one without its model, `PresetError` for settings out of range.
     """
     config = config or DraftConfig()
     model = ModelRef(draft) if draft is not None else config.model
     settings = replace(config, kind=drafter, model=model)
+    if drafter not in DRAFTERS:
+        raise RequestError(f"There is no drafter '{drafter}'. Valid: {', '.join(DRAFTERS)}.")
+    if drafter in NEED_MODEL and model is None:
+        raise RequestError(
+            f"The drafter '{drafter}' needs a draft model or head: generate_with('{drafter}', 'FOLDER')."
+        )
+    check_preset(Preset("", "", "", ModelRef(""), _ROUND_UP, draft=settings), "generate_with, config")
     return CustomGenerate(settings, streamer, adaptive)
 
 
@@ -64,6 +77,7 @@ class _Held:
     """A model with its cache and its drafter."""
 
     model: PreTrainedModel
+    version: object  # of its weights
     target: Target
     drafter: Drafter
 
@@ -94,6 +108,8 @@ class CustomGenerate:
         held = self._hold(model, input_ids.shape[1], generation_config)
         choose = _Chooser(logits_processor, generation_config, held.target.device)
         text = _Text(input_ids, held.target.capacity, stopping_criteria)
+        if self._streamer is not None:
+            self._streamer.put(input_ids.cpu())  # as `generate` does with its own: a streamer may skip the prompt
         with torch.inference_mode():
             for new_ids in self._decode(held, text, choose):
                 if self._streamer is not None:
@@ -137,16 +153,28 @@ class CustomGenerate:
     def _hold(self, model: PreTrainedModel, num_prompt: int, config: GenerationConfig) -> _Held:
         """The model's target and drafter, made anew when another model comes or the context grows."""
         limit = max(config.max_length or 0, num_prompt + 1)  # `generate` makes it from max_new_tokens
-        needed = -(-limit // _ROUND_UP) * _ROUND_UP
-        held = self._held
-        if held is None or held.model is not model or held.target.capacity < needed:
+        held, version = self._held, _version(model)
+        if held is None or held.model is not model or held.version != version or held.target.capacity < limit:
             self._held = held = None
+            target = _make_target(model, limit)
             name = str(getattr(model, "name_or_path", "") or type(model).__name__)
-            preset = Preset(name, name, "", ModelRef(name), needed, draft=self._draft)
-            target = Target(model, needed, _PREFILL_CHUNK)
+            preset = Preset(name, name, "", ModelRef(name), target.capacity, draft=self._draft)
             drafter = DRAFTERS[self._draft.kind](DrafterContext(preset, target, str(target.device)))
-            self._held = held = _Held(model, target, drafter)
+            self._held = held = _Held(model, version, target, drafter)
         return held
+
+
+def _version(model: PreTrainedModel) -> object:
+    """Changes when weights are written, cast or moved: what was cached does not fit them any more."""
+    return model.dtype, model.device, sum(weight._version for weight in model.parameters())
+
+
+def _make_target(model: PreTrainedModel, limit: int) -> Target:
+    """With some room for longer prompts to come, where the model allows it."""
+    try:
+        return Target(model, -(-limit // _ROUND_UP) * _ROUND_UP, _PREFILL_CHUNK)
+    except UnsupportedModel:
+        return Target(model, limit, _PREFILL_CHUNK)
 
 
 class _Text:
@@ -191,7 +219,7 @@ class _Chooser:
         self._noise = GumbelNoise(int(torch.randint(2**62, (1,)))) if config.do_sample else None
 
     def __call__(self, tree: DraftTree, logits: Tensor, text: _Text) -> tuple[int, ...]:
-        """One token id for each row of `logits` [N, V]; nodes of a depth go through the processors together."""
+        """One token id for each row of `logits` [N, V]; each node goes through the processors as a batch of one."""
         scores = logits.float()
         if len(self._processors):
             scores = self._processed(tree, scores, text)
@@ -203,15 +231,13 @@ class _Chooser:
         return tuple(scores.argmax(dim=-1).tolist())
 
     def _processed(self, tree: DraftTree, scores: Tensor, text: _Text) -> Tensor:
-        scores = scores.clone()
-        before = text.ids.to(scores.device)
-        for depth in range(tree.depth + 1):
-            nodes = [node for node in range(len(tree)) if tree.depths[node] == depth]
-            paths = [[tree.token_ids[step] for step in tree.path(node)[1:]] for node in nodes]
-            own = torch.tensor(paths, dtype=torch.int64, device=scores.device).view(len(nodes), depth)
-            rows = torch.cat((before.expand(len(nodes), -1), own), dim=1)
-            scores[nodes] = self._processors(rows, scores[nodes])  # type: ignore[arg-type]
-        return scores
+        before, rows = text.ids.to(scores.device), []
+        for node in range(len(tree)):
+            path = [tree.token_ids[step] for step in tree.path(node)[1:]]
+            own = torch.tensor([path], dtype=torch.int64, device=scores.device)
+            tokens = torch.cat((before, own), dim=1)
+            rows.append(self._processors(tokens, scores[node : node + 1].clone()))  # type: ignore[arg-type]
+        return torch.cat(rows)
 
 
 def _record(tree: DraftTree, accepted: Accepted, draft_s: float, verify_s: float) -> StepRecord:
@@ -231,6 +257,7 @@ def _check(input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, 
     held = getattr(cache, "get_seq_length", lambda: 0)() if cache is not None else 0
     reasons = {
         "one sequence at a time is decoded, and input_ids holds several": input_ids.shape[0] != 1,
+        "guidance_scale runs the model once more for each token; leave it out": (config.guidance_scale or 1) != 1,
         "beams cannot be drafted for; set num_beams to 1": (config.num_beams or 1) > 1,
         "the prompt is padded; give it without padding": isinstance(mask, Tensor) and not bool(mask.all()),
         "it keeps a cache of its own; leave past_key_values out": held > 0,

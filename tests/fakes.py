@@ -28,11 +28,10 @@ HEADS: dict[DrafterKind, str] = {"eagle3": "eagle", "longspec": "longspec"}  # f
 SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
 
 
-def tiny_lm(shape: str = "llama", seed: int = 0) -> PreTrainedModel:
-    """A tiny random model over the byte tokenizer's vocabulary: grouped queries, float32."""
-    return tiny_model(
-        shape, seed, vocab_size=VOCAB_SIZE, bos_token_id=None, eos_token_id=END_ID, pad_token_id=VOCAB_SIZE - 1
-    )
+def tiny_lm(shape: str = "llama", seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A tiny random model over the byte tokenizer's vocabulary: grouped queries, float32; `changes` of its config."""
+    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": None, "eos_token_id": END_ID, "pad_token_id": VOCAB_SIZE - 1}
+    return tiny_model(shape, seed, **{**ids, **changes})  # type: ignore[arg-type]
 
 
 def perturbed(model: PreTrainedModel, share: float, seed: int = 1) -> PreTrainedModel:

@@ -14,13 +14,14 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
+    TextStreamer,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from spec_engine import generate_with
-from spec_engine.config import DraftConfig, DrafterKind, TreeConfig
+from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, TreeConfig
 from spec_engine.dropin import CustomGenerate
-from spec_engine.errors import RequestError
+from spec_engine.errors import PresetError, RequestError
 from tests.fakes import END_ID, byte_tokenizer, perturbed, save_pair, tiny_lm
 from tests.test_lossless import prompt_of
 
@@ -88,12 +89,13 @@ def custom_for(kind: DrafterKind, folder: Path, streamer: BaseStreamer | None = 
         {"repetition_penalty": 1.3},
         {"no_repeat_ngram_size": 3, "min_new_tokens": 5},
         {"logits_processor": LogitsProcessorList([Ban()])},
+        {"prefix_allowed_tokens_fn": lambda row, ids: range(30, 200) if row == 0 else [5]},
         {"stopping_criteria": StoppingCriteriaList([StopAtSum()])},
         {"eos_token_id": [97, 101, END_ID]},
         {"stopping_criteria": StoppingCriteriaList([StopStringCriteria(byte_tokenizer(), ["a", "9"])])},
         {"max_new_tokens": 1},
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_greedy_text_is_that_of_generate(
     load: Callable[[], PreTrainedModel], folder: Path, kind: DrafterKind, options: dict[str, object]
@@ -123,8 +125,38 @@ def test_turns_reuse_and_a_longer_context_is_made_room_for(load: Callable[[], Pr
 def test_tokens_are_streamed_as_they_come(load: Callable[[], PreTrainedModel], folder: Path) -> None:
     heard = Heard()
     text = generate(load(), prompt_of(60), custom_for("lm", folder, heard))
-    assert heard.token_ids == text[0, 60:].tolist()
+    assert heard.token_ids == text[0].tolist()  # the prompt first, as `generate` has it
     assert heard.has_ended
+
+
+def test_a_text_streamer_prints_what_it_prints_under_generate(
+    load: Callable[[], PreTrainedModel], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load()
+    generate(model, prompt_of(40), None, streamer=TextStreamer(byte_tokenizer(), skip_prompt=True))
+    expected = capsys.readouterr().out
+    generate(model, prompt_of(40), custom_for("lookup", folder, TextStreamer(byte_tokenizer(), skip_prompt=True)))
+    assert capsys.readouterr().out == expected
+
+
+def test_weights_that_changed_are_noticed(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model, custom, prompt = load(), custom_for("lookup", folder), prompt_of(80)
+    generate(model, prompt, custom)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    assert torch.equal(generate(model, prompt, custom), generate(model, prompt, None))
+    model.to(torch.float64)
+    generate(model, prompt, custom)
+
+
+def test_a_context_that_just_fits_is_served(folder: Path) -> None:
+    """Learned positions end at 64; room for more would be refused."""
+    model = tiny_lm("gpt2", n_positions=64)
+    ids = torch.tensor([prompt_of(30)])
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "eos_token_id": None, "do_sample": False}
+    expected = model.generate(ids, **options)
+    assert torch.equal(model.generate(ids, custom_generate=custom_for("lookup", folder), **options), expected)
 
 
 def test_sampled_text_depends_on_torchs_seed_alone(load: Callable[[], PreTrainedModel], folder: Path) -> None:
@@ -160,6 +192,7 @@ def test_sampled_tokens_have_the_models_distribution(load: Callable[[], PreTrain
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"guidance_scale": 1.5}, "guidance_scale"),
         ({"num_beams": 2}, "several"),  # which arrive as rows
         ({"num_return_sequences": 2, "do_sample": True}, "several"),
         ({"return_dict_in_generate": True, "output_scores": True}, "output_scores"),
@@ -170,6 +203,15 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=words):
         generate(load(), prompt_of(20), custom_for("lookup", folder), **options)
+
+
+def test_arguments_are_checked_at_once() -> None:
+    with pytest.raises(RequestError, match="lookupp"):
+        generate_with("lookupp")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="needs a draft model"):
+        generate_with("lm")
+    with pytest.raises(PresetError, match="num_draft"):
+        generate_with("lookup", config=DraftConfig(lookup=LookupConfig(num_draft=5000)))
 
 
 def test_batches_and_padding_are_refused(load: Callable[[], PreTrainedModel], folder: Path) -> None:

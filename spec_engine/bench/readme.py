@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from spec_engine.bench.quality import QualityRow
-from spec_engine.bench.report import quality_table, speed_caption, speed_table
+from spec_engine.bench.report import quality_summary, quality_table, speed_caption, speed_table
 from spec_engine.bench.run import BenchReport
 from spec_engine.config import MODEL_DRAFTERS, load_preset, preset_names
 
@@ -28,7 +28,8 @@ def blocks() -> dict[str, str]:
     quality = json.loads(QUALITY.read_text("utf-8"))
     names = QualityRow.__dataclass_fields__
     rows = [QualityRow(**{key: value for key, value in row.items() if key in names}) for row in quality]
-    results = [speed_table(report), speed_caption(report), "How often the answers are right:", quality_table(rows)]
+    right = f"How often the answers are right ({rows[0].num_questions} questions each):"
+    results = [speed_table(report), speed_caption(report), right, quality_summary(rows)]
     return {
         "results": "\n\n".join(results),
         "quality": quality_table(rows),

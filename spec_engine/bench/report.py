@@ -96,6 +96,20 @@ def needle_table(rows: Sequence[NeedleRow]) -> str:
     return "\n".join([*lines, "", f"{quoted // len(views)} of {asked // len(views)} needles were quoted."])
 
 
+def quality_summary(rows: Sequence[QualityRow]) -> str:
+    """Markdown: one line a length, one column a kind of question."""
+    lines = ["| document | text continued | passage by a phrase | of it word for word | sentence by three words |"]
+    lines.append("|---" * 5 + "|")
+    for length in dict.fromkeys(row.length for row in rows):
+        found = {row.kind: row for row in rows if row.length == length}
+        shares = (
+            found["continue"].right_share, found["phrase"].right_share, found["phrase"].verbatim_share,
+            found["words"].right_share,
+        )  # fmt: skip
+        lines.append(f"| {length:,} tokens | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
+    return "\n".join(lines)
+
+
 def quality_table(rows: Sequence[QualityRow]) -> str:
     """Markdown: share of right answers by kind of question and length."""
     lines = ["| length | question | asked | right | verbatim | τ |", "|---|---|---|---|---|---|"]

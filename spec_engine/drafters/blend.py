@@ -1,7 +1,7 @@
 """Two drafters in one tree: a model's proposals and copies from the text, ranked together.
 
 Job: `BlendDrafter`, which asks both and keeps the likeliest nodes under one budget, and `merge`, the rule for that.
-Non-job: drafting itself (lm.py, lookup.py).
+Non-job: drafting itself (lm.py, eagle3.py, longspec.py, lookup.py).
 
 A model knows how language goes on, copies know names and figures; at each step either may be the better guess (HOWL
 joins a head and suffix decoding by choosing one of them, arXiv 2510.07535, section 3). Here both guess, and a token
@@ -25,6 +25,8 @@ _MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "longspec": longspec.build,
 }
 
+_LEAST = 1e-12  # probability of a proposed token at least; a cold distribution rounds others to 0
+
 
 def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
     """The likeliest `max_nodes` nodes of several trees with the same root, best first, parents before children.
@@ -39,7 +41,7 @@ def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
             path = (*path_of[tree.parents[node]], tree.token_ids[node])
             path_of.append(path)
             right = math.exp(min(tree.log_q[node] - tree.log_q[tree.parents[node]], 0.0))
-            paths[path] = paths.get(path, 0.0) + math.log1p(-min(right, 1 - 1e-9))
+            paths[path] = paths.get(path, 0.0) + math.log1p(-min(max(right, _LEAST), 1 - 1e-9))
     log_q: dict[tuple[int, ...], float] = {(): 0.0}
     for path in sorted(paths, key=len):
         log_q[path] = log_q[path[:-1]] + math.log(-math.expm1(paths[path]))
@@ -99,7 +101,7 @@ class BlendDrafter:
     name = "blend"
 
     def __init__(self, model: Drafter, copies: Drafter, config: BlendConfig) -> None:
-        self.vocab_size = min(model.vocab_size, copies.vocab_size)
+        self.vocab_size = max(model.vocab_size, copies.vocab_size)
         self._model = model
         self._copies = copies
         self._config = config

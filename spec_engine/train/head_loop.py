@@ -47,6 +47,7 @@ class HeadRecipe:
     learning_rate: float = 2e-3
     num_warmup: int = 20  # steps
     decay_share: float = 0.4
+    method: str = ""  # what is trained, and how: a saved state of another method is refused
 
     @property
     def num_tokens(self) -> int:
@@ -81,7 +82,8 @@ class HeadTrainer:
         self._train_rows, self._held_out_rows = rows
         self._device = next(objective.head.parameters()).device
         self._optimizers = Optimizers(objective.head)
-        self._shape = json.dumps({name: list(p.shape) for name, p in objective.head.named_parameters()})
+        shapes = {name: list(p.shape) for name, p in objective.head.named_parameters()}
+        self._shape = json.dumps([recipe.method, shapes])
         self._step = self._num_done = self._num_here = 0
         self._started = self._logged = self._saved = time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,8 @@ class HeadTrainer:
     @torch.no_grad()
     def _held_out(self, stage: Stage, num_batches: int) -> list[float]:
         """Mean acceptance by depth over held-out rows."""
-        found = [self._objective.acceptance(*self._batch(self._held_out_rows, stage)) for _ in range(num_batches)]
+        batches = (self._batch(self._held_out_rows, stage) for _ in range(num_batches))
+        found = [self._objective.acceptance(ids, weights) for ids, weights in batches if (weights[:, 1:] >= 1).any()]
         return [sum(shares) / len(shares) for shares in zip(*found, strict=True)]
 
     def _batch(self, rows: HeadRows, stage: Stage) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,7 @@ class HeadTrainer:
             return
         state = torch.load(file, map_location=self._device, weights_only=True)
         if state["shape"] != self._shape:
-            raise TrainingError(f"{file} belongs to another head. Give another output folder or delete it.")
+            raise TrainingError(f"{file} belongs to another head or another method. Give another folder or delete it.")
         self._objective.head.load_state_dict(state["model"])
         self._optimizers.load(state["optimizers"])
         self._step, self._num_done = state["step"], state["num_done"]
@@ -157,4 +160,6 @@ class HeadTrainer:
 
 
 def _shares(acceptance: Sequence[float]) -> str:
+    if not acceptance:
+        return "no token in rows of this length counts"
     return f"{' '.join(f'{share:.3f}' for share in acceptance)}, {expected_length(acceptance):.2f} tokens a pass"

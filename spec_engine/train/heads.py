@@ -51,7 +51,8 @@ def train_head(job: HeadJob, log: Callable[[str], None]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(job.preset, target))
     rows = head_rows(documents, tokenizer)
     objective = _objective(job, model, tokenizer, rows[0])
-    return HeadTrainer(objective, HeadRecipe(job.stages), rows, job.out, log).run()
+    recipe = HeadRecipe(job.stages, method=f"{job.preset.target.id} {job.method}")
+    return HeadTrainer(objective, recipe, rows, job.out, log).run()
 
 
 def _objective(

@@ -76,7 +76,7 @@ class LongSpecObjective:
             hidden = self._hidden(ids, self._positions(ids.shape[1]), (offset,))[0]
             logits = self._model.get_output_embeddings()(hidden.flatten(0, 1)[rows])
         entropy = F.cross_entropy(logits.float(), labels, reduction="none")
-        return (entropy * learned).sum() / learned.sum()
+        return (entropy * learned).sum() / learned.sum().clamp_min(1e-9)
 
     def acceptance(self, ids: Tensor, weights: Tensor) -> list[float]:
         """Depth d is a prediction at offset d: the head sees the target up to d tokens before."""

@@ -20,7 +20,7 @@ def tree_of(chances: dict[tuple[int, ...], float], root: int = 1) -> DraftTree:
     log_q = [0.0]
     for path, chance in chances.items():
         node_of[path] = len(node_of)
-        log_q.append(log_q[node_of[path[:-1]]] + math.log(chance))
+        log_q.append(log_q[node_of[path[:-1]]] + (math.log(chance) if chance else -1e4))
     return DraftTree(
         tuple(path[-1] if path else root for path in node_of),
         tuple(node_of[path[:-1]] if path else -1 for path in node_of),
@@ -59,7 +59,7 @@ def test_any_two_trees_merge_to_a_tree(seed: int) -> None:
         chances: dict[tuple[int, ...], float] = {}
         for _ in range(dice.randrange(12)):
             path = (*dice.choice([(), *chances]), dice.randrange(3))
-            chances[path] = dice.choice((1.0, 1.0, 0.5, 1e-6))
+            chances[path] = dice.choice((1.0, 1.0, 0.5, 1e-6, 1e-300, 0.0))
         trees.append(tree_of(chances))
     both = set(chances_of(trees[0])) | set(chances_of(trees[1]))
     for budget in (0, 1, 3, 100):
