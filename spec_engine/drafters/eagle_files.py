@@ -13,27 +13,21 @@ a number names a layer's output; at the top level (speculators, vLLM) its input,
 """
 
 import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from spec_engine.config import Preset
 from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Rope
-from spec_engine.errors import ModelError, ModelNotFound, RequestError, UnsupportedModel
-from spec_engine.model.checkpoint import save_checkpoint
-from spec_engine.model.load import fetch, load_config, pick_device, pick_dtype, reading
+from spec_engine.errors import ModelError, RequestError, UnsupportedModel
+from spec_engine.model.checkpoint import Checkpoint, load_head_config, read_checkpoint, save_checkpoint
+from spec_engine.model.load import fetch, load_config, pick_device, pick_dtype
 from spec_engine.model.memory import MemoryNeed
-
-Fields = Mapping[str, object]
-T = TypeVar("T")
 
 _TARGET_IDS = ("d2t", "draft_id_to_target_id")
 _UNUSED = ("t2d", "target_id_to_draft_id")  # the other direction
@@ -71,16 +65,16 @@ def read_head(folder: Path, name: str) -> HeadFiles:
     Raises `ModelNotFound` for missing files, `ModelError` for damaged ones, and `UnsupportedModel` for a network that
     is not an EAGLE head as known here.
     """
-    fields = _read_fields(folder, name)
-    weights = {_own_name(key): value for key, value in _read_weights(folder, name).items()}
+    stored = _flat(read_checkpoint(folder, name))
+    weights = {_own_name(key): value for key, value in stored.tensors.items()}
     weights = {key: value for key, value in weights.items() if key not in _UNUSED and "rotary_emb" not in key}
     offsets = next((weights.pop(key) for key in _TARGET_IDS if key in weights), None)
-    if "lm_head.weight" not in weights and _flag(fields, "tie_word_embeddings") and "embed_tokens.weight" in weights:
+    if "lm_head.weight" not in weights and stored.flag("tie_word_embeddings") and "embed_tokens.weight" in weights:
         weights["lm_head.weight"] = weights["embed_tokens.weight"]
     is_eagle3 = "layers.0.hidden_norm.weight" in weights
     if not is_eagle3:
         weights.pop("lm_head.weight", None)  # EAGLE-1 drafts with the target's
-    config = _config(fields, name, is_eagle3, weights)
+    config = _config(stored, is_eagle3, weights)
     _check_weights(config, weights, name)
     target_ids = None if offsets is None else torch.arange(len(offsets)) + offsets.long()
     if target_ids is not None and len(target_ids) != config.num_columns:
@@ -88,19 +82,20 @@ def read_head(folder: Path, name: str) -> HeadFiles:
             f"The head '{name}' names {len(target_ids):,} tokens for an output layer of {config.num_columns or 0:,}. "
             "Its files do not belong together: load them again, or choose another head."
         )
-    length, vocab_size = _number(fields, "max_position_embeddings"), _number(fields, "vocab_size")
-    return HeadFiles(name, config, weights, target_ids, _layers(fields), length, vocab_size)
+    length, vocab_size = stored.number_or_none("max_position_embeddings"), stored.number_or_none("vocab_size")
+    return HeadFiles(name, config, weights, target_ids, _layers(stored), length, vocab_size)
 
 
 def head_need(preset: Preset, device: str) -> MemoryNeed:
     """What the head of ``draft.model`` needs beside its target, from its configuration."""
     ref = preset.draft.model
     assert ref is not None, "asked for a head that the preset does not name"
-    fields = _read_fields(Path(fetch(preset, ref, weights=False)), ref.id)
+    stored = _flat(load_head_config(preset, ref))
+    fields = stored.config
     of_target = load_config(preset, preset.target).dtype
     dtype = pick_dtype(ref.dtype, pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
     says_eagle3 = "draft_vocab_size" in fields or "eagle_config" in fields or "eagle3" in json.dumps(fields).lower()
-    config = _config(fields, ref.id, says_eagle3, None)
+    config = _config(stored, says_eagle3, None)
     with torch.device("meta"):
         num_weights = sum(parameter.numel() for parameter in EagleHead(config).parameters())
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_size * dtype.itemsize
@@ -148,31 +143,9 @@ def save_head(files: HeadFiles, folder: Path, rope_theta: float) -> None:
     save_checkpoint(folder, fields, weights)
 
 
-def _read_fields(folder: Path, name: str) -> dict[str, object]:
-    """The configuration, a nested layer's fields among the others."""
-    try:
-        fields: dict[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(f"The head '{name}' has no readable config.json: {error}. Check the folder.") from error
-    inner = fields.get("transformer_layer_config")
-    return {**inner, **fields} if isinstance(inner, dict) else fields
-
-
-def _read_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """All tensors of the folder, on the CPU. Nothing but tensors is unpickled."""
-    safe, pickled = sorted(folder.glob("*.safetensors")), sorted(folder.glob("pytorch_model*.bin"))
-    if not safe and not pickled:
-        raise ModelNotFound(
-            f"The folder of the head '{name}' holds neither model.safetensors nor pytorch_model.bin. Check the path."
-        )
-    weights: dict[str, Tensor] = {}
-    with reading(name):
-        for path in safe or pickled:
-            try:
-                weights |= load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-                raise ModelError(f"{path.name} of the head '{name}' cannot be read: {error}. Load it again.") from error
-    return weights
+def _flat(stored: Checkpoint) -> Checkpoint:
+    """With a nested layer's fields among the others, as speculators writes them."""
+    return Checkpoint(stored.name, {**stored.table("transformer_layer_config").config, **stored.config}, stored.tensors)
 
 
 def _own_name(key: str) -> str:
@@ -181,18 +154,22 @@ def _own_name(key: str) -> str:
     return f"layers.0.{key.removeprefix('midlayer.')}" if key.startswith("midlayer.") else key
 
 
-def _config(fields: Fields, name: str, is_eagle3: bool, weights: Mapping[str, Tensor] | None) -> HeadConfig:
+def _config(stored: Checkpoint, is_eagle3: bool, weights: Mapping[str, Tensor] | None) -> HeadConfig:
     """The network's shape; what the head owns is read from `weights`, or guessed from the configuration."""
-    hidden, num_heads = _required(fields, "hidden_size", name), _required(fields, "num_attention_heads", name)
-    if fields.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UnsupportedModel(f"The head '{name}' uses {fields['hidden_act']}, not silu. Choose another head.")
-    feature = _number(fields, "target_hidden_size") or hidden
-    has_fc = not is_eagle3 or _flag(_inner(fields), "use_aux_hidden_state", _flag(fields, "use_aux_hidden_state", True))
-    num_taps = len(_layers(fields) or range(3)) if is_eagle3 and has_fc else 1
-    num_columns = (_number(fields, "draft_vocab_size") or _number(fields, "vocab_size")) if is_eagle3 else None
+    hidden, num_heads = stored.number("hidden_size"), stored.number("num_attention_heads")
+    activation = stored.config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise UnsupportedModel(f"The head '{stored.name}' uses {activation}, not silu. Choose another head.")
+    feature = stored.number_or_none("target_hidden_size") or hidden
+    inner = stored.table("eagle_config")
+    has_fc = not is_eagle3 or inner.flag("use_aux_hidden_state", stored.flag("use_aux_hidden_state", True))
+    num_taps = len(_layers(stored) or range(3)) if is_eagle3 and has_fc else 1
+    num_columns = (
+        (stored.number_or_none("draft_vocab_size") or stored.number_or_none("vocab_size")) if is_eagle3 else None
+    )
     num_embeddings = None
     biases: Iterable[str] = ()
-    width, num_layers = feature * num_taps, _number(fields, "num_hidden_layers") or 1
+    width, num_layers = feature * num_taps, stored.number_or_none("num_hidden_layers") or 1
     if weights is not None:
         mixes = weights.get("fc.weight")
         has_fc = mixes is not None or not is_eagle3
@@ -202,52 +179,50 @@ def _config(fields: Fields, name: str, is_eagle3: bool, weights: Mapping[str, Te
         numbers = [key.split(".")[1] for key in weights if key.startswith("layers.")]
         num_layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
         biases = {key.split(".")[-2] for key in weights if key.endswith(".bias")}
-    head_size = _number(fields, "head_dim") or hidden // num_heads
+    head_size = stored.number_or_none("head_dim") or hidden // num_heads
     return HeadConfig(
         is_eagle3=is_eagle3,
         hidden_size=hidden,
         feature_size=width,
-        intermediate_size=_required(fields, "intermediate_size", name),
+        intermediate_size=stored.number("intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=_number(fields, "num_key_value_heads") or num_heads,
+        num_kv_heads=stored.number_or_none("num_key_value_heads") or num_heads,
         head_size=head_size,
-        rope=_rope(fields, name, head_size),
+        rope=_rope(stored, head_size),
         num_layers=num_layers,
-        norm_eps=float(_typed(fields, "rms_norm_eps", float) or 1e-6),
+        norm_eps=stored.decimal("rms_norm_eps", 1e-6),
         num_columns=num_columns,
         num_embeddings=num_embeddings,
         has_fc=has_fc,
-        norm_before_residual=_flag(fields, "norm_before_residual"),
+        norm_before_residual=stored.flag("norm_before_residual"),
         biases=frozenset(biases),
     )
 
 
-def _rope(fields: Fields, name: str, head_size: int) -> Rope:
+def _rope(stored: Checkpoint, head_size: int) -> Rope:
     """The rotary embedding; theta is 10,000 where nothing is said, whatever the target's is."""
-    given = {key: fields[key] for key in _ROPE_FIELDS if fields.get(key) is not None}
-    length = _number(fields, "max_position_embeddings") or 2048
+    given = {key: stored.config[key] for key in _ROPE_FIELDS if stored.config.get(key) is not None}
+    length = stored.number_or_none("max_position_embeddings") or 2048
     try:
         config = LlamaConfig.from_dict({**given, "head_dim": head_size, "max_position_embeddings": length})
         kind = (config.rope_parameters or {}).get("rope_type")
         if kind in _CHANGING_ROPE:
             raise UnsupportedModel(
-                f"The head '{name}' changes its rotary frequencies with the length ('{kind}' scaling), so cached keys "
-                "would no longer fit. Choose another head."
+                f"The head '{stored.name}' changes its rotary frequencies with the length ('{kind}' scaling), so "
+                "cached keys would no longer fit. Choose another head."
             )
         rotary = LlamaRotaryEmbedding(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"The head '{name}' has an unknown rotary embedding: {error}.") from error
+        raise UnsupportedModel(f"The head '{stored.name}' has an unknown rotary embedding: {error}.") from error
     return Rope(tuple(rotary.inv_freq.tolist()), rotary.attention_scaling)
 
 
-def _layers(fields: Fields) -> tuple[int, ...] | None:
+def _layers(stored: Checkpoint) -> tuple[int, ...] | None:
     """The configured layers as the target's taps number them; see the module's docstring."""
-    outputs, inputs = _inner(fields).get(_LAYER_IDS), fields.get(_LAYER_IDS)
-    if isinstance(outputs, list) and outputs:
-        return tuple(int(layer) + 1 for layer in outputs)
-    if isinstance(inputs, list) and inputs:
-        return tuple(int(layer) for layer in inputs)
-    return None
+    outputs, inputs = stored.table("eagle_config").layers(_LAYER_IDS), stored.layers(_LAYER_IDS)
+    if outputs:
+        return tuple(layer + 1 for layer in outputs)
+    return inputs or None
 
 
 def _check_weights(config: HeadConfig, weights: Mapping[str, Tensor], name: str) -> None:
@@ -264,30 +239,3 @@ def _check_weights(config: HeadConfig, weights: Mapping[str, Tensor], name: str)
                 f"The head '{name}' holds {key} of shape {found}, its configuration asks for {shape}. "
                 "Its files do not belong together: load them again, or choose another head."
             )
-
-
-def _inner(fields: Fields) -> Fields:
-    """``eagle_config``, empty where there is none."""
-    inner = fields.get("eagle_config")
-    return inner if isinstance(inner, dict) else {}
-
-
-def _required(fields: Fields, key: str, name: str) -> int:
-    value = _number(fields, key)
-    if value is None:
-        raise UnsupportedModel(f"The configuration of the head '{name}' does not say its {key}. Choose another head.")
-    return value
-
-
-def _number(fields: Fields, key: str) -> int | None:
-    return _typed(fields, key, int)
-
-
-def _flag(fields: Fields, key: str, default: bool = False) -> bool:
-    value = _typed(fields, key, bool)
-    return default if value is None else value
-
-
-def _typed(fields: Fields, key: str, kind: type[T]) -> T | None:
-    value = fields.get(key)
-    return value if isinstance(value, kind) else None

@@ -5,8 +5,10 @@ followed it there.
 Non-job: drafting (lookup.py).
 
 A suffix automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text") built online: each
-state stands for substrings that end at the same places. Appending costs O(1) amortised for any text, repeats or not,
-and so does a search that follows the text. Every token remembers what it changed, so the newest can be taken back.
+state stands for substrings that end at the same places. Appending costs O(1) amortised but for copies of a state's
+continuations (few), and so does a search that follows the text. Every token remembers what it changed,
+so the newest can be taken back. An occurrence is counted, and becomes the newest, for the `_MAX_COUNTED` longest
+substrings that end there: in text of very few different tokens the shorter ones are out of date.
 """
 
 import heapq

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -41,11 +42,9 @@ def test_the_draft_knows_a_needle_that_is_in_view() -> None:
     assert json.loads(needle_json(rows))[0]["length"] == 3000
 
 
-def test_a_preset_without_a_draft_model_is_refused() -> None:
-    engine = load_engine(load_preset("builtin"), drafter="none", device="cpu")
-    sibling = engine.with_drafter("lookup")
-    preset = sibling.preset
-    assert preset is not None
-    object.__setattr__(sibling._config, "preset", None)
-    with pytest.raises(RequestError, match="draft language model"):
-        measure_needles(sibling, [REPORT], [1000], 1, lambda line: None)
+def test_a_preset_without_a_draft_language_model_is_refused() -> None:
+    preset = load_preset("builtin")
+    for draft in (replace(preset.draft, model=None), replace(preset.draft, kind="longspec")):
+        engine = load_engine(replace(preset, draft=draft), drafter="none", device="cpu")
+        with pytest.raises(RequestError, match="draft language model"):
+            measure_needles(engine, [REPORT], [1000], 1, lambda line: None)

@@ -300,7 +300,11 @@ def test_files_that_are_no_head_are_refused(tmp_path: Path) -> None:
         (more, {}, UnsupportedModel, r"holds layers\.0\.self_attn\.q_norm"),
         (eagle3_weights(), {"num_key_value_heads": 4}, UnsupportedModel, r"k_proj.*\(32, 128\).*\(64, 128\)"),
         (eagle3_weights(), {"hidden_act": "gelu"}, UnsupportedModel, "gelu"),
-        (eagle3_weights(), {"hidden_size": None}, UnsupportedModel, "hidden_size"),
+        (eagle3_weights(), {"hidden_size": None}, ModelError, "hidden_size"),
+        (eagle3_weights(), {"hidden_size": "64"}, ModelError, "'hidden_size' as a whole number"),
+        (eagle3_weights(), {"num_attention_heads": 0}, ModelError, "'num_attention_heads' as a whole number"),
+        (eagle3_weights(), {"rms_norm_eps": "1e-5"}, ModelError, "'rms_norm_eps' as a number"),
+        (eagle3_weights(), {"eagle_aux_hidden_state_layer_ids": ["a", 1, 2]}, ModelError, "a list of layers"),
         ({**eagle3_weights(), "d2t": torch.zeros(9).long()}, {}, ModelError, r"9 tokens.*260"),
     ]
     for number, (weights, fields, error, match) in enumerate(cases):
@@ -317,10 +321,13 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"read|damaged"):
             read_head(folder, "head")
     torch.save({"fc.weight": Path("anything but a tensor")}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="damaged"):
         read_head(folder, "head")
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ModelNotFound, match="neither"):
+        read_head(folder, "head")
+    (folder / "config.json").write_text("[1, 2]", "utf-8")
+    with pytest.raises(ModelError, match="no table"):
         read_head(folder, "head")
     (folder / "config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"config\.json"):
