@@ -72,11 +72,11 @@ class Checkpoint:
         return Checkpoint(self.name, value or {}, {})
 
     def layers(self, key: str) -> tuple[int, ...]:
-        """The numbers of layers under `key`, none where there is nothing. Raises `ModelError`."""
+        """The numbers of layers under `key`, none where there is nothing; -1 is the embedding. Raises `ModelError`."""
         value = self.config.get(key)
         if value is None:
             return ()
-        if not isinstance(value, list) or any(type(layer) is not int or layer < 0 for layer in value):
+        if not isinstance(value, list) or any(type(layer) is not int or layer < -1 for layer in value):
             raise self._wrong(key, "a list of layers")
         return tuple(value)
 
