@@ -117,6 +117,12 @@ class DraftConfig:
         """What `model` is: the kind itself, or what blend takes it for."""
         return self.kind if self.kind in MODEL_DRAFTERS else self.blend.model_kind
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether a view of the context is chosen for the model that drafts."""
+        has_view = self.model_kind != "longspec" or self.cross_attention == "focus"
+        return self.kind in NEED_MODEL and self.retrieval.enabled and has_view
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from spec_engine.config import load_preset, preset_dict, preset_folder, preset_names, resolve_model
+from spec_engine.config import (
+    DraftConfig,
+    RetrievalConfig,
+    load_preset,
+    preset_dict,
+    preset_folder,
+    preset_names,
+    resolve_model,
+)
 from spec_engine.errors import PresetError
 
 MINIMAL = 'title = "T"\ndescription = "D"\ncontext_length = 4096\n[target]\nid = "a/b"\n'
@@ -111,3 +119,18 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path: Path) -> None:
         load_preset(write(tmp_path, "a = = b"))
     with pytest.raises(PresetError, match="'title' is missing"):
         load_preset(write(tmp_path, "context_length = 3\n"))
+
+
+@pytest.mark.parametrize(
+    ("draft", "retrieves"),
+    [
+        (DraftConfig("lookup"), False),
+        (DraftConfig("lm"), True),
+        (DraftConfig("eagle3", retrieval=RetrievalConfig(enabled=False)), False),
+        (DraftConfig("longspec"), False),
+        (DraftConfig("longspec", cross_attention="focus"), True),
+        (DraftConfig("blend"), True),
+    ],
+)
+def test_a_view_is_chosen_only_for_a_model_that_looks_at_one(draft: DraftConfig, retrieves: bool) -> None:
+    assert draft.retrieves == retrieves

@@ -14,9 +14,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from spec_engine.errors import TrainingError
 from spec_engine.train.head_rows import HeadRows
-from spec_engine.train.loop import LOG_EVERY_S, SAVE_EVERY_S, STATE_FILE, Optimizers, Stage, learning_rate
+from spec_engine.train.loop import (
+    LOG_EVERY_S,
+    SAVE_EVERY_S,
+    Optimizers,
+    Stage,
+    learning_rate,
+    load_state,
+    save_state,
+)
 
 
 class HeadObjective(Protocol):
@@ -67,7 +74,7 @@ def expected_length(acceptance: Sequence[float]) -> float:
 class HeadTrainer:
     """One run; `run` goes to the end of the last stage. The same call goes on where a broken one stopped.
 
-    Raises `TrainingError` when the state saved in `out` belongs to a head of another shape.
+    Raises `TrainingError` when the state saved in `out` belongs to another head, or was trained another way.
     """
 
     def __init__(
@@ -134,29 +141,13 @@ class HeadTrainer:
 
     def _resume(self) -> None:
         """Take up a saved state, if there is one."""
-        file = self._out / STATE_FILE
-        if not file.exists():
-            return
-        state = torch.load(file, map_location=self._device, weights_only=True)
-        if state["shape"] != self._shape:
-            raise TrainingError(f"{file} belongs to another head or another method. Give another folder or delete it.")
-        self._objective.head.load_state_dict(state["model"])
-        self._optimizers.load(state["optimizers"])
-        self._step, self._num_done = state["step"], state["num_done"]
-        self._log(f"resumed at step {self._step}, {self._num_done / 1e6:.2f} M tokens")
+        if found := load_state(self._out, self._shape, self._objective.head, self._optimizers):
+            self._step, self._num_done = found
+            self._log(f"resumed at step {self._step}, {self._num_done / 1e6:.2f} M tokens")
 
     def _save(self) -> None:
-        """Write the state in one move, so that a broken run leaves the one before."""
         self._saved = time.monotonic()
-        state = {
-            "model": self._objective.head.state_dict(),
-            "optimizers": self._optimizers.state(),
-            "step": self._step,
-            "num_done": self._num_done,
-            "shape": self._shape,
-        }
-        torch.save(state, self._out / "state.tmp")
-        (self._out / "state.tmp").replace(self._out / STATE_FILE)
+        save_state(self._out, self._shape, self._objective.head, self._optimizers, (self._step, self._num_done))
 
 
 def _shares(acceptance: Sequence[float]) -> str:

@@ -258,29 +258,36 @@ class Trainer:
 
     def _resume(self) -> None:
         """Take up a saved state, if there is one."""
-        file = self._out / STATE_FILE
-        if not file.exists():
-            return
-        state = torch.load(file, map_location=self._device, weights_only=True)
-        if state["shape"] != self._shape:
-            raise TrainingError(f"{file} belongs to another model shape. Give another output folder or delete it.")
-        self._model.load_state_dict(state["model"])
-        self._optimizers.load(state["optimizers"])
-        self._step, self._num_done = state["step"], state["num_done"]
-        self._log(f"resumed at step {self._step}, {self._num_done / 1e6:.2f} M tokens")
+        if found := load_state(self._out, self._shape, self._model, self._optimizers):
+            self._step, self._num_done = found
+            self._log(f"resumed at step {self._step}, {self._num_done / 1e6:.2f} M tokens")
 
     def _save(self) -> None:
-        """Write the state in one move, so that a broken run leaves the one before."""
         self._saved = time.monotonic()
-        state = {
-            "model": self._model.state_dict(),
-            "optimizers": self._optimizers.state(),
-            "step": self._step,
-            "num_done": self._num_done,
-            "shape": self._shape,
-        }
-        torch.save(state, self._out / "state.tmp")
-        (self._out / "state.tmp").replace(self._out / STATE_FILE)
+        save_state(self._out, self._shape, self._model, self._optimizers, (self._step, self._num_done))
+
+
+def load_state(out: Path, shape: str, module: nn.Module, optimizers: Optimizers) -> tuple[int, int] | None:
+    """Put the state saved in `out` back; the steps and tokens it had seen, None where nothing was saved.
+
+    Raises `TrainingError` when it belongs to another `shape`.
+    """
+    file = out / STATE_FILE
+    if not file.exists():
+        return None
+    state = torch.load(file, map_location=next(module.parameters()).device, weights_only=True)
+    if state["shape"] != shape:
+        raise TrainingError(f"{file} belongs to another model or method. Give another output folder or delete it.")
+    module.load_state_dict(state["model"])
+    optimizers.load(state["optimizers"])
+    return state["step"], state["num_done"]
+
+
+def save_state(out: Path, shape: str, module: nn.Module, optimizers: Optimizers, done: tuple[int, int]) -> None:
+    """Write the state in one move, so that a broken run leaves the one before; `done` are steps and tokens."""
+    state = {"model": module.state_dict(), "optimizers": optimizers.state(), "shape": shape}
+    torch.save({**state, "step": done[0], "num_done": done[1]}, out / "state.tmp")
+    (out / "state.tmp").replace(out / STATE_FILE)
 
 
 def _share(right: Tensor, chosen: Tensor) -> str:

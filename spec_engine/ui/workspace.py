@@ -18,7 +18,7 @@ from typing import Final
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import Session
-from spec_engine.config import NEED_MODEL, GenerationDefaults, Preset
+from spec_engine.config import GenerationDefaults, Preset
 from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError, SpecEngineError
 from spec_engine.events import Event, Finished, TokensAccepted
@@ -123,9 +123,8 @@ class Workspace:
         draft = self.preset.draft
         if draft.kind == "none":
             return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
-        name = text.DRAFTER_NAMES[draft.kind]
-        retrieval = " + retrieval" if draft.kind in NEED_MODEL and draft.retrieval.enabled else ""
-        return DraftingState(True, f"Drafting on: {name}{retrieval}")
+        retrieval = " + retrieval" if draft.retrieves else ""
+        return DraftingState(True, f"Drafting on: {text.DRAFTER_NAMES[draft.kind]}{retrieval}")
 
     def take_back_question(self) -> str:
         """The question whose answer was stopped before its first word, once; "" when there is none."""

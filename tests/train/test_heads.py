@@ -84,7 +84,7 @@ def test_a_state_of_another_head_is_refused(folder: Path, corpus: Path, tmp_path
     train_head(job, lambda line: None)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.save(state | {"shape": "{}"}, tmp_path / "state.pt")
-    with pytest.raises(TrainingError, match="another head"):
+    with pytest.raises(TrainingError, match="another model or method"):
         train_head(job, lambda line: None)
 
 

@@ -43,7 +43,7 @@ def test_training_resumes_and_writes_a_model_that_loads(
     assert state["step"] == 10
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
     other = Recipe(small_config(len(tokenizer) + 1), longer.stages)
-    with pytest.raises(TrainingError, match="another model shape"):
+    with pytest.raises(TrainingError, match="another model or method"):
         Trainer(other, tokenizer, tasks_of(corpus), tmp_path, log=lines.append).run()
 
 

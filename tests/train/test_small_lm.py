@@ -42,7 +42,7 @@ def test_a_draft_is_trained_resumed_and_loaded(tmp_path: Path) -> None:
     token_ids, metrics, _ = ask(engine, prompt)
     assert token_ids == ask(engine.with_drafter("none"), prompt)[0]
     assert metrics.num_accepted_draft_tokens > 0.5 * len(token_ids)
-    with pytest.raises(TrainingError, match="another head"):
+    with pytest.raises(TrainingError, match="another model or method"):
         train_head(replace(job, method=replace(SMALL, num_layers=1)), lines.append)
 
 
