@@ -6,49 +6,73 @@ Non-job: reading clocks, drafting. Nothing here can change the text, only how fa
 
 The model. A grower lists the likelier nodes first, so a tree's first b nodes are the tree that a budget of b would have
 given: one step tells how many tokens every budget up to its own would have brought. Costs are seconds per step by
-budget, measured where tried and interpolated between. The budget with the most tokens per second wins. Content changes,
-so each answer begins with some steps at full budget, fewer if they lose much, and now and then one step looks again: at
-plain decoding and at the full budget in turn while drafting pays; at the best budget known and at the full one, ever
-more rarely, while it does not. Such a look goes on as long as it pays, and the dearer it is the rarer it comes.
+budget, measured where tried and interpolated between. The budget with the most tokens per second wins, of those that
+can be afforded.
+
+The account. Before a draft is confirmed nobody knows whether this text can be predicted, so drafting may lose time. All
+of that is paid from one account, in plain steps: each answer begins with `_CREDIT`, plain decoding pays `_RATE` a step
+in, and a drafted step pays what it gained or takes what it lost. A step is only taken if the account covers what it
+costs should nothing be confirmed. So an answer of n tokens never takes longer than plain decoding by much more than
+`_CREDIT` + n `_RATE` steps, and drafting begins small where it is dear and grows while it is confirmed.
 """
 
 import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 from spec_engine.metrics import StepRecord
 
 _NUM_COSTS = 7  # newest measurements whose median is a budget's cost: stalls of the machine do not count
-_COST_LIFE = 96  # steps after which a budget that was left is measured anew
-_TOKENS_WEIGHT = 0.08  # of the newest step in the mean number of tokens
-_FIRST_LOOKS = 8  # drafted steps of an answer before drafting may be switched off …
-_FIRST_LOSS = 10.0  # … unless they have lost the time of so many plain steps
-_LOOK_EVERY = 24  # steps between two looks at least
-_LOOK_SHARE = 25.0  # a look may cost one part in so many of the time until the next
-_LOOK_LIMIT = 1024  # each look that does not pay doubles the distance, up to this
-_MARGIN = 1.03  # a change of budget must promise this factor
+_STALL = 2.0  # a step that took more than so many times the usual was held up by something else
+_COST_LIFE = 96  # steps after which the cost of a budget that was left is measured anew
+_LONG_LIFE = 1024  # steps after which a budget too dear to be tried gets another chance
+_MEMORY = 0.9  # weight of a step's tokens against the next one's
+_HOPE = 0.8  # the chance of a token to be confirmed, before anything was
+_PRIOR = 0.5  # tokens that this hope counts for
+_STREAK = 2  # drafts confirmed to their ends in a row, after which the next larger budget is tried
+_GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
+_CREDIT = 3.0  # plain steps that an answer may lose at its start …
+_RATE = 0.01  # … and so many more for each plain step
+_MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
+_LONGEST_WAIT = 1024  # steps; the wait doubles with each look that does not pay
+_LARGER_EVERY = 24  # steps after which the next larger budget is looked at again
+_PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
 
 
 class _Arm:
-    """One budget: what a step with it costs, and how many tokens it brings."""
+    """One budget: what a step with it costs, and how many more tokens it brings than the budget below.
 
-    def __init__(self, num_nodes: int) -> None:
+    The latter is kept as a share of what the budget below brings beyond the one below that. So a step in which already
+    the first token was wrong says nothing about how large a tree should be.
+    """
+
+    def __init__(self, num_nodes: int, growth: float = 0.0) -> None:
         self.num_nodes = num_nodes
+        self.growth = growth  # nodes that it adds against those that the budget below adds
         self.costs: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds per step, oldest first
         self.last_step = 0  # when it was last tried
-        self.tokens = 0.0
-        self.num_samples = 0
+        self.tokens = 1.0  # of a step, by all that is known
+        self._more = self._base = 0.0  # tokens of this budget, and of the one below, that it was compared with
 
     @property
     def seconds(self) -> float | None:
-        """Median cost of a step, if it was measured."""
-        return statistics.median(self.costs) if self.costs else None
+        """Median cost of a step, if it was measured; of two measurements the lower."""
+        return statistics.median_low(self.costs) if self.costs else None
 
-    def add_tokens(self, num_tokens: int) -> None:
-        """A mean that forgets: plain over the first samples, exponential after them."""
-        self.num_samples += 1
-        self.tokens += max(_TOKENS_WEIGHT, 1 / self.num_samples) * (num_tokens - self.tokens)
+    def share(self, expected: float) -> float:
+        """Further tokens against those of the budget below, as a part of `growth`; `expected` until there is more to
+        go by."""
+        return (self._more / self.growth + _PRIOR * expected) / (self._base + _PRIOR)
+
+    def add(self, more: int, base: float) -> None:
+        """A step: `more` tokens through this budget, `base` through the one below."""
+        self._more, self._base = _MEMORY * self._more + more, _MEMORY * self._base + base
+
+    def fade(self) -> None:
+        """Remember half."""
+        self._more, self._base = self._more / 2, self._base / 2
 
 
 class BudgetController:
@@ -60,56 +84,51 @@ class BudgetController:
     def __init__(self, max_nodes: int, *, is_adaptive: bool = True) -> None:
         self._max_nodes = max_nodes
         self._is_adaptive = is_adaptive and max_nodes > 0
-        sizes = [2**power for power in range(1, max_nodes.bit_length()) if 2**power < max_nodes]
+        sizes = [2**power for power in range(max_nodes.bit_length()) if 2**power < max_nodes]
         self._plain = _Arm(0)
-        self._plain.add_tokens(1)
-        self._arms = [self._plain, *(_Arm(size) for size in (*sizes, max_nodes) if size > 0)]
-        self._current = self._arms[-1]
+        edges = [0, *sizes, max_nodes] if max_nodes else []
+        steps = [1.0, *(float(high - low) for low, high in pairwise(edges))]  # nodes that a budget adds
+        self._arms = [_Arm(size, more / less) for size, (less, more) in zip(edges[1:], pairwise(steps), strict=True)]
         self._num_steps = 0
-        self._first_looks = 0
-        self._first_loss = 0.0  # in plain steps
-        self._look: _Arm | None = None  # what the next step tries instead of the current budget
-        self._last_look: _Arm | None = None
-        self._next_look = self._plain
-        self._steps_to_look = self._look_gap = _LOOK_EVERY
-
-    @property
-    def is_drafting(self) -> bool:
-        """Whether speculation is on, single looks apart."""
-        return self._current is not self._plain
+        self.begin()
 
     @property
     def may_draft(self) -> bool:
         """Whether the step after the next pass may draft; if not, that pass need record nothing for the drafter."""
-        return not self._is_adaptive or self.is_drafting or self._look is not None or self._steps_to_look <= 1
+        return not self._is_adaptive or self._may_draft
 
     @property
     def note(self) -> str:
         """Why drafting is off, in a sentence for the user; empty while it is on."""
-        best = max(self._arms[1:], key=self._speed, default=self._plain)
-        if not self._is_adaptive or self.is_drafting or not self._speed(best):
+        if not self._is_adaptive or self._next is not self._plain or self._is_plain_look or not self._has_tried:
             return ""
-        plain_ms, best_ms = 1e3 / self._speed(self._plain), 1e3 / self._speed(best)
-        return (
-            f"Drafting is off because it would be slower here: {best_ms:.1f} ms a token with {best.num_nodes} drafted "
-            f"nodes a step, {plain_ms:.1f} ms without."
-        )
+        best = max(self._arms, key=self._speed)
+        now = f"{1e3 / self._speed(best):.1f} ms a token with {best.num_nodes} drafted nodes a step"
+        plain = f"{1e3 / self._speed(self._plain):.1f} ms without"
+        if self._pays():
+            return f"Drafting rests because the last drafts were not confirmed: {now} if they are, {plain}."
+        return f"Drafting is off because it would be slower here: {now}, {plain}."
 
     def begin(self) -> None:
         """A new answer starts; its content is unknown, so drafting gets a fresh chance."""
-        self._current = self._arms[-1]
-        self._next_look = self._plain
-        self._first_looks, self._first_loss = _FIRST_LOOKS, 0.0
-        self._look = None
-        self._steps_to_look = self._look_gap = _LOOK_EVERY
-        for arm in self._arms[1:]:
-            arm.num_samples = min(arm.num_samples, 1)
+        self._account = _CREDIT
+        self._wait, self._gap = 0, 1  # steps until the next look; what the wait will be if it does not pay
+        self._num_drafted = 0  # drafted steps since the last plain one
+        self._streak = 0  # drafts in a row that were confirmed to their ends
+        self._larger: _Arm | None = None  # the next larger budget than the last one drafted with
+        self._has_tried = self._is_plain_look = False
+        self._may_draft = True
+        for arm in self._arms:
+            arm.fade()
+            if self._num_steps - arm.last_step > _LONG_LIFE:
+                while len(arm.costs) > 1:
+                    arm.costs.popleft()
+        self._spread()
+        self._next = self._choose()
 
     def budget(self) -> int:
         """Nodes that the next step may draft; 0: do not draft."""
-        if not self._is_adaptive:
-            return self._max_nodes
-        return (self._look or self._current).num_nodes
+        return self._next.num_nodes if self._is_adaptive else self._max_nodes
 
     def record(self, budget: int, record: StepRecord, path: Sequence[int]) -> None:
         """Learn from a step that was given `budget` and kept the nodes `path`, root first, of a best-first tree."""
@@ -118,76 +137,123 @@ class BudgetController:
         seconds = record.draft_s + record.verify_s + record.other_s
         self._num_steps += 1
         if record.num_draft_tokens == 0:
-            self._plain.costs.append(seconds)  # also when the drafter had nothing to say
+            self._book_plain(seconds)  # also when the drafter had nothing to say
         else:
-            self._learn(next(arm for arm in self._arms if arm.num_nodes >= budget), seconds, path)
-        loss = seconds / self._plain.seconds - len(path) if self._plain.seconds else 0.0  # in plain steps
-        if self._first_looks > 0 and record.num_draft_tokens > 0:  # a step without a draft tells nothing about drafting
-            self._first_loss += loss
-            self._first_looks = 0 if self._first_loss > _FIRST_LOSS else self._first_looks - 1
-        if self._first_looks == 0:
-            self._decide()
-        self._schedule(pays=loss < 0)
+            self._book_drafted(next(arm for arm in self._arms if arm.num_nodes >= budget), seconds, record, path)
+        self._next = self._choose() if self._may_draft else self._plain
+        self._may_draft = self._wait <= 1 and self._affords(self._account + _RATE)
 
-    def _learn(self, arm: _Arm, seconds: float, path: Sequence[int]) -> None:
-        """Book the cost for this budget, and the tokens for it and all smaller ones."""
+    def _book_plain(self, seconds: float) -> None:
+        self._plain.costs.append(seconds)
+        self._account = min(self._account + _RATE, _MOST)
+        self._wait = max(self._wait - 1, 0)
+        self._num_drafted = 0
+        self._larger = None
+
+    def _book_drafted(self, arm: _Arm, seconds: float, record: StepRecord, path: Sequence[int]) -> None:
+        """Cost and tokens of a drafted step, what it does to the account, and how long to wait if it did not pay."""
+        self._has_tried = True
+        self._num_drafted += 1
         arm.costs.append(seconds)
         arm.last_step = self._num_steps
-        for other in self._arms[1:]:
-            if other.num_nodes <= arm.num_nodes:
-                other.add_tokens(sum(node <= other.num_nodes for node in path))
-        for other in self._arms[1:-1]:
-            if self._num_steps - other.last_step > _COST_LIFE:
+        self._learn_tokens(arm, path)
+        for other in self._arms:
+            if other is not self._arms[-1] and self._num_steps - other.last_step > _COST_LIFE:
                 other.costs.clear()
+        if self._plain.seconds is None:
+            return
+        gain = len(path) - min(seconds, _STALL * self._seconds(arm)) / self._plain.seconds  # in plain steps
+        self._account = max(min(self._account + gain, _MOST), 0.0)
+        is_confirmed = record.num_accepted_draft_tokens == record.draft_depth
+        self._streak = self._streak + 1 if is_confirmed else 0
+        if arm is not self._larger or is_confirmed:
+            self._larger = next((other for other in self._arms if other.num_nodes > arm.num_nodes), None)
+        else:
+            self._larger = None  # that was a look, and it failed
+        pays = self._pays()
+        if gain < 0 and not pays:
+            self._wait, self._gap = self._gap, min(2 * self._gap, _LONGEST_WAIT)
+        elif gain >= 0:
+            self._gap = max(self._gap // 2, 1)
+            self._wait = 0 if pays else self._gap
 
-    def _schedule(self, pays: bool) -> None:
-        """Plan the next look, after a step that paid, compared with plain decoding, or did not."""
-        if self._look is not None:
-            if pays and not self.is_drafting:
-                return
-            self._look = None
-            self._look_gap = _LOOK_EVERY if self.is_drafting else min(2 * self._look_gap, _LOOK_LIMIT)
-            self._plan_look()
-        self._steps_to_look -= 1
-        if self._steps_to_look <= 0:
-            self._look = self._last_look = self._next_look
+    def _learn_tokens(self, arm: _Arm, path: Sequence[int]) -> None:
+        """Book the tokens of this budget and of all smaller ones, and what follows for the larger."""
+        before, base = 0, 1.0
+        for other in self._arms:
+            if other.num_nodes <= arm.num_nodes:
+                more = sum(before < node <= other.num_nodes for node in path)
+                other.add(more, base)
+                before, base = other.num_nodes, float(more)
+        self._spread()
 
-    def _plan_look(self) -> None:
-        """Choose what to look at next: the full budget in turn with plain decoding or, while that is what runs, with
-        the best budget known; and how long to wait, so that looks take a small share of the time."""
-        other = max(self._arms[1:], key=self._speed) if self._current is self._plain else self._plain
-        self._next_look = self._arms[-1] if self._last_look is other else other
-        loss_s = (self._next_look.seconds or 0.0) - self._next_look.tokens / max(self._speed(self._current), 1e-9)
-        fair_gap = _LOOK_SHARE * loss_s / max(self._seconds(self._current), 1e-9)
-        self._steps_to_look = int(min(max(fair_gap, self._look_gap), _LOOK_LIMIT))
+    def _spread(self) -> None:
+        """Tokens of each budget from the shares."""
+        tokens, more, share = 1.0, 1.0, _HOPE
+        for arm in self._arms:
+            share = arm.share(share)  # what holds for small trees is expected of larger ones
+            more *= share * arm.growth
+            tokens += more
+            arm.tokens = tokens
 
-    def _decide(self) -> None:
-        """Move to the budget with the most tokens per second if that is clearly more than now."""
-        if self._plain.seconds is None or not self._speed(self._current):
-            return  # what runs was not measured yet
-        best = max(self._arms, key=self._speed)
-        if self._speed(best) > self._speed(self._current) * _MARGIN:
-            has_switched = self._plain in (best, self._current)
-            self._current = best
-            if has_switched and self._look is None:
-                self._look_gap = _LOOK_EVERY
-                self._plan_look()
+    def _choose(self) -> _Arm:
+        """The budget of the next step."""
+        self._is_plain_look = False
+        if self._plain.seconds is None:
+            return self._arms[-1] if self._arms else self._plain
+        if self._wait > 0:
+            return self._plain
+        if self._num_drafted >= _PLAIN_EVERY:
+            self._is_plain_look = True
+            return self._plain
+        affordable = [arm for arm in self._arms if self._is_affordable(arm, self._account)]
+        if (larger := self._larger) is not None and (
+            self._streak >= _STREAK or (self._num_steps - larger.last_step >= _LARGER_EVERY and larger in affordable)
+        ):
+            self._streak = min(self._streak, _STREAK - 1)  # one more may climb again
+            return larger
+        return max(affordable, key=self._speed, default=self._plain)
+
+    def _affords(self, account: float) -> bool:
+        """Whether any draft is covered."""
+        return self._plain.seconds is None or any(self._is_affordable(arm, account) for arm in self._arms)
+
+    def _is_affordable(self, arm: _Arm, account: float) -> bool:
+        """Whether the account covers a draft without any success. One measurement may have been a stall: so a fresh
+        account covers it whatever it said."""
+        risk = min(self._risk(arm), _CREDIT) if len(arm.costs) == 1 else self._risk(arm)
+        return risk <= account
+
+    def _risk(self, arm: _Arm) -> float:
+        """What a step loses when nothing is confirmed, in plain steps; by the number of nodes where it is not known."""
+        plain = self._plain.seconds or math.inf
+        if arm.seconds is None and (below := self._measured_below(arm)) is not None:
+            return (below[1] - plain) * arm.num_nodes / below[0] / plain
+        return self._seconds(arm) / plain - 1
+
+    def _pays(self) -> bool:
+        """Whether some budget is faster than plain decoding by all that is known."""
+        return max((self._plain, *self._arms), key=self._speed) is not self._plain
 
     def _speed(self, arm: _Arm) -> float:
-        """Tokens per second; 0 while nothing is known about them."""
+        """Tokens per second."""
         return arm.tokens / max(self._seconds(arm), 1e-9)
 
     def _seconds(self, arm: _Arm) -> float:
-        """Cost of a step: measured, or interpolated by number of nodes between measured neighbours."""
+        """Cost of a step: measured; between two measured budgets by number of nodes; else a guess that makes it be
+        tried."""
         if (seconds := arm.seconds) is not None:
             return seconds
-        known = [(other.num_nodes, other.seconds) for other in self._arms if other.seconds is not None]
-        below = [cost for cost in known if cost[0] < arm.num_nodes]
-        above = [cost for cost in known if cost[0] > arm.num_nodes]
-        if not below or not above:
-            return math.inf
-        (low, low_s), (high, high_s) = below[-1], above[0]
-        return low_s + (high_s - low_s) * (arm.num_nodes - low) / (high - low)
+        below = self._measured_below(arm) or (0, self._plain.seconds or 0.0)
+        above = next((a for a in self._arms if a.num_nodes > arm.num_nodes and a.seconds is not None), None)
+        if above is None or above.seconds is None:
+            return below[1] * _GROWTH
+        return below[1] + (above.seconds - below[1]) * (arm.num_nodes - below[0]) / (above.num_nodes - below[0])
+
+    def _measured_below(self, arm: _Arm) -> tuple[int, float] | None:
+        """Nodes and seconds of the largest smaller budget that was measured."""
+        known = [(a.num_nodes, a.seconds) for a in self._arms if a.num_nodes < arm.num_nodes and a.seconds is not None]
+        return known[-1] if known else None
 
 
 class PrefillPacer:

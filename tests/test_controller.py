@@ -90,19 +90,48 @@ def test_it_is_never_much_slower_than_plain_decoding(seed: int) -> None:
     machine.first_step(controller)
     machine.speed(controller, 30)
     assert machine.speed(controller, 500) > 0.93 / machine.verify(0)
-    assert not controller.is_drafting
-    assert "Drafting is off" in controller.note
+    assert controller.note.startswith("Drafting")
     assert "ms a token" in controller.note
 
 
-def test_it_is_patient_at_the_start_of_an_answer() -> None:
+def test_a_cheap_draft_gets_many_chances() -> None:
     machine = Machine(gpu, cheap, accept=0.0, noise=0.0)
     controller = BudgetController(16)
     machine.first_step(controller)
-    for _ in range(6):
-        assert controller.budget() == 16
+    for _ in range(12):
+        assert controller.budget() > 0
         machine.step(controller)
     assert controller.note == ""
+
+
+@pytest.mark.parametrize("draft_s", [0.001, 0.01, 0.03, 0.06])
+@pytest.mark.parametrize("num_tokens", [64, 128, 1000])
+def test_an_answer_that_no_draft_fits_loses_what_the_account_holds(draft_s: float, num_tokens: int) -> None:
+    machine = Machine(gpu, lambda num_nodes: draft_s, accept=0.0, noise=0.0)
+    controller = BudgetController(16)
+    for _ in range(6):  # the first answers learn what each budget costs
+        machine.first_step(controller)
+        seconds = sum(machine.step(controller)[1] for _ in range(num_tokens))
+    assert seconds / machine.verify(0) <= 1.01 * num_tokens + 3.1
+
+
+def test_drafting_begins_small_after_a_failure_and_grows_with_success() -> None:
+    """The full budget costs more than is left after it failed once; smaller ones are confirmed, and earn it back."""
+    machine = Machine(cpu, cheap, accept=1.0, noise=0.0)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 40)
+    assert controller.budget() == 16
+    machine.first_step(controller)
+    machine.accept = 0.0
+    machine.step(controller)
+    machine.accept = 1.0
+    budgets = []
+    for _ in range(8):
+        budgets.append(controller.budget())
+        machine.step(controller)
+    assert 0 < budgets[0] < 16
+    assert budgets[-1] == 16
 
 
 def test_a_dear_draft_loses_little_of_a_short_answer() -> None:
@@ -119,10 +148,9 @@ def test_drafting_comes_back_when_the_content_changes() -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 100)
-    assert not controller.is_drafting
+    assert controller.note
     machine.accept = 0.97
     machine.speed(controller, 200)
-    assert controller.is_drafting
     assert controller.note == ""
 
 
@@ -131,9 +159,9 @@ def test_a_new_answer_gets_a_fresh_chance() -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 60)
-    assert not controller.is_drafting
+    assert controller.note
     controller.begin()
-    assert controller.budget() == 16
+    assert controller.budget() > 0
 
 
 def test_a_drafter_with_nothing_to_say_is_not_switched_off() -> None:
@@ -142,7 +170,7 @@ def test_a_drafter_with_nothing_to_say_is_not_switched_off() -> None:
     for _ in range(200):
         assert controller.budget() in (0, 16)
         controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0001, 0.03), (0,))
-    assert controller.is_drafting
+    assert not controller.note
 
 
 def test_what_is_drafted_was_announced() -> None:
@@ -167,8 +195,8 @@ def test_looks_grow_rare_while_drafting_loses() -> None:
     for _ in range(1500):
         drafted.append(controller.budget() > 0)
         machine.step(controller)
-    assert 3 <= sum(drafted[:50]) <= 10
-    assert 1 <= sum(drafted[100:]) <= 5
+    assert 1 <= sum(drafted[:50]) <= 10
+    assert 1 <= sum(drafted[100:]) <= 20
 
 
 def test_without_adaptation_the_budget_is_fixed() -> None:
@@ -230,7 +258,7 @@ def test_stalls_while_nothing_is_drafted_switch_nothing_off() -> None:
             assert controller.note == ""
             seconds = stall if number == 20 else 0.005 * dice.lognormvariate(0, 0.3)
             controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0, seconds), (0,))
-        assert controller.is_drafting
+        assert not controller.note
 
 
 def test_short_chunks_do_not_count_as_slow() -> None:

@@ -13,17 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Literal, get_args
 
+from spec_engine.bench.alongside import Known, alongside
 from spec_engine.bench.tasks import as_document, cut_to_tokens, sentences
 from spec_engine.chat.prompt import build
-from spec_engine.config import Preset
+from spec_engine.config import Preset, RetrievalConfig
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.drafters.lm import build as build_lm
 from spec_engine.engine import Engine, Request, StopRules
 from spec_engine.errors import RequestError
 from spec_engine.events import Finished
-from spec_engine.retrieval import Retriever
 from spec_engine.sampling import SamplingParams
-from spec_engine.tree import DraftTree
 
 View = Literal["full", "recent", "retrieval"]
 _PLACES = ("Norwich", "Toledo", "Ankara", "Quito", "Perth", "Lahore", "Tampere", "Windhoek", "Busan", "Galway")
@@ -120,10 +119,13 @@ def _count(
     *_, finished = engine.generate(Request(prompt, SamplingParams(), stop))
     assert isinstance(finished, Finished), "every answer ends with Finished"
     is_quoted = needle.secret in " ".join(finished.text.split())
+    known = Known(prompt, finished.token_ids, SamplingParams())
+    assert engine.preset is not None, "measure_needles has checked it"
     positions = _secret_positions(engine, finished.token_ids, needle) if is_quoted else range(0)
     counted = {}
     for view, row in sums.items():
-        right = _guesses(engine, drafters[view], prompt, finished.token_ids, view) if is_quoted else []
+        retrieval = replace(engine.preset.draft.retrieval, enabled=view == "retrieval")
+        right = _guesses(engine, drafters[view], known, retrieval) if is_quoted else []
         counted[view] = replace(
             row,
             num_needles=row.num_needles + 1,
@@ -143,22 +145,7 @@ def _secret_positions(engine: Engine, answer: Sequence[int], needle: Needle) -> 
     return range(first, last)
 
 
-def _guesses(
-    engine: Engine, drafter: Drafter, prompt: tuple[int, ...], answer: Sequence[int], view: View
-) -> list[bool]:
+def _guesses(engine: Engine, drafter: Drafter, known: Known, retrieval: RetrievalConfig) -> list[bool]:
     """For each token of the answer whether the draft's likeliest token was it, the answer so far being given."""
-    target, session = engine.target, drafter.begin(SamplingParams())
-    retriever = Retriever(engine.preset.draft.retrieval) if engine.preset and view == "retrieval" else None
-    target.reset()
-    for step in target.prefill(prompt[:-1], session.taps):
-        session.observe(step)
-    root, right = prompt[-1], []
-    for token_id in answer:
-        guessed = session.propose(root, 1).token_ids[1:]
-        right.append(guessed == (token_id,))
-        step = target.commit(target.verify(DraftTree.root(root), session.taps), (0,))
-        session.observe(step)
-        if retriever is not None and (focus := retriever.update(step)):
-            session.focus(focus)
-        root = token_id
-    return right
+    steps = alongside(engine.target, drafter, known, retrieval)
+    return [session.propose(root, 1).token_ids[1:] == (following[0],) for session, root, following in steps]
