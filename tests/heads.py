@@ -1,7 +1,9 @@
 """LongSpec heads beside tiny targets: random ones, ones taught a few texts, and what they should compute."""
 
+import copy
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,9 +11,11 @@ from torch.nn.functional import cross_entropy, silu
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from spec_engine.config import DrafterKind
 from spec_engine.drafters.longspec import target_rotary
-from spec_engine.drafters.longspec_head import HeadConfig, LongSpecHead
+from spec_engine.drafters.longspec_head import HeadConfig, LongSpecHead, save_head
 from spec_engine.model.target import Target
+from tests.eagle_heads import save_trained_head
 
 
 def longspec_head(model: PreTrainedModel, window: int = 512, seed: int = 5, **changes: int) -> LongSpecHead:
@@ -113,3 +117,16 @@ def longspec_whole_rows(head: LongSpecHead, model: PreTrainedModel, ids: Sequenc
 def delayed(length: int, offset: int) -> Tensor:
     """bool [L, L]: token t sees rows up to t - `offset`."""
     return torch.ones(length, length, dtype=torch.bool).tril(-offset)
+
+
+def save_taught_head(
+    folder: Path, kind: DrafterKind, model: PreTrainedModel, texts: Sequence[tuple[int, ...]], num_steps: int = 120
+) -> None:
+    """Write a head that knows `texts`, for a copy of `model`. Raises `UnsupportedModel` where none can be made."""
+    twin = copy.deepcopy(model)
+    if kind == "eagle3":
+        save_trained_head(folder, twin, texts)
+        return
+    head = longspec_head(twin)
+    teach(head, twin, texts, num_steps)
+    save_head(head, folder)

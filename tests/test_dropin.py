@@ -19,10 +19,12 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from spec_engine import generate_with
-from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, TreeConfig
+from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, LookupConfig, TreeConfig
+from spec_engine.drafters import DRAFTERS
 from spec_engine.dropin import CustomGenerate
 from spec_engine.errors import PresetError, RequestError
-from tests.fakes import END_ID, byte_tokenizer, perturbed, save_pair, tiny_lm
+from tests.fakes import END_ID, HEADS, byte_tokenizer, perturbed, save_pair, tiny_lm
+from tests.heads import save_taught_head
 from tests.test_lossless import prompt_of
 
 TREE = TreeConfig(num_nodes=14, threshold=0.1, max_depth=5)
@@ -59,6 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     target = tiny_lm()
     save_pair(folder, target, perturbed(target, 0.05))
+    texts = [tuple(generate(target, prompt_of(length), None)[0].tolist()) for length in (1, 60)]
+    for kind, name in HEADS.items():
+        save_taught_head(folder / name, kind, target, texts, num_steps=60)
     return folder
 
 
@@ -77,11 +82,11 @@ def generate(model: PreTrainedModel, prompt: tuple[int, ...], custom: CustomGene
 
 
 def custom_for(kind: DrafterKind, folder: Path, streamer: BaseStreamer | None = None) -> CustomGenerate:
-    draft = str(folder / "draft") if kind in ("lm", "blend") else None
+    draft = str(folder / HEADS.get(kind, "draft")) if kind in NEED_MODEL else None
     return generate_with(kind, draft, config=DraftConfig(tree=TREE), streamer=streamer, adaptive=False)
 
 
-@pytest.mark.parametrize("kind", ["none", "lookup", "lm", "blend"])
+@pytest.mark.parametrize("kind", list(DRAFTERS))
 @pytest.mark.parametrize(
     "options",
     [
@@ -162,11 +167,12 @@ def test_a_context_that_just_fits_is_served(folder: Path) -> None:
 def test_sampled_text_depends_on_torchs_seed_alone(load: Callable[[], PreTrainedModel], folder: Path) -> None:
     model = load()
     texts = []
-    for kind in ("none", "lookup", "lm", "none"):
-        torch.manual_seed(7 if len(texts) < 3 else 8)
+    for kind in (*DRAFTERS, "none"):
+        torch.manual_seed(7 if len(texts) < len(DRAFTERS) else 8)
         custom = custom_for(kind, folder)
         texts.append(generate(model, prompt_of(90), custom, do_sample=True, temperature=0.5, top_k=20).tolist())
-    assert texts[0] == texts[1] == texts[2] != texts[3]
+    assert all(text == texts[0] for text in texts[:-1])
+    assert texts[-1] != texts[0]
 
 
 def test_sampled_tokens_have_the_models_distribution(load: Callable[[], PreTrainedModel], folder: Path) -> None:
