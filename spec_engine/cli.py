@@ -120,6 +120,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help=f"comma list of {', '.join(DRAFTER_KINDS)}; with a minus behind it without retrieval (default: all that "
         "the preset can run)",
     )
+    bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
+    bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, whether it pays or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
@@ -243,9 +245,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         needles = measure_needles(engine, texts, lengths, arguments.texts, tell)
         _deliver(arguments, needle_json(needles), needle_table(needles))
         return 0
-    plan = BenchPlan(lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask)
+    plan = BenchPlan(
+        lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask, arguments.temperature
+    )
     drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(preset)
-    engines = build_engines(preset, drafters, arguments.device, tell)
+    engines = build_engines(preset, drafters, arguments.device, tell, adaptive=not arguments.fixed_budget)
     peers = build_peers(preset, engines[PLAIN])
     report = replace(run_bench(engines, peers, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
     tables = "\n\n".join(filter(None, (speed_table(report), work_table(report), speed_caption(report))))

@@ -48,7 +48,8 @@ class TreeConfig:
     while the expected accepted length rises by more than `threshold`. ``beam`` is LongSpec's fixed beam (arXiv
     2502.17421), `beam_widths` nodes by level. ``eagle`` is EAGLE-2's dynamic tree (arXiv 2406.16858): the `top_k` best
     nodes of a level get `top_k` children each, and the best `num_nodes` of all are kept; what its authors call 60
-    tokens and depth 7 is num_nodes = 59 and max_depth = 8 here. ``chain`` is one token a level.
+    tokens and depth 7 is num_nodes = 59 and max_depth = 8 here. ``chain`` is one token a level. Where an answer is
+    drawn, nodes are ranked by the noise that decides the draw, unless `shares_noise` is off.
     """
 
     policy: TreePolicy = "opt"
@@ -57,6 +58,7 @@ class TreeConfig:
     max_depth: int = 10
     beam_widths: tuple[int, ...] = (4, 16, 16, 16, 16)
     top_k: int = 10  # of ``eagle``
+    shares_noise: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # step between two counters
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # shift, then multiply
 _LAST_SHIFT = 31
 
-_TRUST = 2.0  # measured on perturbed models: 1 to 4 differ little, 0 would ignore the noise
+_SHARPNESS, _NOISE_SHARE = 1.4, 0.55  # weights of a draft's logits and of the shared noise (docs/results/noise.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,33 @@ def choose(
     return tuple(scores.argmax(dim=-1).tolist())
 
 
-def draft_log_probs(logits: Tensor, params: SamplingParams, position: int, noise: GumbelNoise) -> Tensor:
-    """float32 [n, V]: how likely each token is what the target will choose at `position`, from the draft's logits.
+class DraftRanking:
+    """How likely each token is what the target will choose, from a draft's logits, in one answer.
 
     When the answer is sampled, the noise that will decide is known, so the draft ranks by its own logits plus that
-    noise: where it agrees with the target it also agrees on the draw. `_TRUST` sharpens the result, because the noise
-    itself is not uncertain. The repetition penalty is left out; it would need a history for each row.
+    noise: where it agrees with the target it also agrees on the draw. The noise counts half, because the draft knows
+    the target's logits only roughly: with all of it, what it takes for likely is drowned. Without `shares_noise` it ranks by its own probabilities. The repetition penalty is left
+    out; it would need a history for each row. `token_ids` are those of `GumbelNoise`.
     """
-    if params.temperature == 0:
-        return logits.float().log_softmax(dim=-1)
-    scores = warp(logits, params) + noise.at(position, logits.shape[1], logits.device)
-    return (scores * _TRUST).log_softmax(dim=-1)
+
+    def __init__(self, params: SamplingParams, *, shares_noise: bool = True, token_ids: Tensor | None = None) -> None:
+        self._params = params
+        self._noise = GumbelNoise(params.seed, token_ids) if shares_noise else None
+
+    def forget(self, position: int) -> None:
+        """Nothing before this position will be asked for again."""
+        if self._noise is not None:
+            self._noise.forget(position)
+
+    def log_probs(self, logits: Tensor, position: int) -> Tensor:
+        """float32 [n, V] for the token at `position` of the whole sequence; greedy answers at temperature 1."""
+        if self._params.temperature == 0:
+            return logits.float().log_softmax(dim=-1)
+        scores = warp(logits, self._params)
+        if self._noise is not None:
+            noise = self._noise.at(position, logits.shape[1], logits.device)
+            scores = _SHARPNESS * scores + _NOISE_SHARE * noise
+        return scores.log_softmax(dim=-1)
 
 
 def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None) -> Tensor:

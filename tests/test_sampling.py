@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 )
 
 from spec_engine.errors import RequestError
-from spec_engine.sampling import GumbelNoise, SamplingParams, choose, draft_log_probs, seen_tokens, warp
+from spec_engine.sampling import DraftRanking, GumbelNoise, SamplingParams, choose, seen_tokens, warp
 from spec_engine.tree import DraftTree
 
 
@@ -125,16 +125,25 @@ def test_excluded_tokens_are_never_drawn() -> None:
     assert all(token_id in allowed[row] for row, token_id in enumerate(chosen))
 
 
-def test_a_draft_that_agrees_also_agrees_on_the_draw() -> None:
-    """Ranked with the noise that decides, the right draft's first token is the target's choice every time."""
-    logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(5))
+def test_a_draft_that_knows_the_noise_agrees_on_the_draw_more_often() -> None:
+    """The target's own logits, and rough ones: ranked with the noise that decides, the first token is more often what
+    the target will choose."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(1, 200, generator=generator)
     params = SamplingParams(temperature=1.0, top_k=50, seed=8)
-    noise = GumbelNoise(8)
-    for position in range(100):
-        row = draft_log_probs(logits, params, position, noise)
-        assert row.exp().sum().item() == pytest.approx(1, abs=1e-4)
-        assert (int(row.argmax()),) == choose(logits, params, [position])
-    assert torch.equal(draft_log_probs(logits, SamplingParams(), 3, noise), logits.log_softmax(-1))
+    for error in (0.0, 0.3, 1.0):
+        draft = logits + error * torch.randn(1, 200, generator=generator)
+        hits = {True: 0, False: 0}
+        for shares in hits:
+            ranking = DraftRanking(params, shares_noise=shares)
+            for position in range(200):
+                row = ranking.log_probs(draft, position)
+                assert row.exp().sum().item() == pytest.approx(1, abs=1e-4)
+                hits[shares] += (int(row.argmax()),) == choose(logits, params, [position])
+        assert hits[True] > 2 * hits[False] + 10, (error, hits)
+    blind = DraftRanking(params, shares_noise=False)
+    assert torch.equal(blind.log_probs(logits, 3), warp(logits, params).log_softmax(-1))
+    assert torch.equal(DraftRanking(SamplingParams()).log_probs(logits, 3), logits.log_softmax(-1))
 
 
 def test_half_precision_logits_are_read_in_float32() -> None:

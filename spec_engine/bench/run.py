@@ -45,6 +45,7 @@ class BenchPlan:
     questions_per_text: int = 4  # of each kind of work in turn
     max_tokens: int = 128
     ask: str | None = None  # this question instead
+    temperature: float = 0.0  # of all but free text
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,11 @@ def _cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -
         document, instruction = as_document(part), engine.preset.instruction if engine.preset else ""
         asked = _questions(part, number, plan)
         cases = [
-            _Case(tuple(build(engine.tokenizer, document, (), question, instruction)), work)
+            _Case(
+                tuple(build(engine.tokenizer, document, (), question, instruction)),
+                work,
+                SamplingParams(temperature=plan.temperature, seed=number),
+            )
             for work, question in asked
             if work != "free"
         ]
@@ -251,7 +256,7 @@ def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[_Case], 
                 rows.append(_row(method, case, finished))
             elif method == next(iter(engines)):
                 rows.append(_prefill_row(method, case, finished))
-        if number and case.work != "free":
+        if number and case.sampling.temperature == 0:
             stop_ids = engines[PLAIN].tokenizer.stop_token_ids
             rows += [_peer_row(peer, peers, case, plan.max_tokens, stop_ids) for peer in peers.names]
     return rows
@@ -306,9 +311,11 @@ def all_methods(preset: Preset) -> list[str]:
 
 
 def build_engines(
-    preset: Preset, methods: Sequence[str], device: str, tell: Callable[[str], None]
+    preset: Preset, methods: Sequence[str], device: str, tell: Callable[[str], None], *, adaptive: bool = True
 ) -> dict[str, Engine]:
     """One engine a method on a shared target; ``lm-`` is ``lm`` without retrieval, and so with ``eagle3-``.
+
+    `adaptive` is `EngineConfig.adaptive`.
 
     Raises `RequestError` for an unknown method, or when ``none``, which the speed-up needs, is missing.
     """
@@ -318,7 +325,7 @@ def build_engines(
         raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join((*DRAFTERS, *without))}.")
     if PLAIN not in methods:
         raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
-    plain = load_engine(preset, drafter=PLAIN, device=device, on_progress=tell)
+    plain = load_engine(preset, drafter=PLAIN, device=device, adaptive=adaptive, on_progress=tell)
     engines: dict[str, Engine] = {PLAIN: plain}
     for method in methods:
         if method in without:

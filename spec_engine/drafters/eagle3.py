@@ -33,7 +33,7 @@ from spec_engine.drafters.lm import make_level
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
-from spec_engine.sampling import GumbelNoise, SamplingParams, draft_log_probs
+from spec_engine.sampling import DraftRanking, SamplingParams
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
 _CATCH_UP = 64  # committed tokens whose features may wait for the next draft
@@ -75,8 +75,7 @@ class EagleSession:
         self._layers = fitted.layers
         self._target_ids = fitted.target_ids
         self._settings = settings
-        self._sampling = sampling
-        self._noise = GumbelNoise(sampling.seed, fitted.target_ids)
+        self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise, token_ids=fitted.target_ids)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._feature: Tensor | None = None  # [1, H] of the newest committed token: for the token after it
         self._pending: list[int] = []  # committed tokens whose rows were not run yet …
@@ -136,7 +135,7 @@ class EagleSession:
         state = self._run_root(root, self._feature)
         view = self._memory.cache.view
         base = view.length
-        self._noise.forget(self._num_done + 1)
+        self._ranking.forget(self._num_done + 1)
         self._grow(grower, state, base)
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
@@ -223,4 +222,4 @@ class EagleSession:
         1. Columns are those of the head: the grower knows the tokens that they stand for."""
         logits = self._memory.logits(states)
         known = logits if self._target_ids is not None else logits[:, : self._settings.vocab_size]
-        return draft_log_probs(known, self._sampling, self._num_done + depth, self._noise)
+        return self._ranking.log_probs(known, self._num_done + depth)

@@ -25,7 +25,7 @@ from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
-from spec_engine.sampling import GumbelNoise, SamplingParams, draft_log_probs
+from spec_engine.sampling import DraftRanking, SamplingParams
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
 _CATCH_UP = 64  # committed tokens that may wait for the next draft
@@ -68,8 +68,7 @@ class LMSession:
     def __init__(self, memory: LMMemory, settings: LMSettings, sampling: SamplingParams) -> None:
         self._memory = memory
         self._settings = settings
-        self._sampling = sampling
-        self._noise = GumbelNoise(sampling.seed)
+        self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # committed tokens that the draft has not run yet
         self._has_joined = False  # the memory holds nothing but this answer's text
@@ -130,7 +129,7 @@ class LMSession:
         logits = self._run_root(root)
         view = self._memory.cache.view
         base = view.length
-        self._noise.forget(self._num_done + 1)
+        self._ranking.forget(self._num_done + 1)
         self._grow(grower, grower.start(self._log_probs(logits, 1)[0]), base)
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
@@ -189,7 +188,7 @@ class LMSession:
     def _log_probs(self, logits: Tensor, depth: int) -> Tensor:
         """Log-probabilities [n, V] of the tokens at this depth as the answer is sampled; greedy at temperature 1."""
         known = logits[:, : self._settings.vocab_size]
-        return draft_log_probs(known, self._sampling, self._num_done + depth, self._noise)
+        return self._ranking.log_probs(known, self._num_done + depth)
 
 
 def make_level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:

@@ -26,7 +26,7 @@ from spec_engine.model.memory import MemoryNeed
 from spec_engine.model.rope import find_rotary
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.retrieval import Focus
-from spec_engine.sampling import GumbelNoise, SamplingParams, draft_log_probs
+from spec_engine.sampling import DraftRanking, SamplingParams
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
 
@@ -82,9 +82,8 @@ class LongSpecSession:
         self._memory = memory
         self._tree = config.tree
         self._is_focused = config.cross_attention == "focus" and config.retrieval.enabled
-        self._sampling = sampling
         self._vocab_size = vocab_size
-        self._noise = GumbelNoise(sampling.seed)
+        self._ranking = DraftRanking(sampling, shares_noise=config.tree.shares_noise)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # of these, the newest that the head has not taken in yet, one window at most
         memory.restart()
@@ -121,7 +120,7 @@ class LongSpecSession:
         if max_nodes < 1:
             return DraftTree.root(root)
         grower = make_grower(replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes)), root)
-        self._noise.forget(self._num_done + 1)
+        self._ranking.forget(self._num_done + 1)
         logits = self._memory.run_root(self._pending, root, self._num_done)
         self._pending.clear()
         self._grow(grower, grower.start(self._log_probs(logits, 1)[0]))
@@ -144,7 +143,7 @@ class LongSpecSession:
     def _log_probs(self, logits: Tensor, depth: int) -> Tensor:
         """Log-probabilities [n, V] of the tokens at this depth as the answer is sampled; greedy at temperature 1."""
         known = logits[:, : self._vocab_size]
-        return draft_log_probs(known, self._sampling, self._num_done + depth, self._noise)
+        return self._ranking.log_probs(known, self._num_done + depth)
 
 
 def _tree_size(tree: TreeConfig) -> TreeSize:

@@ -3,6 +3,8 @@
 import errno
 import importlib.util
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,8 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from spec_engine.config import ModelRef, Preset, Quantization
-from spec_engine.engine import load_engine
+from spec_engine.config import DrafterKind, ModelRef, Preset, Quantization
+from spec_engine.engine import Request, StopRules, load_engine
 from spec_engine.errors import (
     MissingDependency,
     ModelDownloadError,
@@ -26,6 +28,7 @@ from spec_engine.errors import (
     UnsupportedModel,
     VocabularyMismatch,
 )
+from spec_engine.events import Finished
 from spec_engine.model import load, memory
 from spec_engine.model.load import (
     check_vocabulary,
@@ -45,6 +48,7 @@ from spec_engine.model.memory import (
 )
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
+from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 from tests.fakes import END_ID, byte_tokenizer, pair_preset, save_pair, tiny_lm
 from tests.tiny_models import tiny_config, tiny_model
@@ -160,8 +164,8 @@ def test_a_name_that_cannot_be_on_the_hub(preset: Preset) -> None:
         load_tokenizer(preset, ModelRef("a/b/c/d"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_quantised_models_name_the_extra(preset: Preset) -> None:
+def test_quantised_models_name_the_extra(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pip install -e '.\[quant\]'"):
         load_target(preset, ModelRef("target", quantization="4bit"), device="cpu")
 
@@ -179,6 +183,34 @@ def test_quantised_models_verify_trees(preset: Preset, kind: Quantization, toler
     with torch.inference_mode():
         want = model(torch.tensor([ids])).logits[0, 30:]
     assert (outputs.logits - want).abs().max() <= tolerance * want.abs().max()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("drafter", ["lookup", "lm", "blend"])
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+def test_quantised_targets_give_the_text_of_plain_decoding(
+    preset: Preset, kind: Quantization, drafter: DrafterKind
+) -> None:
+    """Up to near ties: kernels for one row and for several round differently."""
+    quantised = replace(preset, target=replace(preset.target, quantization=kind))
+    engine = load_engine(quantised, drafter=drafter, device="cpu", adaptive=False)
+    plain = engine.with_drafter("none")
+    for seed in range(3):
+        prompt = tuple(torch.randint(0, 250, (40,), generator=torch.Generator().manual_seed(seed)).tolist()) * 2
+        request = Request(prompt, SamplingParams(), StopRules(24))
+        drafted, expected = (
+            next(event for event in one.generate(request) if isinstance(event, Finished)) for one in (engine, plain)
+        )
+        difference = first_difference(drafted.token_ids, expected.token_ids)
+        if difference is not None:
+            logits = plain.logits_after((*prompt, *expected.token_ids[:difference]))
+            gap = abs(logits[drafted.token_ids[difference]] - logits[expected.token_ids[difference]])
+            print(f"{kind}, {drafter}, seed {seed}: token {difference} differs, its logits by {gap:.4f}")
+            assert gap < (0.02 if kind == "4bit" else 0.2) * max(abs(logit) for logit in logits)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    return next((index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]), None)
 
 
 def test_vocabularies() -> None:
