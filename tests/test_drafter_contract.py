@@ -1,8 +1,9 @@
 """One suite over every registered drafter: what `drafters/base.py` promises.
 
-A new drafter runs it by being in the registry.
+A new drafter runs it by being in the registry, and one outside the project with ``--drafter MODULE:BUILD``.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,17 +79,30 @@ class Answering:
         self.session.focus(focus)
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda variant: "-".join(map(str, variant)))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every variant of what is registered, or the one drafter that was named."""
+    if "make" in metafunc.fixturenames:
+        named = metafunc.config.getoption("--drafter")
+        variants = [(named, "opt", True)] if named else VARIANTS
+        metafunc.parametrize("make", variants, ids=lambda variant: "-".join(map(str, variant)), indirect=True)
+
+
+@pytest.fixture
 def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Made]:
     """Builds the drafter anew, as the engine would, beside a target of its own."""
     kind, tree, retrieves = request.param
+    if ":" in kind:
+        module, name = kind.split(":")
+        kind, builder = "lm", getattr(importlib.import_module(module), name)
+    else:
+        builder = DRAFTERS[kind]
     preset = pair_preset(folder, kind, tree=TREES[tree], retrieval=replace(VIEW, enabled=retrieves), context_length=256)
     preset = replace(preset, draft=replace(preset.draft, cross_attention="focus" if retrieves else "whole"))
     model = tiny_lm()
 
     def build() -> Made:
         target = Target(model, 256, 256)
-        return Made(DRAFTERS[kind](DrafterContext(preset, target, "cpu")), target)
+        return Made(builder(DrafterContext(preset, target, "cpu")), target)
 
     return build
 
@@ -136,7 +150,7 @@ def test_every_registered_drafter_is_here(folder: Path) -> None:
 
 def test_it_introduces_itself(make: Callable[[], Made]) -> None:
     drafter = make().drafter
-    assert drafter.name in DRAFTERS
+    assert drafter.name
     assert drafter.vocab_size == 260
 
 

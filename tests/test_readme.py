@@ -1,7 +1,11 @@
 """README.md: its figures are those of the result files, its commands parse, its files exist."""
 
+import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +13,12 @@ import pytest
 
 from spec_engine.bench.readme import FILES, ROOT, update
 from spec_engine.cli import build_parser
+from spec_engine.drafters.none import NoDrafter
+from spec_engine.engine import Engine, EngineConfig, Request, StopRules
+from spec_engine.model.target import Target
+from spec_engine.model.tokenizer import Tokenizer
+from spec_engine.sampling import SamplingParams
+from tests.fakes import byte_tokenizer, tiny_lm
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
 
@@ -76,7 +86,36 @@ def test_make_targets_and_extras_exist() -> None:
     assert set(re.findall(r"'\.\[(\w+)\]'", TEXT)) <= set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL), ids=range(2))
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+EXAMPLES = [code for code in PYTHON if not code.startswith("# repeat.py")]
+
+
+@pytest.mark.slow
+def test_the_drafter_that_is_shown_passes_the_contract_and_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = set(PYTHON) - set(EXAMPLES)
+    (tmp_path / "repeat.py").write_text(code, "utf-8")
+    command = [sys.executable, "-m", "pytest", "tests/test_drafter_contract.py", "--drafter", "repeat:build"]
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) >= 20
+    monkeypatch.syspath_prepend(str(tmp_path))
+    drafter = importlib.import_module("repeat").Repeat(260)
+    target, tokenizer = Target(tiny_lm(), 256, 64), Tokenizer(byte_tokenizer())
+    request = Request((5, 6, 7), SamplingParams(), StopRules(60))
+    texts = [
+        list(Engine(target, made, tokenizer, EngineConfig(max_nodes=3, adaptive=False)).generate(request))[-1]
+        for made in (drafter, NoDrafter(260))
+    ]
+    assert texts[0].token_ids == texts[1].token_ids
+    assert texts[0].metrics.num_draft_tokens > 0
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_the_library_examples_run(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     sample = next((ROOT / "spec_engine" / "ui" / "sample").glob("*.txt"))

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from spec_engine.bench.quality import QualityRow
-from spec_engine.bench.report import quality_summary, quality_table, speed_caption, speed_table
+from spec_engine.bench.report import quality_line, quality_table, speed_caption, speed_table
 from spec_engine.bench.run import BenchReport
 from spec_engine.config import MODEL_DRAFTERS, load_preset, preset_names
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SPEED = ROOT / "docs" / "results" / "bench-builtin.json"
 QUALITY = ROOT / "docs" / "results" / "quality-builtin.json"
 
+_CORE = ("engine", "answer", "tree", "verify", "sampling", "retrieval", "controller", "dropin")
 FILES = (ROOT / "README.md", ROOT / "presets" / "builtin" / "README.md")
 
 
@@ -28,8 +29,7 @@ def blocks() -> dict[str, str]:
     quality = json.loads(QUALITY.read_text("utf-8"))
     names = QualityRow.__dataclass_fields__
     rows = [QualityRow(**{key: value for key, value in row.items() if key in names}) for row in quality]
-    right = f"How often the answers are right ({rows[0].num_questions} questions each):"
-    results = [speed_table(report), speed_caption(report), right, quality_summary(rows)]
+    results = [speed_table(report), speed_caption(report), quality_line(rows)]
     return {
         "results": "\n\n".join(results),
         "quality": quality_table(rows),
@@ -66,17 +66,20 @@ def _presets() -> str:
 
 
 def _tree() -> str:
-    """Files and folders of the package with the first line of their docstring."""
-    lines = ["```"]
+    """Folders and the files that decode, with the first line of their docstring; the names of the other files."""
+    lines, others = ["```"], []
     entries = sorted((ROOT / "spec_engine").iterdir(), key=lambda path: (path.is_dir(), path.name))
     for path in entries:
         module = path / "__init__.py" if path.is_dir() else path
         if module.suffix != ".py" or path.name.startswith("__") or not module.is_file():
             continue
+        if path.is_file() and path.stem not in _CORE:
+            others.append(path.name)
+            continue
         doc = ast.get_docstring(ast.parse(module.read_text("utf-8"))) or ""
         first = doc.splitlines()[0].rstrip(".") if doc else ""
         lines.append(f"{path.name + ('/' if path.is_dir() else ''):14} {first}")
-    return "\n".join([*lines, "```"])
+    return "\n".join([*lines, f"{'and':14} {', '.join(others)}", "```"])
 
 
 if __name__ == "__main__":

@@ -96,18 +96,18 @@ def needle_table(rows: Sequence[NeedleRow]) -> str:
     return "\n".join([*lines, "", f"{quoted // len(views)} of {asked // len(views)} needles were quoted."])
 
 
-def quality_summary(rows: Sequence[QualityRow]) -> str:
-    """Markdown: one line a length, one column a kind of question."""
-    lines = ["| document | text continued | passage by a phrase | of it word for word | sentence by three words |"]
-    lines.append("|---" * 5 + "|")
-    for length in dict.fromkeys(row.length for row in rows):
-        found = {row.kind: row for row in rows if row.length == length}
-        shares = (
-            found["continue"].right_share, found["phrase"].right_share, found["phrase"].verbatim_share,
-            found["words"].right_share,
-        )  # fmt: skip
-        lines.append(f"| {length:,} tokens | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
-    return "\n".join(lines)
+def quality_line(rows: Sequence[QualityRow]) -> str:
+    """How often answers are right, as a sentence."""
+    lengths = list(dict.fromkeys(row.length for row in rows))
+    found = {(row.length, row.kind): row.right_share for row in rows}
+    shares = (
+        " / ".join(f"{found[length, kind]:.0%}" for kind in ("continue", "phrase", "words")) for length in lengths
+    )
+    parts = ", ".join(f"{length:,} tokens {share}" for length, share in zip(lengths, shares, strict=True))
+    return (
+        f"Right answers, of {rows[0].num_questions} each, when a text is to be continued / a passage found by a phrase / a "
+        f"sentence by three words: {parts}."
+    )
 
 
 def quality_table(rows: Sequence[QualityRow]) -> str:
