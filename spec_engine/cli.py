@@ -121,7 +121,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         "the preset can run)",
     )
     bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
-    bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, whether it pays or not")
+    bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")

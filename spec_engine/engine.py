@@ -251,9 +251,9 @@ def load_engine(
     """
     tell = on_progress or _ignore
     kind = drafter or preset.draft.kind
+    _check_kind(preset, kind)
     tell(f"Loading {preset.target.id}")
     tokenizer = load_tokenizer(preset, preset.target)
-    _check_kind(preset, kind)
     draft_model = preset.draft.model if kind in NEED_MODEL else None
     needs = [(preset.target.id, model_need(preset, preset.target, device))]
     if draft_model is not None:
@@ -281,12 +281,19 @@ def _check_kind(preset: Preset, kind: DrafterKind) -> None:
     """Raise `RequestError` for a drafter that the preset has no model for."""
     if kind in available_drafters(preset):
         return
-    model = preset.draft.model
-    has = "names no draft model" if model is None else f"has '{model.id}' as its draft.model, which is of another sort"
+    draft = preset.draft
+    has = (
+        "names no draft model"
+        if draft.model is None
+        else f"has '{draft.model.id}', {_SORTS[draft.model_kind]}, to draft"
+    )
     raise RequestError(
         f"The preset '{preset.name}' {has}, so the drafter '{kind}' cannot run. Use 'lookup' or 'none', or choose a "
         f"preset with draft.kind = '{kind}' and a [draft.model]."
     )
+
+
+_SORTS = {"lm": "a language model", "eagle3": "an EAGLE head", "longspec": "a LongSpec head"}
 
 
 def _ignore(message: str) -> None:

@@ -147,3 +147,20 @@ def test_the_module_runs_as_the_command_does() -> None:
         [sys.executable, "-m", "spec_engine", "presets"], capture_output=True, text=True, check=True, timeout=120
     )
     assert "builtin" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "words"),
+    [
+        ("eagle3", ["--window", "64"], "--window is for 'train longspec'"),
+        ("longspec", ["--draft-vocab", "64"], "--draft-vocab is for 'train eagle3'"),
+        ("target", ["--no-noise"], "--no-noise is for 'train longspec'"),
+        ("eagle3", ["--layers", "3"], "--layers is for 'train lm'"),
+        ("lm", ["--init", "somewhere"], "Leave --init out"),
+    ],
+)
+def test_training_options_of_another_part_are_refused(
+    part: str, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", part, "--corpus", "none.txt", *options]) == 2
+    assert words in capsys.readouterr().err

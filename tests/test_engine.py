@@ -448,9 +448,9 @@ def test_a_kind_the_preset_cannot_run_is_refused(pair: Path, make: Callable[...,
     )
     with pytest.raises(RequestError, match=r"draft\.model"):
         load_engine(without_model, drafter="lm", device="cpu")
-    with pytest.raises(RequestError, match=r"has 'draft'.*another sort.*'eagle3' cannot run"):
+    with pytest.raises(RequestError, match=r"has 'draft', a language model.*'eagle3' cannot run"):
         load_engine(preset, drafter="eagle3", device="cpu")
-    with pytest.raises(RequestError, match=r"has 'draft'.*another sort.*'eagle3' cannot run"):
+    with pytest.raises(RequestError, match=r"has 'draft', a language model.*'eagle3' cannot run"):
         load_engine(preset, device="cpu").with_drafter("eagle3")
     with pytest.raises(RequestError, match="load_engine"):
         make().with_drafter("none")

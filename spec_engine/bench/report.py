@@ -105,8 +105,8 @@ def quality_line(rows: Sequence[QualityRow]) -> str:
     )
     parts = ", ".join(f"{length:,} tokens {share}" for length, share in zip(lengths, shares, strict=True))
     return (
-        f"Right answers, of {rows[0].num_questions} each, when a text is to be continued / a passage found by a phrase / a "
-        f"sentence by three words: {parts}."
+        f"Right answers, of {rows[0].num_questions} each, when a text is to be continued / a passage found by a phrase "
+        f"/ a sentence by three words: {parts}."
     )
 
 

@@ -22,7 +22,7 @@ from spec_engine.train.loop import Stage
 from spec_engine.train.small_lm import SmallLMObjective, SmallLMTraining
 
 Method = LongSpecTraining | Eagle3Training | SmallLMTraining
-STAGES = (Stage(256, 32, 2_000_000), Stage(1024, 8, 4_000_000))
+STAGES = (Stage(256, 32, 2_000_000), Stage(1024, 8, 4_000_000), Stage(2048, 4, 4_000_000))  # the usual view fits
 
 
 @dataclass(frozen=True, slots=True)
