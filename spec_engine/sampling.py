@@ -124,8 +124,9 @@ class DraftRanking:
 
     When the answer is sampled, the noise that will decide is known, so the draft ranks by its own logits plus that
     noise: where it agrees with the target it also agrees on the draw. The noise counts half, because the draft knows
-    the target's logits only roughly: with all of it, what it takes for likely is drowned. Without `shares_noise` it ranks by its own probabilities. The repetition penalty is left
-    out; it would need a history for each row. `token_ids` are those of `GumbelNoise`.
+    the target's logits only roughly: with all of it, what it takes for likely is drowned. Without `shares_noise` it
+    ranks by its own probabilities. The repetition penalty is left out; it would need a history for each row.
+    `token_ids` are those of `GumbelNoise`.
     """
 
     def __init__(self, params: SamplingParams, *, shares_noise: bool = True, token_ids: Tensor | None = None) -> None:
