@@ -15,10 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
+from spec_engine.bench.methods import all_methods, build_engines, build_peers
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table, work_table
-from spec_engine.bench.run import PLAIN, BenchPlan, all_methods, build_engines, build_peers, run_bench
+from spec_engine.bench.run import PLAIN, BenchPlan, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
@@ -120,6 +121,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help=f"comma list of {', '.join(DRAFTER_KINDS)}; with a minus behind it without retrieval (default: all that "
         "the preset can run)",
     )
+    bench.add_argument("--also", default="", metavar="PRESET,…", help="drafters of these presets (same target) too")
     bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
     bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
@@ -248,8 +250,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     plan = BenchPlan(
         lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask, arguments.temperature
     )
-    drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(preset)
-    engines = build_engines(preset, drafters, arguments.device, tell, adaptive=not arguments.fixed_budget)
+    presets = [preset, *(load_preset(name) for name in arguments.also.split(",") if name)]
+    drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(presets)
+    engines = build_engines(presets, drafters, arguments.device, tell, adaptive=not arguments.fixed_budget)
     peers = build_peers(preset, engines[PLAIN])
     report = replace(run_bench(engines, peers, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
     tables = "\n\n".join(filter(None, (speed_table(report), work_table(report), speed_caption(report))))

@@ -122,8 +122,12 @@ class DraftConfig:
     @property
     def retrieves(self) -> bool:
         """Whether a view of the context is chosen for the model that drafts."""
+        return self.retrieves_for(self.kind)
+
+    def retrieves_for(self, kind: DrafterKind) -> bool:
+        """Whether one would be chosen for a drafter of this kind."""
         has_view = self.model_kind != "longspec" or self.cross_attention == "focus"
-        return self.kind in NEED_MODEL and self.retrieval.enabled and has_view
+        return kind in NEED_MODEL and self.retrieval.enabled and has_view
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,14 @@ from spec_engine.metrics import StepRecord
 
 _NUM_COSTS = 7  # newest measurements whose median is a budget's cost: stalls of the machine do not count
 _STALL = 2.0  # a step that took more than so many times the usual was held up by something else
-_COST_LIFE = 96  # steps after which the cost of a budget that was left is measured anew
-_LONG_LIFE = 1024  # steps after which a budget too dear to be tried gets another chance
+_COST_LIFE = 96  # steps after which old costs of a budget that was left count less
+_LONG_LIFE = 4096  # steps after which a budget too dear to be tried gets another chance
 _MEMORY = 0.9  # weight of a step's tokens against the next one's
 _HOPE = 0.8  # the chance of a token to be confirmed, before anything was
 _PRIOR = 0.5  # tokens that this hope counts for
 _STREAK = 2  # drafts confirmed to their ends in a row, after which the next larger budget is tried
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
-_CREDIT = 3.0  # plain steps that an answer may lose at its start …
+_CREDIT = 2.0  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
 _MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 1024  # steps; the wait doubles with each look that does not pay
@@ -65,6 +65,11 @@ class _Arm:
         """Further tokens against those of the budget below, as a part of `growth`; `expected` until there is more to
         go by."""
         return (self._more / self.growth + _PRIOR * expected) / (self._base + _PRIOR)
+
+    def keep_costs(self, num: int) -> None:
+        """Forget all but the newest `num` costs, so that the next ones count more."""
+        while len(self.costs) > num:
+            self.costs.popleft()
 
     def add(self, more: int, base: float) -> None:
         """A step: `more` tokens through this budget, `base` through the one below."""
@@ -121,8 +126,7 @@ class BudgetController:
         for arm in self._arms:
             arm.fade()
             if self._num_steps - arm.last_step > _LONG_LIFE:
-                while len(arm.costs) > 1:
-                    arm.costs.popleft()
+                arm.keep_costs(1)
         self._spread()
         self._next = self._choose()
 
@@ -158,8 +162,8 @@ class BudgetController:
         arm.last_step = self._num_steps
         self._learn_tokens(arm, path)
         for other in self._arms:
-            if other is not self._arms[-1] and self._num_steps - other.last_step > _COST_LIFE:
-                other.costs.clear()
+            if self._num_steps - other.last_step > _COST_LIFE:
+                other.keep_costs(2)
         if self._plain.seconds is None:
             return
         gain = len(path) - min(seconds, _STALL * self._seconds(arm)) / self._plain.seconds  # in plain steps

@@ -140,18 +140,21 @@ class Engine:
             logits: list[float] = self._target.verify(DraftTree.root(token_ids[-1]), Taps()).logits[0].tolist()
             return logits
 
-    def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "Engine":
+    def with_drafter(
+        self, kind: DrafterKind, *, use_retrieval: bool | None = None, preset: Preset | None = None
+    ) -> "Engine":
         """An engine with another drafter on the same target and tokenizer, for example ``none`` for a plain run.
 
-        `use_retrieval` replaces the preset's choice. Raises `RequestError` when this engine was not built from a
-        preset.
+        `use_retrieval` replaces the choice of the preset, and `preset` this engine's: it must have the same target.
+        Raises `RequestError` when this engine was not built from a preset.
         """
-        if self.preset is None:
+        preset = preset or self.preset
+        if preset is None:
             raise RequestError("This engine was put together by hand, so it cannot build a drafter. Use load_engine.")
-        draft = self.preset.draft
+        draft = preset.draft
         if use_retrieval is not None:
             draft = replace(draft, retrieval=replace(draft.retrieval, enabled=use_retrieval))
-        preset = replace(self.preset, draft=draft)
+        preset = replace(preset, draft=draft)
         drafter = _build_drafter(preset, kind, self._target)
         config = replace(self._config, max_nodes=max_draft_nodes(kind, draft), retrieval=draft.retrieval, preset=preset)
         sibling = Engine(self._target, drafter, self._tokenizer, config)

@@ -15,19 +15,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 
 from spec_engine.bench.peers import Peers
 from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
-from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset
-from spec_engine.drafters import DRAFTERS, available_drafters
-from spec_engine.engine import Engine, Request, StopRules, load_engine
-from spec_engine.errors import DocumentError, RequestError
+from spec_engine.config import DrafterKind
+from spec_engine.engine import Engine, Request, StopRules
+from spec_engine.errors import DocumentError
 from spec_engine.events import Finished
-from spec_engine.model.load import load_target
 from spec_engine.sampling import SamplingParams
 
 PLAIN: DrafterKind = "none"
@@ -296,41 +294,3 @@ def _peer_row(peer: str, peers: Peers, case: _Case, max_tokens: int, stop_ids: f
     run = peers.run(peer, case.prompt, max_tokens, stop_ids)
     same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
     return BenchRow(0, peer, case.work, run.num_timed_tokens, run.decode_s, num_answers=1, num_identical=same)
-
-
-def build_peers(preset: Preset, engine: Engine) -> Peers:
-    """transformers on the engine's target, with a copy of the preset's draft model where it has one."""
-    draft = preset.draft.model if preset.draft.model_kind == "lm" else None
-    return Peers(engine.target.model, None if draft is None else load_target(preset, draft, device=engine.device))
-
-
-def all_methods(preset: Preset) -> list[str]:
-    """What `build_engines` can make of a preset."""
-    kinds = available_drafters(preset)
-    return [*kinds, *(f"{kind}-" for kind in kinds if kind in MODEL_DRAFTERS)]
-
-
-def build_engines(
-    preset: Preset, methods: Sequence[str], device: str, tell: Callable[[str], None], *, adaptive: bool = True
-) -> dict[str, Engine]:
-    """One engine a method on a shared target; ``lm-`` is ``lm`` without retrieval, and so with ``eagle3-``.
-
-    `adaptive` is `EngineConfig.adaptive`.
-
-    Raises `RequestError` for an unknown method, or when ``none``, which the speed-up needs, is missing.
-    """
-    without = {f"{kind}-": kind for kind in MODEL_DRAFTERS}
-    unknown = [method for method in methods if method not in DRAFTERS and method not in without]
-    if unknown:
-        raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join((*DRAFTERS, *without))}.")
-    if PLAIN not in methods:
-        raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
-    plain = load_engine(preset, drafter=PLAIN, device=device, adaptive=adaptive, on_progress=tell)
-    engines: dict[str, Engine] = {PLAIN: plain}
-    for method in methods:
-        if method in without:
-            kind = without[method]
-            engines[f"{kind}, no retrieval"] = plain.with_drafter(kind, use_retrieval=False)
-        elif method != PLAIN:
-            engines[method] = plain.with_drafter(cast(DrafterKind, method))
-    return engines

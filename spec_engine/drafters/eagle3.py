@@ -77,9 +77,9 @@ class EagleSession:
         self._settings = settings
         self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise, token_ids=fitted.target_ids)
         self._num_done = 0  # committed tokens; the next root stands at this position
-        self._feature: Tensor | None = None  # [1, H] of the newest committed token: for the token after it
+        self._feature: Tensor | None = None  # [1, F] of the newest committed token: for the token after it
         self._pending: list[int] = []  # committed tokens whose rows were not run yet …
-        self._pending_features: list[Tensor] = []  # … and the features of the tokens before them, [n, H] together
+        self._pending_features: list[Tensor] = []  # … and the features of the tokens before them, [n, F] together
         self._has_joined = False  # the memory holds nothing but this answer's text
         self._has_proposed = False
         self._has_root = False  # the memory's newest row is that of a root, not committed yet
@@ -107,7 +107,7 @@ class EagleSession:
         self._join()
         self._num_done = step.num_done
         before = self._feature
-        features = self._memory.combine(step.features)  # [n, H]
+        features = step.features  # [n, F], combined when they are needed: while drafting rests they cost nothing
         self._feature = features[-1:]
         if self._is_run(step.token_ids[0], before):
             self._wait_for_run(step.token_ids[1:], features[:-1])
@@ -173,7 +173,7 @@ class EagleSession:
 
     def _take_pending(self, *more: Tensor) -> tuple[list[int], Tensor]:
         """The waiting rows, with `more` features behind them; none wait afterwards."""
-        token_ids, features = self._pending, torch.cat([*self._pending_features, *more])
+        token_ids, features = self._pending, self._memory.combine(torch.cat([*self._pending_features, *more]))
         self._pending, self._pending_features = [], []
         return token_ids, features
 
@@ -193,7 +193,7 @@ class EagleSession:
         if not cache.keeps_view_rows:
             self._catch_up()
             cache.room(1)
-            state = self._memory.run_on_view([root], feature)
+            state = self._memory.run_on_view([root], self._memory.combine(feature))
             cache.view.advance(1)
             return state
         token_ids, features = self._take_pending(feature)

@@ -10,8 +10,8 @@ the number of layers names the normalised states that the output layer reads, wh
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from spec_engine.errors import UnsupportedModel
@@ -31,26 +31,47 @@ class FeatureRecorder:
                 "its hidden states. Choose the drafter lookup or lm, or another model."
             )
         self._layers = layers
+        self._handles: list[RemovableHandle] = []
+        self._hooked: tuple[int, ...] = ()  # layers that have a hook
+        self._found: dict[int, Tensor] | None = None  # what a forward fills
 
     @contextmanager
     def recording(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-        """The dictionary, from layer to hidden states [1, T, H], that a forward inside the block fills."""
-        found: dict[int, Tensor] = {}
+        """The dictionary, from layer to hidden states [1, T, H], that a forward inside the block fills.
 
-        def keep_input(layer: int) -> "torch.utils.hooks.RemovableHandle":
+        Hooks stay until other layers are asked for, or `release`: to place and remove them costs more than they do.
+        """
+        if self._hooked != tuple(layers):
+            self._place(tuple(layers))
+        found: dict[int, Tensor] = {}
+        self._found = found
+        try:
+            yield found
+        finally:
+            self._found = None
+
+    def release(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._hooked = [], ()
+
+    def _place(self, layers: tuple[int, ...]) -> None:
+        """Hooks on these layers alone."""
+        self.release()
+
+        def keep_input(layer: int) -> RemovableHandle:
             def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-                found[layer] = args[0] if args else kwargs["hidden_states"]
+                if self._found is not None:
+                    self._found[layer] = args[0] if args else kwargs["hidden_states"]
 
             return self._layers[layer].register_forward_pre_hook(hook, with_kwargs=True)
 
         def keep_output(module: nn.Module, args: object, output: tuple[Tensor, ...]) -> None:
-            found[self.num_layers] = output[0]
+            if self._found is not None:
+                self._found[self.num_layers] = output[0]
 
-        handles = [keep_input(layer) for layer in sorted(set(layers) - {self.num_layers})]
+        self._handles = [keep_input(layer) for layer in sorted(set(layers) - {self.num_layers})]
         if self.num_layers in layers:
-            handles.append(self._decoder.register_forward_hook(keep_output))
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
+            self._handles.append(self._decoder.register_forward_hook(keep_output))
+        self._hooked = layers

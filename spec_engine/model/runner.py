@@ -69,6 +69,8 @@ class Runner:
         `current` asks for are put into it.
         """
         if not current.feature_layers:
+            if "recorder" in self.__dict__:
+                self.recorder.release()
             return self._forward(cache, current, token_ids, positions, last)
         with self.recorder.recording(current.feature_layers) as found:
             logits = self._forward(cache, current, token_ids, positions, last)

@@ -192,7 +192,9 @@ class Target:
         token_ids = tuple(outputs.tree.token_ids[node] for node in path)
         self._note(token_ids, len(outputs.tree))
         row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
-        features = None if outputs.features is None else outputs.features[list(path)]
+        features = outputs.features
+        if features is not None and len(path) < len(outputs.tree):
+            features = features[list(path)]
         return Step(token_ids, self.length, row, features)
 
     def reuse(self, token_ids: Sequence[int]) -> int:

@@ -48,11 +48,17 @@ def test_nothing_is_recorded_unless_asked_for() -> None:
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 
-def test_a_pass_that_fails_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_go_with_the_next_pass_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     target = Target(tiny_model("llama"), 64, 16)
-    monkeypatch.setattr(target.model.model.norm, "forward", lambda states: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        list(target.prefill(random_ids(20), Taps(features=(0, 3))))
+    with monkeypatch.context() as broken:
+        broken.setattr(target.model.model.norm, "forward", lambda states: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(target.prefill(random_ids(20), Taps(features=(0, 3))))
+    assert any(layer._forward_pre_hooks for layer in target.model.model.layers)
+    target.model(torch.tensor([random_ids(4)]))  # somebody else's pass records nothing, and nothing fails
+    target.reset()
+    steps = list(target.prefill(random_ids(20)))
+    assert all(step.features is None for step in steps)
     assert not any(layer._forward_pre_hooks for layer in target.model.model.layers)
     assert not target.model.model._forward_hooks
 

@@ -1,0 +1,71 @@
+"""What is measured against each other: an engine for every way to draft, on one target, and transformers' own ways.
+
+Job: from presets and the names of methods to engines. Non-job: running them (run.py).
+
+A method is a kind of drafter; with a minus behind it, as in ``lm-``, without retrieval.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from spec_engine.bench.peers import Peers
+from spec_engine.bench.run import PLAIN
+from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset
+from spec_engine.drafters import DRAFTERS, available_drafters
+from spec_engine.engine import Engine, load_engine
+from spec_engine.errors import RequestError
+from spec_engine.model.load import load_target
+
+
+def build_peers(preset: Preset, engine: Engine) -> Peers:
+    """transformers on the engine's target, with a copy of the preset's draft model where it has one."""
+    draft = preset.draft.model if preset.draft.model_kind == "lm" else None
+    return Peers(engine.target.model, None if draft is None else load_target(preset, draft, device=engine.device))
+
+
+def all_methods(presets: Sequence[Preset]) -> list[str]:
+    """All that `build_engines` can make of these presets."""
+    methods = [method for preset in presets for method in _methods(preset)]
+    return list(dict.fromkeys(methods))
+
+
+def build_engines(
+    presets: Sequence[Preset],
+    methods: Sequence[str],
+    device: str,
+    tell: Callable[[str], None],
+    *,
+    adaptive: bool = True,
+) -> dict[str, Engine]:
+    """One engine a method on the target of the first preset; each method as the first preset that can run it has it.
+
+    `adaptive` is `EngineConfig.adaptive`. Raises `RequestError` for an unknown method, for one that no preset can run,
+    for presets with different targets, or when ``none``, which the speed-up needs, is missing.
+    """
+    without = {f"{kind}-": kind for kind in MODEL_DRAFTERS}
+    unknown = [method for method in methods if method not in DRAFTERS and method not in without]
+    if unknown:
+        raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join((*DRAFTERS, *without))}.")
+    if PLAIN not in methods:
+        raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
+    for preset in presets:
+        if preset.target != presets[0].target:
+            raise RequestError(
+                f"'{preset.name}' has another target ({preset.target.id}) than '{presets[0].name}' "
+                f"({presets[0].target.id}). Measure them one after the other."
+            )
+    plain = load_engine(presets[0], drafter=PLAIN, device=device, adaptive=adaptive, on_progress=tell)
+    engines: dict[str, Engine] = {PLAIN: plain}
+    for method in methods:
+        kind = without.get(method) or cast(DrafterKind, method)
+        able = next((preset for preset in presets if kind in available_drafters(preset)), presets[0])
+        if method in without:
+            engines[f"{kind}, no retrieval"] = plain.with_drafter(kind, use_retrieval=False, preset=able)
+        elif method != PLAIN:
+            engines[method] = plain.with_drafter(kind, preset=able)
+    return engines
+
+
+def _methods(preset: Preset) -> list[str]:
+    kinds = available_drafters(preset)
+    return [*kinds, *(f"{kind}-" for kind in kinds if kind in MODEL_DRAFTERS and preset.draft.retrieves_for(kind))]
