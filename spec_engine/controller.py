@@ -35,6 +35,8 @@ _STREAK = 2  # drafts confirmed to their ends in a row, after which the next lar
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
 _CREDIT = 2.0  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
+_FIRST_LOOK = 2  # plain steps before the first draft: where an answer reads from is open until it has begun
+_LOW = 1.0  # an account below this is not spent on looks one after the other
 _MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 1024  # steps; the wait doubles with each look that does not pay
 _LARGER_EVERY = 24  # steps after which the next larger budget is looked at again
@@ -117,7 +119,7 @@ class BudgetController:
     def begin(self) -> None:
         """A new answer starts; its content is unknown, so drafting gets a fresh chance."""
         self._account = _CREDIT
-        self._wait, self._gap = 0, 1  # steps until the next look; what the wait will be if it does not pay
+        self._wait, self._gap = _FIRST_LOOK, 1  # steps until the next look; what the wait will be if it does not pay
         self._num_drafted = 0  # drafted steps since the last plain one
         self._streak = 0  # drafts in a row that were confirmed to their ends
         self._larger: _Arm | None = None  # the next larger budget than the last one drafted with
@@ -175,7 +177,7 @@ class BudgetController:
         else:
             self._larger = None  # that was a look, and it failed
         pays = self._pays()
-        if gain < 0 and not pays:
+        if gain < 0 and (not pays or self._account < _LOW):
             self._wait, self._gap = self._gap, min(2 * self._gap, _LONGEST_WAIT)
         elif gain >= 0:
             self._gap = max(self._gap // 2, 1)

@@ -191,6 +191,13 @@ class _Grower:
         ranking = sorted(range(len(self._log_q)), key=lambda node: -self._log_q[node])
         return ranking[: self._config.num_nodes]
 
+    def _fertile(self, best: Sequence[int]) -> set[int]:
+        """Those of the best nodes whose children may become such. A child is not likelier than its parent, and a tie
+        falls to the older node: so where the budget is used up, none below the last of the best."""
+        if len(best) < self._config.num_nodes:
+            return set(best)
+        return {node for node in best if self._log_q[node] > self._log_q[best[-1]]}
+
     def _add_level(self, parents: Sequence[int], log_probs: Tensor) -> list[int]:
         """Store the best children of `parents` ([n, V], one row each) by summed log-probability; return their ids."""
         level = 1 if parents[0] == -1 else self._depths[parents[0]] + 1
@@ -235,7 +242,7 @@ class _OptTree(_Grower):
         gain, self._expected = expected - self._expected, expected
         if not level or gain <= self._config.threshold or self._depths[level[0]] >= self._config.max_depth:
             return []
-        return sorted(set(best).intersection(level))
+        return sorted(self._fertile(best).intersection(level))
 
 
 class _FixedBeam(_Grower):
@@ -258,8 +265,8 @@ class _EagleTree(_Grower):
     """EAGLE-2's dynamic tree (arXiv 2406.16858, sections 4.1 and 4.2), which EAGLE-3 keeps.
 
     The `top_k` likeliest nodes of a level get `top_k` children each, all of which are candidates; the best `num_nodes`
-    candidates make the tree. A node that is not among them already is not run: its descendants rank behind it, so the
-    tree is the same without them.
+    candidates make the tree. A node that is not among them already, or is the last of them, is not run: its
+    descendants rank behind it, so the tree is the same without them.
     """
 
     def _width(self, level: int) -> int:
@@ -272,8 +279,8 @@ class _EagleTree(_Grower):
     def _next(self, level: list[int]) -> list[int]:
         if not level or self._depths[level[0]] >= self._config.max_depth:
             return []
-        best = set(self._best())
-        return [node for node in level[: self._config.top_k] if node in best]
+        fertile = self._fertile(self._best())
+        return [node for node in level[: self._config.top_k] if node in fertile]
 
 
 class _Chain(_Grower):
