@@ -21,6 +21,7 @@ from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table, work_table
 from spec_engine.bench.run import PLAIN, BenchPlan, run_bench
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
+from spec_engine.bench.traces import record_traces, save_traces
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
@@ -128,6 +129,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
     instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
+    instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
@@ -251,6 +253,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask, arguments.temperature
     )
     presets = [preset, *(load_preset(name) for name in arguments.also.split(",") if name)]
+    if arguments.traces is not None:
+        plain = load_engine(preset, drafter=PLAIN, device=arguments.device, on_progress=tell)
+        save_traces(record_traces(plain, presets, texts, plan, tell), arguments.traces)
+        return 0
     drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(presets)
     engines = build_engines(presets, drafters, arguments.device, tell, adaptive=not arguments.fixed_budget)
     peers = build_peers(preset, engines[PLAIN])

@@ -38,7 +38,8 @@ _RATE = 0.01  # … and so many more for each plain step
 _FIRST_LOOK = 2  # plain steps before the first draft: where an answer reads from is open until it has begun
 _LOW = 1.0  # an account below this is not spent on looks one after the other
 _MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
-_LONGEST_WAIT = 1024  # steps; the wait doubles with each look that does not pay
+_LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay …
+_SHORT_WAIT = 4  # … up to this while drafting pays by all that is known
 _LARGER_EVERY = 24  # steps after which the next larger budget is looked at again
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
 
@@ -178,7 +179,7 @@ class BudgetController:
             self._larger = None  # that was a look, and it failed
         pays = self._pays()
         if gain < 0 and (not pays or self._account < _LOW):
-            self._wait, self._gap = self._gap, min(2 * self._gap, _LONGEST_WAIT)
+            self._wait, self._gap = self._gap, min(2 * self._gap, _SHORT_WAIT if pays else _LONGEST_WAIT)
         elif gain >= 0:
             self._gap = max(self._gap // 2, 1)
             self._wait = 0 if pays else self._gap

@@ -128,11 +128,12 @@ def test_drafting_begins_small_after_a_failure_and_grows_with_success() -> None:
     machine.step(controller)
     machine.accept = 1.0
     budgets = []
-    for _ in range(8):
+    for _ in range(12):
         budgets.append(controller.budget())
         machine.step(controller)
-    assert 0 < budgets[0] < 16
-    assert budgets[-1] == 16
+    drafted = [budget for budget in budgets if budget]
+    assert drafted[0] < 16
+    assert drafted[-1] == 16
 
 
 def test_a_dear_draft_loses_little_of_a_short_answer() -> None:

@@ -151,7 +151,7 @@ def _summed(rows: Sequence[BenchRow], key: Callable[[BenchRow], object]) -> list
 
 
 @dataclass(slots=True)
-class _Case:
+class BenchCase:
     """One question about one text."""
 
     prompt: tuple[int, ...]
@@ -185,7 +185,7 @@ def run_bench(
     rows: list[BenchRow] = []
     for length in plan.lengths:
         measured: list[BenchRow] = []
-        for cases in islice(_cases(plain, texts, length, plan), plan.num_texts):
+        for cases in islice(bench_cases(plain, texts, length, plan), plan.num_texts):
             measured += _measure_text(engines, peers, cases, plan)
         found = [replace(row, length=length) for row in measured]
         rows += _summed(found, lambda row: (row.method, row.work))
@@ -199,7 +199,7 @@ def run_bench(
     return BenchReport(preset, datetime.now(UTC).date().isoformat(), hardware(), versions, plan, tuple(rows))
 
 
-def _cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -> Iterator[list[_Case]]:
+def bench_cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -> Iterator[list[BenchCase]]:
     """The questions about each text that is long enough; free text last, as it has a prompt of its own."""
     for number, text in enumerate(texts):
         part = cut_to_tokens(text, length, lambda piece: len(engine.tokenizer.encode(piece)))
@@ -208,7 +208,7 @@ def _cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -
         document, instruction = as_document(part), engine.preset.instruction if engine.preset else ""
         asked = _questions(part, number, plan)
         cases = [
-            _Case(
+            BenchCase(
                 tuple(build(engine.tokenizer, document, (), question, instruction)),
                 work,
                 SamplingParams(temperature=plan.temperature, seed=number),
@@ -218,7 +218,7 @@ def _cases(engine: Engine, texts: Sequence[str], length: int, plan: BenchPlan) -
         ]
         if len(cases) < len(asked):
             bare = tuple(engine.tokenizer.encode(part))
-            cases.append(_Case(bare, "free", SamplingParams(temperature=FREE_TEMPERATURE, seed=number)))
+            cases.append(BenchCase(bare, "free", SamplingParams(temperature=FREE_TEMPERATURE, seed=number)))
         cases = [case for case in cases if len(case.prompt) + plan.max_tokens <= engine.capacity]
         if cases:
             yield cases
@@ -241,7 +241,7 @@ def _questions(text: str, number: int, plan: BenchPlan) -> list[tuple[Work, str]
     return made
 
 
-def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[_Case], plan: BenchPlan) -> list[BenchRow]:
+def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[BenchCase], plan: BenchPlan) -> list[BenchRow]:
     """All methods on all questions of one text; the first pass over each warms it up and is not counted."""
     rows: list[BenchRow] = []
     for number, case in enumerate([cases[0], *cases]):
@@ -264,7 +264,7 @@ def _without_stop(token_ids: tuple[int, ...], stop_ids: frozenset[int]) -> tuple
     return token_ids[:-1] if token_ids and token_ids[-1] in stop_ids else token_ids
 
 
-def _row(method: str, case: _Case, finished: Finished) -> BenchRow:
+def _row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
     metrics = finished.metrics
     return BenchRow(
         length=0,
@@ -282,14 +282,14 @@ def _row(method: str, case: _Case, finished: Finished) -> BenchRow:
     )
 
 
-def _prefill_row(method: str, case: _Case, finished: Finished) -> BenchRow:
+def _prefill_row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
     """What the first reading of a text took."""
     metrics = finished.metrics
     num_read = metrics.num_prompt_tokens - metrics.num_reused_tokens
     return BenchRow(0, method, case.work, prefill_tokens=num_read, prefill_s=metrics.prefill_s)
 
 
-def _peer_row(peer: str, peers: Peers, case: _Case, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
+def _peer_row(peer: str, peers: Peers, case: BenchCase, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
     """A peer's answer to the same question."""
     run = peers.run(peer, case.prompt, max_tokens, stop_ids)
     same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)

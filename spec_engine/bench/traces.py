@@ -11,16 +11,21 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from spec_engine.bench.alongside import Known, alongside
-from spec_engine.config import RetrievalConfig
+from spec_engine.bench.run import BenchPlan, bench_cases
+from spec_engine.config import Preset, RetrievalConfig
 from spec_engine.controller import BudgetController
-from spec_engine.drafters.base import Drafter, DraftSession
+from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
+from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
+from spec_engine.engine import Engine, Request, StopRules
+from spec_engine.events import Finished
 from spec_engine.metrics import StepRecord
 from spec_engine.model.target import Target
 from spec_engine.tree import DraftTree
@@ -66,6 +71,32 @@ def _between(table: dict[int, float], size: int) -> float:
         return table[size]
     low, high = max(known for known in table if known < size), min(known for known in table if known > size)
     return table[low] + (table[high] - table[low]) * (size - low) / (high - low)
+
+
+def record_traces(
+    plain: Engine, presets: Sequence[Preset], texts: Sequence[str], plan: BenchPlan, tell: Callable[[str], None]
+) -> list[Trace]:
+    """Every drafter of these presets, which share a target, beside the answers of `plain` to the plan's questions."""
+    traces = []
+    for length in plan.lengths:
+        for cases in islice(bench_cases(plain, texts, length, plan), plan.num_texts):
+            for case in cases:
+                stop = StopRules(plan.max_tokens, plain.tokenizer.stop_token_ids)
+                *_, finished = plain.generate(Request(case.prompt, case.sampling, stop))
+                assert isinstance(finished, Finished), "every answer ends with Finished"
+                known = Known(case.prompt, finished.token_ids, case.sampling)
+                for preset in presets:
+                    for kind in available_drafters(preset):
+                        if (num_nodes := max_draft_nodes(kind, preset.draft)) == 0:
+                            continue
+                        drafter = DRAFTERS[kind](DrafterContext(preset, plain.target, plain.device))
+                        name = f"{preset.name} {kind} {length} {case.work}"
+                        retrieval = preset.draft.retrieval
+                        traces.append(record_trace(name, plain.target, drafter, known, retrieval, num_nodes))
+                        tell(
+                            f"{name}: at best {traces[-1].plain_s / best_seconds(traces[-1]):.2f} times plain decoding"
+                        )
+    return traces
 
 
 @torch.inference_mode()

@@ -1,0 +1,87 @@
+"""The controller over recorded drafts of real answers, against one that knows the future."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from spec_engine.bench.alongside import Known
+from spec_engine.bench.run import BenchPlan
+from spec_engine.bench.tasks import bundled_text, read_texts
+from spec_engine.bench.traces import (
+    Drafted,
+    Trace,
+    best_seconds,
+    load_traces,
+    record_trace,
+    record_traces,
+    replay,
+    save_traces,
+)
+from spec_engine.config import RetrievalConfig, load_preset
+from spec_engine.controller import BudgetController
+from spec_engine.engine import load_engine
+from spec_engine.model.target import Target
+from spec_engine.sampling import SamplingParams
+from tests.fakes import OracleDrafter, tiny_lm
+
+TRACES = Path(__file__).parent / "traces.jsonl"
+EASY = Trace("easy", {1: 0.1, 4: 0.4}, {0: 1.0, 1: 1.0, 4: 1.2}, (Drafted(4, (0, 1, 2, 3, 4)),) * 20)
+
+
+def test_a_step_costs_and_brings_what_its_budget_does() -> None:
+    assert EASY.plain_s == 20
+    assert EASY.step(3, 0) == (0.0, 1.0, 0, (0,))
+    assert EASY.step(3, 2) == (pytest.approx(0.2), pytest.approx(1.0 + 0.2 / 3), 2, (0, 1, 2))
+    assert EASY.step(18, 4)[3] == (0, 1)  # the answer ends
+
+
+def test_the_bound_knows_the_future() -> None:
+    """The first token comes from a bare root; then five tokens a step at 1.6, and what is left as it pays best."""
+    assert best_seconds(EASY) == pytest.approx(1 + 3 * 1.6 + 1.6)
+    hard = Trace("hard", {4: 0.4}, {0: 1.0, 4: 1.2}, (Drafted(4, (0,)),) * 20)
+    assert best_seconds(hard) == pytest.approx(20)
+
+
+def test_traces_are_recorded_and_kept(tmp_path: Path) -> None:
+    prompt, answer = (5, 6, 7, 8), tuple(range(20, 40))
+    drafter = OracleDrafter(prompt, answer)
+    known = Known(prompt, answer, SamplingParams())
+    trace = record_trace("oracle", Target(tiny_lm(), 64, 16), drafter, known, RetrievalConfig(enabled=False), 8)
+    assert len(trace.tokens) == len(answer)
+    assert trace.tokens[0].path == (0, 1, 3, 5, 7)  # every second node is a wrong sibling
+    assert set(trace.draft_s) == {1, 2, 4, 8}
+    assert set(trace.verify_s) == {0, 1, 2, 4, 8}
+    save_traces([trace, EASY], tmp_path / "traces.jsonl")
+    assert list(load_traces(tmp_path / "traces.jsonl")) == [trace, EASY]
+
+
+@pytest.mark.slow
+def test_every_drafter_of_a_preset_is_recorded() -> None:
+    preset = load_preset("builtin")
+    plain = load_engine(preset, drafter="none", device="cpu")
+    plan = BenchPlan((300,), 1, 1, max_tokens=12)
+    traces = record_traces(plain, [preset], read_texts(bundled_text()), plan, lambda line: None)
+    assert [trace.name for trace in traces] == [f"builtin {kind} 300 quote" for kind in ("lookup", "lm", "blend")]
+    assert all(best_seconds(trace) <= trace.plain_s for trace in traces)
+
+
+def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
+    """On document work most of what is possible for every drafter; on free text no answer below 0.95 of plain decoding."""
+    engines: dict[tuple[str, ...], list[Trace]] = defaultdict(list)
+    for trace in load_traces(TRACES):
+        engines[tuple(trace.name.split()[:3])].append(trace)
+    seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (_, kind, _), traces in engines.items():
+        controller = BudgetController(max(traces[0].draft_s))
+        for _ in range(3):  # answers one after the other, as an engine makes them
+            for trace in traces:
+                taken = replay(trace, controller)
+                if trace.name.endswith("free"):
+                    assert taken < trace.plain_s / 0.95, trace.name
+                else:
+                    seconds[kind].append((best_seconds(trace), taken))
+    for kind, pairs in seconds.items():
+        reached = sum(best for best, _ in pairs) / sum(taken for _, taken in pairs)
+        print(f"{kind}: {reached:.0%} of the bound")
+        assert reached > 0.7, kind
