@@ -76,6 +76,11 @@ class Engine:
         return self._tokenizer
 
     @property
+    def drafter(self) -> Drafter:
+        """Whatever proposes."""
+        return self._drafter
+
+    @property
     def drafter_name(self) -> str:
         """The kind of drafter, as in the registry."""
         return self._drafter.name

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from spec_engine.bench.tasks import as_document, bundled_text, read_texts
 from spec_engine.chat.session import Session
 from spec_engine.config import DrafterKind, load_preset
+from spec_engine.drafters import available_drafters
 from spec_engine.engine import Engine, load_engine
 from spec_engine.events import Finished
 
@@ -39,16 +41,38 @@ def session(engine: Engine) -> Session:
     return Session(engine, document, context_length=engine.capacity, instruction="")
 
 
-def test_every_drafter_gives_the_text_of_none(engine: Engine) -> None:
-    texts = {}
-    kinds: tuple[DrafterKind, ...] = ("none", "lookup", "lm")
-    for kind in kinds:
-        *_, last = session(engine.with_drafter(kind)).ask(QUESTION, max_tokens=80)
-        assert isinstance(last, Finished)
-        texts[kind] = last.token_ids
-        assert (last.metrics.num_accepted_draft_tokens > 0) == (kind != "none")
-    assert texts["none"] == texts["lookup"] == texts["lm"]
-    assert len(texts["none"]) > 5
+DRAFTERS = [
+    (name, kind)
+    for name in ("builtin-retrieval", "builtin-eagle3", "builtin-longspec")
+    for kind in available_drafters(load_preset(name))
+    if kind != "none"
+]
+
+
+@pytest.fixture(scope="module")
+def plain(engine: Engine) -> Finished:
+    """The answer by plain decoding."""
+    *_, last = session(engine.with_drafter("none")).ask(QUESTION, max_tokens=80)
+    assert isinstance(last, Finished)
+    assert len(last.token_ids) > 5
+    return last
+
+
+@pytest.mark.parametrize(("name", "kind"), DRAFTERS)
+def test_every_drafter_gives_the_text_of_none(engine: Engine, plain: Finished, name: str, kind: DrafterKind) -> None:
+    """And each of them is good enough for half a draft to be kept: the shipped heads belong to the shipped target."""
+    always = replace(engine.config, adaptive=False, preset=load_preset(name))
+    drafting = Engine(engine.target, engine.with_drafter(kind, preset=always.preset).drafter, engine.tokenizer, always)
+    *_, last = session(drafting).ask(QUESTION, max_tokens=80)
+    assert isinstance(last, Finished)
+    assert last.token_ids == plain.token_ids
+    assert last.metrics.mean_acceptance_length > 3
+
+
+def test_the_built_in_files_are_few_megabytes() -> None:
+    folder = load_preset("builtin").folder
+    assert folder is not None
+    assert sum(file.stat().st_size for file in (folder / "builtin").rglob("*") if file.is_file()) < 36e6
 
 
 @pytest.mark.parametrize("kind", ["lookup", "lm"])

@@ -67,7 +67,7 @@ def test_every_drafter_of_a_preset_is_recorded() -> None:
 
 
 def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
-    """On document work most of what is possible for every drafter; on free text no answer below 0.95 of plain decoding."""
+    """On document work most of what is possible, for every drafter; on free text no answer below 0.95 of plain."""
     engines: dict[tuple[str, ...], list[Trace]] = defaultdict(list)
     for trace in load_traces(TRACES):
         engines[tuple(trace.name.split()[:3])].append(trace)
