@@ -11,8 +11,8 @@ can be afforded.
 
 The account. Before a draft is confirmed nobody knows whether this text can be predicted, so drafting may lose time. All
 of that is paid from one account, in plain steps: each answer begins with `_CREDIT`, plain decoding pays `_RATE` a step
-in, and a drafted step pays what it gained or takes what it lost. A step is only taken if the account covers what it
-costs should nothing be confirmed. So an answer of n tokens never takes longer than plain decoding by much more than
+in, and a drafted step pays what it gained or takes what it lost. A step is only taken if half of the account, for the
+smallest budget all of it, covers what such steps cost when nothing was confirmed. So an answer of n tokens never takes longer than plain decoding by much more than
 `_CREDIT` + n `_RATE` steps, and drafting begins small where it is dear and grows while it is confirmed.
 """
 
@@ -33,13 +33,12 @@ _HOPE = 0.8  # the chance of a token to be confirmed, before anything was
 _PRIOR = 0.5  # tokens that this hope counts for
 _STREAK = 2  # drafts confirmed to their ends in a row, after which the next larger budget is tried
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
-_CREDIT = 2.0  # plain steps that an answer may lose at its start …
+_CREDIT = 2.5  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
 _FIRST_LOOK = 2  # plain steps before the first draft: where an answer reads from is open until it has begun
-_LOW = 1.0  # an account below this is not spent on looks one after the other
+_BET = 0.5  # part of the account that one draft may cost; the cheapest may cost all of it
 _MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
-_LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay …
-_SHORT_WAIT = 4  # … up to this while drafting pays by all that is known
+_LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _LARGER_EVERY = 24  # steps after which the next larger budget is looked at again
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
 
@@ -55,6 +54,7 @@ class _Arm:
         self.num_nodes = num_nodes
         self.growth = growth  # nodes that it adds against those that the budget below adds
         self.costs: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds per step, oldest first
+        self.failures: deque[float] = deque(maxlen=_NUM_COSTS)  # of those in which nothing was confirmed
         self.last_step = 0  # when it was last tried
         self.tokens = 1.0  # of a step, by all that is known
         self._more = self._base = 0.0  # tokens of this budget, and of the one below, that it was compared with
@@ -162,6 +162,8 @@ class BudgetController:
         self._has_tried = True
         self._num_drafted += 1
         arm.costs.append(seconds)
+        if len(path) == 1:
+            arm.failures.append(seconds)
         arm.last_step = self._num_steps
         self._learn_tokens(arm, path)
         for other in self._arms:
@@ -178,8 +180,8 @@ class BudgetController:
         else:
             self._larger = None  # that was a look, and it failed
         pays = self._pays()
-        if gain < 0 and (not pays or self._account < _LOW):
-            self._wait, self._gap = self._gap, min(2 * self._gap, _SHORT_WAIT if pays else _LONGEST_WAIT)
+        if gain < 0 and not pays:
+            self._wait, self._gap = self._gap, min(2 * self._gap, _LONGEST_WAIT)
         elif gain >= 0:
             self._gap = max(self._gap // 2, 1)
             self._wait = 0 if pays else self._gap
@@ -214,6 +216,9 @@ class BudgetController:
             self._is_plain_look = True
             return self._plain
         affordable = [arm for arm in self._arms if self._is_affordable(arm, self._account)]
+        if affordable:
+            cheapest, most = min(affordable, key=self._risk), _BET * self._account
+            affordable = [arm for arm in affordable if arm is cheapest or self._is_affordable(arm, most)]
         if (larger := self._larger) is not None and (
             self._streak >= _STREAK or (self._num_steps - larger.last_step >= _LARGER_EVERY and larger in affordable)
         ):
@@ -232,11 +237,13 @@ class BudgetController:
         return risk <= account
 
     def _risk(self, arm: _Arm) -> float:
-        """What a step loses when nothing is confirmed, in plain steps; by the number of nodes where it is not known."""
+        """What a step loses when nothing is confirmed, in plain steps; by the number of nodes where it is not known.
+
+        An unsure draft ends early and costs less, so it is such steps that count."""
         plain = self._plain.seconds or math.inf
         if arm.seconds is None and (below := self._measured_below(arm)) is not None:
             return (below[1] - plain) * arm.num_nodes / below[0] / plain
-        return self._seconds(arm) / plain - 1
+        return (statistics.median_low(arm.failures) if arm.failures else self._seconds(arm)) / plain - 1
 
     def _pays(self) -> bool:
         """Whether some budget is faster than plain decoding by all that is known."""

@@ -113,7 +113,7 @@ def test_an_answer_that_no_draft_fits_loses_what_the_account_holds(draft_s: floa
     for _ in range(6):  # the first answers learn what each budget costs
         machine.first_step(controller)
         seconds = sum(machine.step(controller)[1] for _ in range(num_tokens))
-    assert seconds / machine.verify(0) <= 1.01 * num_tokens + 2.1
+    assert seconds / machine.verify(0) <= 1.01 * num_tokens + 2.6
 
 
 def test_drafting_begins_small_after_a_failure_and_grows_with_success() -> None:
