@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
-from spec_engine.bench.methods import all_methods, build_engines, build_peers
+from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table, work_table
@@ -31,7 +31,7 @@ from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, pr
 from spec_engine.doctor import examine
 from spec_engine.documents.read import read_document
 from spec_engine.engine import Engine, load_engine
-from spec_engine.errors import PasswordRequired, SpecEngineError
+from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
@@ -122,7 +122,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help=f"comma list of {', '.join(DRAFTER_KINDS)}; with a minus behind it without retrieval (default: all that "
         "the preset can run)",
     )
-    bench.add_argument("--also", default="", metavar="PRESET,…", help="drafters of these presets (same target) too")
+    bench.add_argument("--also", default="", metavar="PRESET,…", help="what the preset cannot draft, as these do")
     bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
     bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
@@ -234,6 +234,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     preset = chosen_preset(arguments)
+    _refuse_unread(arguments)
     texts = read_texts(arguments.data or bundled_text())
     lengths = tuple(parse_lengths(arguments.lengths))
     tell = progress
@@ -254,6 +255,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
     presets = [preset, *(load_preset(name) for name in arguments.also.split(",") if name)]
     if arguments.traces is not None:
+        check_targets(presets)
+        arguments.traces.parent.mkdir(parents=True, exist_ok=True)
         plain = load_engine(preset, drafter=PLAIN, device=arguments.device, on_progress=tell)
         save_traces(record_traces(plain, presets, texts, plan, tell), arguments.traces)
         return 0
@@ -264,6 +267,17 @@ def _bench(arguments: argparse.Namespace) -> int:
     tables = "\n\n".join(filter(None, (speed_table(report), work_table(report), speed_caption(report))))
     _deliver(arguments, report.to_json(), tables)
     return 0
+
+
+def _refuse_unread(arguments: argparse.Namespace) -> None:
+    """Raise `RequestError` for options that another kind of measurement would not read."""
+    speed: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
+    if arguments.quality or arguments.needle:
+        speed = ("also", "drafters", "temperature", "fixed_budget", "ask")
+    for name in speed:
+        if getattr(arguments, name):
+            kind = next(kind for kind in ("quality", "needle", "traces") if getattr(arguments, kind))
+            raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
 
 
 def _deliver(arguments: argparse.Namespace, as_json: str, table: str) -> None:

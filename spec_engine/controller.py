@@ -11,8 +11,9 @@ can be afforded.
 
 The account. Before a draft is confirmed nobody knows whether this text can be predicted, so drafting may lose time. All
 of that is paid from one account, in plain steps: each answer begins with `_CREDIT`, plain decoding pays `_RATE` a step
-in, and a drafted step pays what it gained or takes what it lost. A step is only taken if half of the account, for the
-smallest budget all of it, covers what such steps cost when nothing was confirmed. So an answer of n tokens never takes longer than plain decoding by much more than
+in, and a drafted step pays what it gained or takes what it lost. A step is taken if half of the account, for the
+cheapest budget all of it, covers what such steps cost when nothing was confirmed; drafts confirmed to their ends in a
+row earn a try of the next larger budget. So an answer of n tokens hardly takes longer than plain decoding by more than
 `_CREDIT` + n `_RATE` steps, and drafting begins small where it is dear and grows while it is confirmed.
 """
 
@@ -31,7 +32,9 @@ _LONG_LIFE = 4096  # steps after which a budget too dear to be tried gets anothe
 _MEMORY = 0.9  # weight of a step's tokens against the next one's
 _HOPE = 0.8  # the chance of a token to be confirmed, before anything was
 _PRIOR = 0.5  # tokens that this hope counts for
-_STREAK = 2  # drafts confirmed to their ends in a row, after which the next larger budget is tried
+_STREAK = 2  # drafts in a row, confirmed to their ends, that earn a try of the next larger budget whatever it costs …
+_LONGEST_STREAK = 16  # … twice as many after each try that brought no more, up to this
+_SHORTEST = 1e-9  # seconds; a coarse clock may say 0
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
 _CREDIT = 2.5  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
@@ -71,8 +74,9 @@ class _Arm:
 
     def keep_costs(self, num: int) -> None:
         """Forget all but the newest `num` costs, so that the next ones count more."""
-        while len(self.costs) > num:
-            self.costs.popleft()
+        for kept in (self.costs, self.failures):
+            while len(kept) > num:
+                kept.popleft()
 
     def add(self, more: int, base: float) -> None:
         """A step: `more` tokens through this budget, `base` through the one below."""
@@ -123,11 +127,15 @@ class BudgetController:
         self._wait, self._gap = _FIRST_LOOK, 1  # steps until the next look; what the wait will be if it does not pay
         self._num_drafted = 0  # drafted steps since the last plain one
         self._streak = 0  # drafts in a row that were confirmed to their ends
+        self._num_confirmed = 0  # drafted tokens of the last of them
         self._larger: _Arm | None = None  # the next larger budget than the last one drafted with
         self._has_tried = self._is_plain_look = False
         self._may_draft = True
+        self._plain.costs.clear()  # contexts differ in length: the first steps say what this one costs
+        self._num_needed = _STREAK
         for arm in self._arms:
             arm.fade()
+            arm.keep_costs(2)
             if self._num_steps - arm.last_step > _LONG_LIFE:
                 arm.keep_costs(1)
         self._spread()
@@ -141,18 +149,21 @@ class BudgetController:
         """Learn from a step that was given `budget` and kept the nodes `path`, root first, of a best-first tree."""
         if not self._is_adaptive:
             return
-        seconds = record.draft_s + record.verify_s + record.other_s
         self._num_steps += 1
         if record.num_draft_tokens == 0:
-            self._book_plain(seconds)  # also when the drafter had nothing to say
+            self._book_plain(record, budget)  # also when the drafter had nothing to say
         else:
-            self._book_drafted(next(arm for arm in self._arms if arm.num_nodes >= budget), seconds, record, path)
+            arm = next(arm for arm in self._arms if arm.num_nodes >= budget)
+            self._book_drafted(arm, record.draft_s + record.verify_s + record.other_s, record, path)
         self._next = self._choose() if self._may_draft else self._plain
         self._may_draft = self._wait <= 1 and self._affords(self._account + _RATE)
 
-    def _book_plain(self, seconds: float) -> None:
-        self._plain.costs.append(seconds)
-        self._account = min(self._account + _RATE, _MOST)
+    def _book_plain(self, record: StepRecord, budget: int) -> None:
+        """A step over a bare root. What a drafter took that had nothing to say is not plain decoding's."""
+        idle_s = record.draft_s if budget else 0.0
+        self._plain.costs.append(max(record.draft_s + record.verify_s + record.other_s - idle_s, _SHORTEST))
+        loss = idle_s / (self._plain.seconds or math.inf)
+        self._account = max(min(self._account + _RATE - loss, _MOST), 0.0)
         self._wait = max(self._wait - 1, 0)
         self._num_drafted = 0
         self._larger = None
@@ -161,9 +172,9 @@ class BudgetController:
         """Cost and tokens of a drafted step, what it does to the account, and how long to wait if it did not pay."""
         self._has_tried = True
         self._num_drafted += 1
-        arm.costs.append(seconds)
+        arm.costs.append(max(seconds, _SHORTEST))
         if len(path) == 1:
-            arm.failures.append(seconds)
+            arm.failures.append(max(seconds, _SHORTEST))
         arm.last_step = self._num_steps
         self._learn_tokens(arm, path)
         for other in self._arms:
@@ -174,7 +185,11 @@ class BudgetController:
         gain = len(path) - min(seconds, _STALL * self._seconds(arm)) / self._plain.seconds  # in plain steps
         self._account = max(min(self._account + gain, _MOST), 0.0)
         is_confirmed = record.num_accepted_draft_tokens == record.draft_depth
+        if arm is self._larger:  # a climb
+            is_worth = record.num_accepted_draft_tokens > self._num_confirmed
+            self._num_needed = _STREAK if is_worth else min(2 * self._num_needed, _LONGEST_STREAK)
         self._streak = self._streak + 1 if is_confirmed else 0
+        self._num_confirmed = record.num_accepted_draft_tokens if is_confirmed else self._num_confirmed
         if arm is not self._larger or is_confirmed:
             self._larger = next((other for other in self._arms if other.num_nodes > arm.num_nodes), None)
         else:
@@ -208,10 +223,10 @@ class BudgetController:
     def _choose(self) -> _Arm:
         """The budget of the next step."""
         self._is_plain_look = False
-        if self._plain.seconds is None:
-            return self._arms[-1] if self._arms else self._plain
-        if self._wait > 0:
+        if self._wait > 0 or not self._arms:
             return self._plain
+        if self._plain.seconds is None:
+            return self._arms[-1]
         if self._num_drafted >= _PLAIN_EVERY:
             self._is_plain_look = True
             return self._plain
@@ -220,9 +235,10 @@ class BudgetController:
             cheapest, most = min(affordable, key=self._risk), _BET * self._account
             affordable = [arm for arm in affordable if arm is cheapest or self._is_affordable(arm, most)]
         if (larger := self._larger) is not None and (
-            self._streak >= _STREAK or (self._num_steps - larger.last_step >= _LARGER_EVERY and larger in affordable)
+            self._streak >= self._num_needed
+            or (self._num_steps - larger.last_step >= _LARGER_EVERY and larger in affordable)
         ):
-            self._streak = min(self._streak, _STREAK - 1)  # one more may climb again
+            self._streak = min(self._streak, self._num_needed - 1)  # one more may climb again
             return larger
         return max(affordable, key=self._speed, default=self._plain)
 

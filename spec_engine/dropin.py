@@ -110,11 +110,14 @@ class CustomGenerate:
         text = _Text(input_ids, held.target.capacity, stopping_criteria)
         if self._streamer is not None:
             self._streamer.put(input_ids.cpu())  # as `generate` does with its own: a streamer may skip the prompt
-        with torch.inference_mode():
-            for new_ids in self._decode(held, text, choose):
-                if self._streamer is not None:
-                    for token_id in new_ids:
-                        self._streamer.put(torch.tensor([token_id]))
+        try:
+            with torch.inference_mode():
+                for new_ids in self._decode(held, text, choose):
+                    if self._streamer is not None:
+                        for token_id in new_ids:
+                            self._streamer.put(torch.tensor([token_id]))
+        finally:
+            held.target.runner.release()  # the model is the caller's
         if self._streamer is not None:
             self._streamer.end()
         ids = text.ids.to(input_ids.device)

@@ -175,6 +175,7 @@ class Engine:
             return
         self._is_closed = True
         is_cuda = self._target.device.type == "cuda"
+        self._target.runner.release()  # the model may be somebody else's
         del self._target, self._drafter
         gc.collect()  # models refer to themselves in circles
         if is_cuda:

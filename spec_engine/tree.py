@@ -248,17 +248,15 @@ class _OptTree(_Grower):
 class _FixedBeam(_Grower):
     """LongSpec's fixed tree (arXiv 2502.17421): level i holds the `beam_widths[i]` best continuations of level i - 1.
 
-    Continuations of all nodes of a level compete with each other by summed log-probability, and every node of every
-    level stays in the tree as long as `num_nodes` allows.
+    Continuations of all nodes of a level compete with each other by summed log-probability. All levels are grown
+    whatever `num_nodes` is, and the likeliest nodes stay.
     """
 
     def _width(self, level: int) -> int:
         return self._config.beam_widths[level - 1]
 
     def _next(self, level: list[int]) -> list[int]:
-        has_room = len(self._token_ids) < self._config.num_nodes
-        has_level = bool(level) and self._depths[level[0]] < len(self._config.beam_widths)
-        return level if has_room and has_level else []
+        return level if level and self._depths[level[0]] < len(self._config.beam_widths) else []
 
 
 class _EagleTree(_Grower):

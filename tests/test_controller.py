@@ -269,3 +269,27 @@ def test_short_chunks_do_not_count_as_slow() -> None:
         pacer.record(pacer.size, pacer.size / 4000)
     pacer.record(3, 0.03)
     assert pacer.size == 512
+
+
+def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -> None:
+    """Behind a long context everything takes longer; a short one must not take the difference for a gain."""
+    controller = BudgetController(16)
+    long = Machine(lambda num_nodes: 10 * gpu(num_nodes), lambda num_nodes: 0.3, accept=0.9, noise=0.0)
+    short = Machine(gpu, lambda num_nodes: 0.03, accept=0.0, noise=0.0)
+    for _ in range(3):
+        long.first_step(controller)
+        long.speed(controller, 60)
+        short.first_step(controller)
+        seconds = sum(short.step(controller)[1] for _ in range(128))
+    assert seconds / short.verify(0) < 128 * 1.01 + 4
+
+
+def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
+    controller = BudgetController(16)
+    controller.begin()
+    seconds = 0.0
+    for _ in range(400):
+        draft_s = 0.06 if controller.budget() else 0.0
+        seconds += 0.03 + draft_s
+        controller.record(controller.budget(), StepRecord(0, 0, 1, 0, draft_s, 0.03), (0,))
+    assert seconds < 400 * 0.03 * 1.1

@@ -41,6 +41,7 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
     ("longspec", "opt", True),
     ("blend", "opt", True),
 ]
+VARIANTS += [(kind, "opt", False) for kind in DRAFTERS if kind not in {variant[0] for variant in VARIANTS}]
 BEAM = TreeConfig(policy="beam", num_nodes=14, beam_widths=(3, 4, 4, 3))
 TREES = {"opt": TreeConfig(num_nodes=14, threshold=0.1, max_depth=5), "beam": BEAM}
 TREES["eagle"] = TreeConfig(policy="eagle", num_nodes=14, max_depth=4, top_k=4)
@@ -91,8 +92,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Made]:
     """Builds the drafter anew, as the engine would, beside a target of its own."""
     kind, tree, retrieves = request.param
-    if ":" in kind:
-        module, name = kind.split(":")
+    if kind not in DRAFTERS:
+        module, _, name = kind.partition(":")
+        if not name:
+            raise pytest.UsageError("--drafter takes MODULE:BUILD, for example repeat:build")
         kind, builder = "lm", getattr(importlib.import_module(module), name)
     else:
         builder = DRAFTERS[kind]
@@ -164,7 +167,7 @@ def test_the_budget_and_the_root_are_kept(make: Callable[[], Made], max_nodes: i
     assert tree.token_ids[0] == PROMPT[20]
     assert tree.parents[0] == -1
     assert max(tree.token_ids) < drafter.vocab_size
-    if drafter.name != "none":
+    if drafter.name != "none":  # whoever is not that drafts
         assert len(tree) > 1
 
 

@@ -155,6 +155,13 @@ def test_weights_that_changed_are_noticed(load: Callable[[], PreTrainedModel], f
     generate(model, prompt, custom)
 
 
+def test_the_callers_model_keeps_no_hook(load: Callable[[], PreTrainedModel], folder: Path) -> None:
+    model = load()
+    for _ in range(2):
+        generate(model, prompt_of(40), custom_for("eagle3", folder))
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
 def test_a_context_that_just_fits_is_served(folder: Path) -> None:
     """Learned positions end at 64; room for more would be refused."""
     model = tiny_lm("gpt2", n_positions=64)

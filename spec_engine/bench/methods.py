@@ -10,7 +10,7 @@ from typing import cast
 
 from spec_engine.bench.peers import Peers
 from spec_engine.bench.run import PLAIN
-from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset
+from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset, resolve_model
 from spec_engine.drafters import DRAFTERS, available_drafters
 from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import RequestError
@@ -48,12 +48,7 @@ def build_engines(
         raise RequestError(f"There is no drafter '{unknown[0]}'. Valid: {', '.join((*DRAFTERS, *without))}.")
     if PLAIN not in methods:
         raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
-    for preset in presets:
-        if preset.target != presets[0].target:
-            raise RequestError(
-                f"'{preset.name}' has another target ({preset.target.id}) than '{presets[0].name}' "
-                f"({presets[0].target.id}). Measure them one after the other."
-            )
+    check_targets(presets)
     plain = load_engine(presets[0], drafter=PLAIN, device=device, adaptive=adaptive, on_progress=tell)
     engines: dict[str, Engine] = {PLAIN: plain}
     for method in methods:
@@ -64,6 +59,22 @@ def build_engines(
         elif method != PLAIN:
             engines[method] = plain.with_drafter(kind, preset=able)
     return engines
+
+
+def check_targets(presets: Sequence[Preset]) -> None:
+    """Raise `RequestError` unless all presets name one target, loaded in the same way."""
+    first = presets[0]
+    for preset in presets:
+        if (preset.target, resolve_model(preset, preset.target)) != (first.target, resolve_model(first, first.target)):
+            raise RequestError(
+                f"'{preset.name}' has another target ({_described(preset)}) than '{first.name}' ({_described(first)}). "
+                "Measure them one after the other."
+            )
+
+
+def _described(preset: Preset) -> str:
+    target = preset.target
+    return f"{resolve_model(preset, target)}, {target.dtype}, quantisation {target.quantization}"
 
 
 def _methods(preset: Preset) -> list[str]:

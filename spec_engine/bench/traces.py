@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
 from spec_engine.engine import Engine, Request, StopRules
+from spec_engine.errors import DocumentError
 from spec_engine.events import Finished
 from spec_engine.metrics import StepRecord
 from spec_engine.model.target import Target
@@ -76,26 +77,30 @@ def _between(table: dict[int, float], size: int) -> float:
 def record_traces(
     plain: Engine, presets: Sequence[Preset], texts: Sequence[str], plan: BenchPlan, tell: Callable[[str], None]
 ) -> list[Trace]:
-    """Every drafter of these presets, which share a target, beside the answers of `plain` to the plan's questions."""
+    """Every drafter of these presets, which share a target, beside the answers of `plain` to the plan's questions.
+
+    Raises `DocumentError` when no text is long enough for any length.
+    """
+    drafters = [
+        (preset, kind, DRAFTERS[kind](DrafterContext(preset, plain.target, plain.device)))
+        for preset in presets
+        for kind in available_drafters(preset)
+        if max_draft_nodes(kind, preset.draft)
+    ]
     traces = []
     for length in plan.lengths:
-        for cases in islice(bench_cases(plain, texts, length, plan), plan.num_texts):
-            for case in cases:
-                stop = StopRules(plan.max_tokens, plain.tokenizer.stop_token_ids)
-                *_, finished = plain.generate(Request(case.prompt, case.sampling, stop))
-                assert isinstance(finished, Finished), "every answer ends with Finished"
-                known = Known(case.prompt, finished.token_ids, case.sampling)
-                for preset in presets:
-                    for kind in available_drafters(preset):
-                        if (num_nodes := max_draft_nodes(kind, preset.draft)) == 0:
-                            continue
-                        drafter = DRAFTERS[kind](DrafterContext(preset, plain.target, plain.device))
-                        name = f"{preset.name} {kind} {length} {case.work}"
-                        retrieval = preset.draft.retrieval
-                        traces.append(record_trace(name, plain.target, drafter, known, retrieval, num_nodes))
-                        tell(
-                            f"{name}: at best {traces[-1].plain_s / best_seconds(traces[-1]):.2f} times plain decoding"
-                        )
+        for case in chain.from_iterable(islice(bench_cases(plain, texts, length, plan), plan.num_texts)):
+            stop = StopRules(plan.max_tokens, plain.tokenizer.stop_token_ids)
+            *_, finished = plain.generate(Request(case.prompt, case.sampling, stop))
+            assert isinstance(finished, Finished), "every answer ends with Finished"
+            known = Known(case.prompt, finished.token_ids, case.sampling)
+            for preset, kind, drafter in drafters:
+                name, draft = f"{preset.name} {kind} {length} {case.work}", preset.draft
+                trace = record_trace(name, plain.target, drafter, known, draft.retrieval, max_draft_nodes(kind, draft))
+                traces.append(trace)
+                tell(f"{name}: at best {trace.plain_s / best_seconds(trace):.2f} times plain decoding")
+    if not traces:
+        raise DocumentError(f"No text has {min(plan.lengths)} tokens. Give longer texts or a smaller --lengths.")
     return traces
 
 

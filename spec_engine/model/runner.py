@@ -69,13 +69,17 @@ class Runner:
         `current` asks for are put into it.
         """
         if not current.feature_layers:
-            if "recorder" in self.__dict__:
-                self.recorder.release()
+            self.release()
             return self._forward(cache, current, token_ids, positions, last)
         with self.recorder.recording(current.feature_layers) as found:
             logits = self._forward(cache, current, token_ids, positions, last)
         current.features = torch.cat([found[layer][0].to(self.device) for layer in current.feature_layers], dim=-1)
         return logits
+
+    def release(self) -> None:
+        """Take hooks off the model, where a pass placed some."""
+        if "recorder" in self.__dict__:
+            self.recorder.release()
 
     @cached_property
     def recorder(self) -> FeatureRecorder:

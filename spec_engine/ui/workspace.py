@@ -124,7 +124,7 @@ class Workspace:
         if draft.kind == "none":
             return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
         retrieval = " + retrieval" if draft.retrieves else ""
-        return DraftingState(True, f"Drafting on: {text.DRAFTER_NAMES[draft.kind]}{retrieval}")
+        return DraftingState(True, f"Drafting on: {text.DRAFTER_NAMES.get(draft.kind, draft.kind)}{retrieval}")
 
     def take_back_question(self) -> str:
         """The question whose answer was stopped before its first word, once; "" when there is none."""
