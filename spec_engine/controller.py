@@ -58,6 +58,7 @@ class _Arm:
         self.growth = growth  # nodes that it adds against those that the budget below adds
         self.costs: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds per step, oldest first
         self.failures: deque[float] = deque(maxlen=_NUM_COSTS)  # of those in which nothing was confirmed
+        self.ceilings: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds that a step surely does not exceed
         self.last_step = 0  # when it was last tried
         self.tokens = 1.0  # of a step, by all that is known
         self._more = self._base = 0.0  # tokens of this budget, and of the one below, that it was compared with
@@ -65,7 +66,8 @@ class _Arm:
     @property
     def seconds(self) -> float | None:
         """Median cost of a step, if it was measured; of two measurements the lower."""
-        return statistics.median_low(self.costs) if self.costs else None
+        medians = [statistics.median_low(known) for known in (self.costs, self.ceilings) if known]
+        return min(medians) if self.costs else None
 
     def share(self, expected: float) -> float:
         """Further tokens against those of the budget below, as a part of `growth`; `expected` until there is more to
@@ -131,7 +133,8 @@ class BudgetController:
         self._larger: _Arm | None = None  # the next larger budget than the last one drafted with
         self._has_tried = self._is_plain_look = False
         self._may_draft = True
-        self._plain.costs.clear()  # contexts differ in length: the first steps say what this one costs
+        self._plain.costs.clear()  # contexts differ in length: the first steps say what this one costs …
+        self._plain.ceilings.clear()  # … and passes over drafts, which take longer, what it does not
         self._num_needed = _STREAK
         for arm in self._arms:
             arm.fade()
@@ -176,6 +179,7 @@ class BudgetController:
         if len(path) == 1:
             arm.failures.append(max(seconds, _SHORTEST))
         arm.last_step = self._num_steps
+        self._plain.ceilings.append(max(record.verify_s, _SHORTEST))
         self._learn_tokens(arm, path)
         for other in self._arms:
             if self._num_steps - other.last_step > _COST_LIFE:

@@ -293,3 +293,16 @@ def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
         seconds += 0.03 + draft_s
         controller.record(controller.budget(), StepRecord(0, 0, 1, 0, draft_s, 0.03), (0,))
     assert seconds < 400 * 0.03 * 1.1
+
+
+def test_first_steps_that_were_held_up_do_not_make_drafting_look_cheap() -> None:
+    machine = Machine(gpu, lambda num_nodes: 0.02, accept=0.1, noise=0.0)
+    controller = BudgetController(16)
+    seconds = 0.0
+    for _ in range(4):
+        controller.begin()
+        for _ in range(2):
+            controller.record(0, StepRecord(0, 0, 1, 0, 0.0, 0.09), (0,))
+        runs = [machine.step(controller) for _ in range(120)]
+        seconds = sum(taken for _, taken in runs) / sum(tokens for tokens, _ in runs)
+    assert seconds < 1.12 * machine.verify(0)
