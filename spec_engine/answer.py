@@ -85,7 +85,7 @@ class Answer:
         self._texts: list[str] = []
         self._budget = 0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
-        self._controller.begin()
+        self._controller.begin(len(self.prompt))
 
     @property
     def taps(self) -> Taps:
@@ -136,7 +136,7 @@ class Answer:
         if not self._token_ids:
             self._recorder.first_token(self._last_token_s)
         self._recorder.add(record)
-        self._controller.record(self._budget, record, accepted.path)
+        self._controller.record(self._budget, record, tree, accepted.path)
         self._remember(accepted.token_ids)
         texts = self._scanned.text_by_token
         self._texts.extend(texts)
@@ -161,7 +161,9 @@ class Answer:
         """
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
         self._budget = self._controller.budget() if num_wanted else 0
-        tree = self.draft.propose(root, self._budget).within(num_wanted) if self._budget else DraftTree.root(root)
+        tree = DraftTree.root(root)
+        if self._budget:
+            tree = self._controller.cut(self.draft.propose(root, self._budget).within(num_wanted))
         self._draft_s += self.clock.lap()
         return tree
 

@@ -1,7 +1,7 @@
 """How many tokens to draft next, from measured costs and acceptance.
 
 Job: `BudgetController.budget` gives the node budget of the next step and 0 where plain decoding is faster;
-`PrefillPacer` sizes prefill chunks so that a request can be cancelled quickly on any machine.
+`BudgetController.cut` leaves of a drafted tree what is worth verifying.
 Non-job: reading clocks, drafting. Nothing here can change the text, only how fast it comes.
 
 The model. A grower lists the likelier nodes first, so a tree's first b nodes are the tree that a budget of b would have
@@ -11,10 +11,13 @@ can be afforded.
 
 The account. Before a draft is confirmed nobody knows whether this text can be predicted, so drafting may lose time. All
 of that is paid from one account, in plain steps: each answer begins with `_CREDIT`, plain decoding pays `_RATE` a step
-in, and a drafted step pays what it gained or takes what it lost. A step is taken if half of the account, for the
-cheapest budget all of it, covers what such steps cost when nothing was confirmed; drafts confirmed to their ends in a
-row earn a try of the next larger budget. So an answer of n tokens hardly takes longer than plain decoding by more than
-`_CREDIT` + n `_RATE` steps, and drafting begins small where it is dear and grows while it is confirmed.
+in, and a drafted step pays what it gained or takes what it lost; of a loss no more than such drafts lose on average, or
+one step. A step is taken if half of the account, for the cheapest budget all of it, covers that average; drafts
+confirmed to their ends in a row earn a try of the next larger budget. So an answer of n tokens takes longer than plain
+decoding by about `_CREDIT` + n `_RATE` steps at most, and a draft that was mostly right may be wrong once.
+
+The cut. Drafts that say they are unsure are not run, or not all of them (pass_costs.py). In text that no draft fits
+most say so, and a look costs the draft's own time alone.
 """
 
 import math
@@ -23,70 +26,34 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 
+from spec_engine.arms import Arm, PlainSteps
 from spec_engine.metrics import StepRecord
+from spec_engine.pass_costs import PassCosts
+from spec_engine.tree import DraftTree
 
-_NUM_COSTS = 7  # newest measurements whose median is a budget's cost: stalls of the machine do not count
+_NUM_PARTS = 7  # newest drafts that tell how dear drafting is
 _STALL = 2.0  # a step that took more than so many times the usual was held up by something else
 _COST_LIFE = 96  # steps after which old costs of a budget that was left count less
 _LONG_LIFE = 4096  # steps after which a budget too dear to be tried gets another chance
 _MEMORY = 0.9  # weight of a step's tokens against the next one's
 _HOPE = 0.8  # the chance of a token to be confirmed, before anything was
-_PRIOR = 0.5  # tokens that this hope counts for
 _STREAK = 2  # drafts in a row, confirmed to their ends, that earn a try of the next larger budget whatever it costs …
 _LONGEST_STREAK = 16  # … twice as many after each try that brought no more, up to this
 _SHORTEST = 1e-9  # seconds; a coarse clock may say 0
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
-_CREDIT = 2.5  # plain steps that an answer may lose at its start …
+_CREDIT = 2.0  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
-_FIRST_LOOK = 2  # plain steps before the first draft: where an answer reads from is open until it has begun
+_FIRST_LOOK = 3  # plain steps before the first draft: where an answer reads from is open until it has begun …
+_CHEAP = 0.25  # … one less where drafts take no more than this part of a pass
+_LOOK = 1.0  # plain steps; where drafts are mostly right, a wrong one takes no more than this off the account
 _BET = 0.5  # part of the account that one draft may cost; the cheapest may cost all of it
-_MOST = 8.0  # the account holds no more, so that old gains do not pay for a long loss
+_DEBT = -0.5  # the account is never lower, so that one bad look is not paid for by a whole answer …
+_MOST = 8.0  # … and holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
+_IDLE = 0.1  # plain steps; a drafter that has nothing to say and took less did nothing
+_NOTE_EVERY = 16  # steps after which the figures of a note are brought up to date
 _LARGER_EVERY = 24  # steps after which the next larger budget is looked at again
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
-
-
-class _Arm:
-    """One budget: what a step with it costs, and how many more tokens it brings than the budget below.
-
-    The latter is kept as a share of what the budget below brings beyond the one below that. So a step in which already
-    the first token was wrong says nothing about how large a tree should be.
-    """
-
-    def __init__(self, num_nodes: int, growth: float = 0.0) -> None:
-        self.num_nodes = num_nodes
-        self.growth = growth  # nodes that it adds against those that the budget below adds
-        self.costs: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds per step, oldest first
-        self.failures: deque[float] = deque(maxlen=_NUM_COSTS)  # of those in which nothing was confirmed
-        self.ceilings: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds that a step surely does not exceed
-        self.last_step = 0  # when it was last tried
-        self.tokens = 1.0  # of a step, by all that is known
-        self._more = self._base = 0.0  # tokens of this budget, and of the one below, that it was compared with
-
-    @property
-    def seconds(self) -> float | None:
-        """Median cost of a step, if it was measured; of two measurements the lower."""
-        medians = [statistics.median_low(known) for known in (self.costs, self.ceilings) if known]
-        return min(medians) if self.costs else None
-
-    def share(self, expected: float) -> float:
-        """Further tokens against those of the budget below, as a part of `growth`; `expected` until there is more to
-        go by."""
-        return (self._more / self.growth + _PRIOR * expected) / (self._base + _PRIOR)
-
-    def keep_costs(self, num: int) -> None:
-        """Forget all but the newest `num` costs, so that the next ones count more."""
-        for kept in (self.costs, self.failures):
-            while len(kept) > num:
-                kept.popleft()
-
-    def add(self, more: int, base: float) -> None:
-        """A step: `more` tokens through this budget, `base` through the one below."""
-        self._more, self._base = _MEMORY * self._more + more, _MEMORY * self._base + base
-
-    def fade(self) -> None:
-        """Remember half."""
-        self._more, self._base = self._more / 2, self._base / 2
 
 
 class BudgetController:
@@ -99,12 +66,15 @@ class BudgetController:
         self._max_nodes = max_nodes
         self._is_adaptive = is_adaptive and max_nodes > 0
         sizes = [2**power for power in range(max_nodes.bit_length()) if 2**power < max_nodes]
-        self._plain = _Arm(0)
+        self._plain = PlainSteps()
         edges = [0, *sizes, max_nodes] if max_nodes else []
         steps = [1.0, *(float(high - low) for low, high in pairwise(edges))]  # nodes that a budget adds
-        self._arms = [_Arm(size, more / less) for size, (less, more) in zip(edges[1:], pairwise(steps), strict=True)]
+        self._arms = [Arm(size, more / less) for size, (less, more) in zip(edges[1:], pairwise(steps), strict=True)]
         self._num_steps = 0
-        self.begin()
+        self._passes = PassCosts()
+        self._draft_parts: deque[float] = deque(maxlen=_NUM_PARTS)  # what drafts took, in passes
+        self._next: Arm = self._plain
+        self.begin(0)
 
     @property
     def may_draft(self) -> bool:
@@ -115,26 +85,29 @@ class BudgetController:
     def note(self) -> str:
         """Why drafting is off, in a sentence for the user; empty while it is on."""
         if not self._is_adaptive or self._next is not self._plain or self._is_plain_look or not self._has_tried:
-            return ""
-        best = max(self._arms, key=self._speed)
-        now = f"{1e3 / self._speed(best):.1f} ms a token with {best.num_nodes} drafted nodes a step"
-        plain = f"{1e3 / self._speed(self._plain):.1f} ms without"
-        if self._pays():
-            return f"Drafting rests because the last drafts were not confirmed: {now} if they are, {plain}."
-        return f"Drafting is off because it would be slower here: {now}, {plain}."
+            self._note = ""
+        elif not self._note or self._num_steps % _NOTE_EVERY == 0:
+            self._note = self._reason()
+        return self._note
 
-    def begin(self) -> None:
-        """A new answer starts; its content is unknown, so drafting gets a fresh chance."""
+    def begin(self, num_tokens: int) -> None:
+        """A new answer starts behind `num_tokens`; its content is unknown, so drafting gets a fresh chance."""
+        self._plain.begin(num_tokens)
         self._account = _CREDIT
-        self._wait, self._gap = _FIRST_LOOK, 1  # steps until the next look; what the wait will be if it does not pay
+        is_cheap = bool(self._draft_parts) and max(self._draft_parts) < _CHEAP
+        self._wait, self._gap = (
+            _FIRST_LOOK - is_cheap,
+            1,
+        )  # steps until the next look; what the wait will be if it does not pay
         self._num_drafted = 0  # drafted steps since the last plain one
         self._streak = 0  # drafts in a row that were confirmed to their ends
+        self._recent_s = self._recent_tokens = 0.0  # of the newest steps
+        self._saved_s = 0.0  # what the last cut took off the pass
         self._num_confirmed = 0  # drafted tokens of the last of them
-        self._larger: _Arm | None = None  # the next larger budget than the last one drafted with
-        self._has_tried = self._is_plain_look = False
+        self._larger: Arm | None = None  # the next larger budget than the last one drafted with
+        self._has_tried = self._has_looked = self._is_plain_look = False
+        self._note = ""
         self._may_draft = True
-        self._plain.costs.clear()  # contexts differ in length: the first steps say what this one costs …
-        self._plain.ceilings.clear()  # … and passes over drafts, which take longer, what it does not
         self._num_needed = _STREAK
         for arm in self._arms:
             arm.fade()
@@ -148,38 +121,56 @@ class BudgetController:
         """Nodes that the next step may draft; 0: do not draft."""
         return self._next.num_nodes if self._is_adaptive else self._max_nodes
 
-    def record(self, budget: int, record: StepRecord, path: Sequence[int]) -> None:
-        """Learn from a step that was given `budget` and kept the nodes `path`, root first, of a best-first tree."""
+    def cut(self, tree: DraftTree) -> DraftTree:
+        """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""
+        self._saved_s = 0.0
+        if not self._is_adaptive or self._plain.seconds is None:
+            return tree
+        token_s = min(self._plain.seconds, self._recent_s / self._recent_tokens)
+        kept = tree.first(self._passes.num_worth(tree.log_q, token_s))
+        if len(kept) < len(tree):
+            self._saved_s = self._passes.difference(len(kept) - 1, len(tree) - 1, token_s)
+        return kept
+
+    def record(self, budget: int, record: StepRecord, tree: DraftTree, path: Sequence[int]) -> None:
+        """Learn from a step that was given `budget`, ran `tree` and kept its nodes `path`, root first."""
         if not self._is_adaptive:
             return
         self._num_steps += 1
-        if record.num_draft_tokens == 0:
-            self._book_plain(record, budget)  # also when the drafter had nothing to say
+        self._has_looked = self._has_looked or budget > 0
+        self._recent_s = _MEMORY * self._recent_s + record.draft_s + record.verify_s + record.other_s
+        self._recent_tokens = _MEMORY * self._recent_tokens + len(path)
+        is_idle = len(tree) == 1 and record.draft_s <= _IDLE * (self._plain.seconds or math.inf)
+        if budget == 0 or is_idle:  # the drafter was not asked, or had nothing to say
+            self._book_plain(record, budget)
         else:
+            self._passes.record(tree.log_q, len(path) - 1, record.verify_s)
             arm = next(arm for arm in self._arms if arm.num_nodes >= budget)
             self._book_drafted(arm, record.draft_s + record.verify_s + record.other_s, record, path)
         self._next = self._choose() if self._may_draft else self._plain
-        self._may_draft = self._wait <= 1 and self._affords(self._account + _RATE)
+        self._may_draft = self._wait <= 1 and self._affords(self._cover + _RATE)
 
     def _book_plain(self, record: StepRecord, budget: int) -> None:
-        """A step over a bare root. What a drafter took that had nothing to say is not plain decoding's."""
-        idle_s = record.draft_s if budget else 0.0
-        self._plain.costs.append(max(record.draft_s + record.verify_s + record.other_s - idle_s, _SHORTEST))
+        """A step over a bare root. What a drafter took that had nothing to say, or that only read, is its own."""
+        beside_s = record.draft_s + record.other_s
+        idle_s = record.draft_s if budget else max(beside_s - _IDLE * record.verify_s, 0.0)
+        self._plain.add_step(record.verify_s + beside_s - idle_s)
         loss = idle_s / (self._plain.seconds or math.inf)
-        self._account = max(min(self._account + _RATE - loss, _MOST), 0.0)
+        self._account = max(min(self._account + _RATE - loss, _MOST), _DEBT)
         self._wait = max(self._wait - 1, 0)
         self._num_drafted = 0
         self._larger = None
 
-    def _book_drafted(self, arm: _Arm, seconds: float, record: StepRecord, path: Sequence[int]) -> None:
+    def _book_drafted(self, arm: Arm, seconds: float, record: StepRecord, path: Sequence[int]) -> None:
         """Cost and tokens of a drafted step, what it does to the account, and how long to wait if it did not pay."""
         self._has_tried = True
         self._num_drafted += 1
-        arm.costs.append(max(seconds, _SHORTEST))
+        arm.add_cost(seconds + self._saved_s)
         if len(path) == 1:
             arm.failures.append(max(seconds, _SHORTEST))
         arm.last_step = self._num_steps
-        self._plain.ceilings.append(max(record.verify_s, _SHORTEST))
+        self._plain.add_pass(record.verify_s)
+        self._draft_parts.append(record.draft_s / max(record.verify_s, _SHORTEST))
         self._learn_tokens(arm, path)
         for other in self._arms:
             if self._num_steps - other.last_step > _COST_LIFE:
@@ -187,8 +178,9 @@ class BudgetController:
         if self._plain.seconds is None:
             return
         gain = len(path) - min(seconds, _STALL * self._seconds(arm)) / self._plain.seconds  # in plain steps
-        self._account = max(min(self._account + gain, _MOST), 0.0)
-        is_confirmed = record.num_accepted_draft_tokens == record.draft_depth
+        booked = max(gain, -max(_LOOK, self._risk(arm)))
+        self._account = max(min(self._account + booked, _MOST), _DEBT)
+        is_confirmed = 0 < record.num_accepted_draft_tokens == record.draft_depth
         if arm is self._larger:  # a climb
             is_worth = record.num_accepted_draft_tokens > self._num_confirmed
             self._num_needed = _STREAK if is_worth else min(2 * self._num_needed, _LONGEST_STREAK)
@@ -205,7 +197,7 @@ class BudgetController:
             self._gap = max(self._gap // 2, 1)
             self._wait = 0 if pays else self._gap
 
-    def _learn_tokens(self, arm: _Arm, path: Sequence[int]) -> None:
+    def _learn_tokens(self, arm: Arm, path: Sequence[int]) -> None:
         """Book the tokens of this budget and of all smaller ones, and what follows for the larger."""
         before, base = 0, 1.0
         for other in self._arms:
@@ -224,7 +216,16 @@ class BudgetController:
             tokens += more
             arm.tokens = tokens
 
-    def _choose(self) -> _Arm:
+    def _reason(self) -> str:
+        """The sentence, with figures."""
+        best = max(self._arms, key=self._speed)
+        now = f"{1e3 / self._speed(best):.1f} ms a token with {best.num_nodes} drafted nodes a step"
+        plain = f"{1e3 / self._speed(self._plain):.1f} ms without"
+        if self._pays():
+            return f"Drafting rests because the last drafts were not confirmed: {now} if they are, {plain}."
+        return f"Drafting is off because it would be slower here: {now}, {plain}."
+
+    def _choose(self) -> Arm:
         """The budget of the next step."""
         self._is_plain_look = False
         if self._wait > 0 or not self._arms:
@@ -234,9 +235,9 @@ class BudgetController:
         if self._num_drafted >= _PLAIN_EVERY:
             self._is_plain_look = True
             return self._plain
-        affordable = [arm for arm in self._arms if self._is_affordable(arm, self._account)]
+        affordable = [arm for arm in self._arms if self._is_affordable(arm, self._cover)]
         if affordable:
-            cheapest, most = min(affordable, key=self._risk), _BET * self._account
+            cheapest, most = min(affordable, key=self._risk), _BET * self._cover
             affordable = [arm for arm in affordable if arm is cheapest or self._is_affordable(arm, most)]
         if (larger := self._larger) is not None and (
             self._streak >= self._num_needed
@@ -246,34 +247,41 @@ class BudgetController:
             return larger
         return max(affordable, key=self._speed, default=self._plain)
 
+    @property
+    def _cover(self) -> float:
+        """What a draft may lose now: the account, and for the first look of an answer no less than all credit."""
+        return self._account if self._has_looked else max(self._account, _CREDIT)
+
     def _affords(self, account: float) -> bool:
         """Whether any draft is covered."""
         return self._plain.seconds is None or any(self._is_affordable(arm, account) for arm in self._arms)
 
-    def _is_affordable(self, arm: _Arm, account: float) -> bool:
+    def _is_affordable(self, arm: Arm, account: float) -> bool:
         """Whether the account covers a draft without any success. One measurement may have been a stall: so a fresh
         account covers it whatever it said."""
         risk = min(self._risk(arm), _CREDIT) if len(arm.costs) == 1 else self._risk(arm)
         return risk <= account
 
-    def _risk(self, arm: _Arm) -> float:
-        """What a step loses when nothing is confirmed, in plain steps; by the number of nodes where it is not known.
+    def _risk(self, arm: Arm) -> float:
+        """What a step may lose, in plain steps: what it did when nothing was confirmed, as often as that was so.
 
-        An unsure draft ends early and costs less, so it is such steps that count."""
+        An unsure draft ends early and is cut short, so such steps cost less. Where nothing is known, cost goes by the
+        number of nodes."""
         plain = self._plain.seconds or math.inf
         if arm.seconds is None and (below := self._measured_below(arm)) is not None:
             return (below[1] - plain) * arm.num_nodes / below[0] / plain
-        return (statistics.median_low(arm.failures) if arm.failures else self._seconds(arm)) / plain - 1
+        loss = (statistics.median_low(arm.failures) if arm.failures else self._seconds(arm)) / plain - 1
+        return loss * (len(arm.failures) + 1) / (len(arm.costs) + 2 if arm.costs else 1)
 
     def _pays(self) -> bool:
         """Whether some budget is faster than plain decoding by all that is known."""
         return max((self._plain, *self._arms), key=self._speed) is not self._plain
 
-    def _speed(self, arm: _Arm) -> float:
+    def _speed(self, arm: Arm) -> float:
         """Tokens per second."""
         return arm.tokens / max(self._seconds(arm), 1e-9)
 
-    def _seconds(self, arm: _Arm) -> float:
+    def _seconds(self, arm: Arm) -> float:
         """Cost of a step: measured; between two measured budgets by number of nodes; else a guess that makes it be
         tried."""
         if (seconds := arm.seconds) is not None:
@@ -284,43 +292,7 @@ class BudgetController:
             return below[1] * _GROWTH
         return below[1] + (above.seconds - below[1]) * (arm.num_nodes - below[0]) / (above.num_nodes - below[0])
 
-    def _measured_below(self, arm: _Arm) -> tuple[int, float] | None:
+    def _measured_below(self, arm: Arm) -> tuple[int, float] | None:
         """Nodes and seconds of the largest smaller budget that was measured."""
         known = [(a.num_nodes, a.seconds) for a in self._arms if a.num_nodes < arm.num_nodes and a.seconds is not None]
         return known[-1] if known else None
-
-
-class PrefillPacer:
-    """Sizes of prefill chunks that take at most about `target_s` each, so that cancelling never waits much longer.
-
-    Sizes are powers of two times `smallest`, so few shapes occur.
-    """
-
-    def __init__(self, largest: int, target_s: float = 0.15, first: int = 32, smallest: int = 8) -> None:
-        self._largest = largest
-        self._target_s = target_s
-        self._smallest = smallest
-        self._size = first
-
-    @property
-    def largest(self) -> int:
-        """Tokens of a chunk at most."""
-        return self._largest
-
-    @property
-    def size(self) -> int:
-        """Tokens of the next chunk."""
-        return min(self._size, self._largest)
-
-    def record(self, num_tokens: int, seconds: float) -> None:
-        """Learn from a chunk: shrink the size when it took too long, double it when two would have fitted.
-
-        A rest of less than half the size is mostly the cost of a pass and tells nothing about larger chunks.
-        """
-        if 2 * num_tokens < self.size and seconds <= self._target_s:
-            return
-        fitting = num_tokens * self._target_s / max(seconds, 1e-9)
-        if num_tokens >= self.size and 2 * self._size <= fitting:
-            self._size = min(2 * self._size, self._largest)
-        while self._size > max(fitting, self._smallest):
-            self._size //= 2

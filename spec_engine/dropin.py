@@ -134,14 +134,15 @@ class CustomGenerate:
             pass
         for step in target.prefill(prompt[num_held:-1], draft.taps):
             draft.observe(step)
-        controller.begin()
+        controller.begin(len(prompt))
         tree, budget, draft_s = DraftTree.root(prompt[-1]), 0, 0.0
         while True:
             started = time.perf_counter()
             outputs = target.verify(tree, draft.taps)
             accepted = text.take(accept(tree, choose(tree, outputs.logits, text)))
             step = target.commit(outputs, accepted.path)
-            controller.record(budget, _record(tree, accepted, draft_s, time.perf_counter() - started), accepted.path)
+            taken = _record(tree, accepted, draft_s, time.perf_counter() - started)
+            controller.record(budget, taken, tree, accepted.path)
             yield accepted.token_ids
             if accepted.stop:
                 return
@@ -150,8 +151,10 @@ class CustomGenerate:
             if focus := retriever.update(step):
                 draft.focus(focus)
             budget = controller.budget() if text.num_left > 1 else 0
-            tree = draft.propose(accepted.bonus, budget) if budget else DraftTree.root(accepted.bonus)
-            tree, draft_s = tree.within(text.num_left - 1), time.perf_counter() - started
+            tree = DraftTree.root(accepted.bonus)
+            if budget:
+                tree = controller.cut(draft.propose(accepted.bonus, budget).within(text.num_left - 1))
+            draft_s = time.perf_counter() - started
 
     def _hold(self, model: PreTrainedModel, num_prompt: int, config: GenerationConfig) -> _Held:
         """The model's target and drafter, made anew when another model comes or the context grows."""

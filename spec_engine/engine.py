@@ -14,7 +14,7 @@ import torch
 
 from spec_engine.answer import Answer, AnswerParts, Request
 from spec_engine.config import NEED_MODEL, DrafterKind, Preset, RetrievalConfig
-from spec_engine.controller import BudgetController, PrefillPacer
+from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.errors import ContextOverflow, RequestError
@@ -23,6 +23,7 @@ from spec_engine.model.load import load_target, load_tokenizer
 from spec_engine.model.memory import allocating, check_memory, model_need
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
+from spec_engine.pacer import PrefillPacer
 from spec_engine.retrieval import Retriever
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules

@@ -66,6 +66,13 @@ class DraftTree:
         """Deepest level; 0 for a bare root."""
         return max(self.depths)
 
+    def first(self, num_nodes: int) -> "DraftTree":
+        """The root and the first `num_nodes` nodes below it."""
+        if len(self) <= num_nodes + 1:
+            return self
+        stop = num_nodes + 1
+        return DraftTree(self.token_ids[:stop], self.parents[:stop], self.depths[:stop], self.log_q[:stop])
+
     def within(self, depth: int) -> "DraftTree":
         """The tree without the nodes deeper than `depth`."""
         if self.depth <= depth:

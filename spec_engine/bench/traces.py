@@ -4,7 +4,7 @@ Job: record them beside real answers; replay a `BudgetController` over one, and 
 future would reach. So a rule for the budget is judged on real texts without running a model.
 Non-job: the rule itself (controller.py).
 
-A trace assumes what the controller does: the first b nodes of a tree are the tree of a budget of b.
+A trace assumes what the controller does: the first b nodes of a tree are the tree of a budget of b, likeliest first.
 """
 
 import json
@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -35,35 +35,48 @@ from spec_engine.verify import accept
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """The full tree at one token: how many nodes it has below the root, and which of them the answer confirms."""
+    """The full tree at one token: how likely its nodes were said to be, and which of them the answer confirms."""
 
-    num_nodes: int
+    draft_s: dict[int, float]  # seconds of drafting by budget
+    log_q: tuple[float, ...]  # of the nodes, the root's first
     path: tuple[int, ...]  # root first
+
+    def tree(self, budget: int) -> DraftTree:
+        """What a budget would have given, as far as a controller looks at it: without tokens, all below the root."""
+        log_q = self.log_q[: budget + 1]
+        num_nodes = len(log_q) - 1
+        return DraftTree((0,) * (num_nodes + 1), (-1, *(0,) * num_nodes), (0, *(1,) * num_nodes), log_q)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One answer. Seconds are medians: `draft_s` by budget, `verify_s` by nodes below the root, 0 among them."""
+    """One answer behind `num_prompt_tokens`. `plain_s` is a plain step, `verify_s` a pass behind a draft, by nodes
+    below the root, 0 among them: medians in seconds."""
 
     name: str
-    draft_s: dict[int, float]
+    num_prompt_tokens: int
+    plain_s: float
     verify_s: dict[int, float]
     tokens: tuple[Drafted, ...]
 
     @property
-    def plain_s(self) -> float:
-        """Seconds of plain decoding."""
-        return len(self.tokens) * self.verify_s[0]
+    def plain_answer_s(self) -> float:
+        """Seconds of the answer by plain decoding."""
+        return len(self.tokens) * self.plain_s
 
-    def step(self, index: int, budget: int) -> tuple[float, float, int, tuple[int, ...]]:
-        """A step before token `index`: seconds of drafting and of the pass, drafted nodes, and the path it keeps."""
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Those that were tried, ascending."""
+        return tuple(sorted(self.tokens[0].draft_s))
+
+    def step(self, index: int, budget: int, num_nodes: int) -> tuple[float, float, tuple[int, ...]]:
+        """A step before token `index` that runs the first `num_nodes` of a draft of `budget`: seconds of drafting and
+        of the pass, and the path that is kept."""
         if budget == 0:
-            return 0.0, self.verify_s[0], 0, (0,)
+            return 0.0, self.plain_s, (0,)
         drafted = self.tokens[index]
-        num_nodes = min(drafted.num_nodes, budget)
-        left = len(self.tokens) - index
-        path = tuple(node for node in drafted.path if node <= budget)[:left]
-        return _between(self.draft_s, budget), _between(self.verify_s, num_nodes), num_nodes, path
+        path = tuple(node for node in drafted.path if node <= num_nodes)[: len(self.tokens) - index]
+        return _between(drafted.draft_s, budget), _between(self.verify_s, num_nodes), path
 
 
 def _between(table: dict[int, float], size: int) -> float:
@@ -94,40 +107,41 @@ def record_traces(
             *_, finished = plain.generate(Request(case.prompt, case.sampling, stop))
             assert isinstance(finished, Finished), "every answer ends with Finished"
             known = Known(case.prompt, finished.token_ids, case.sampling)
+            plain_s = finished.metrics.decode_s / len(finished.token_ids)
             for preset, kind, drafter in drafters:
                 name, draft = f"{preset.name} {kind} {length} {case.work}", preset.draft
-                trace = record_trace(name, plain.target, drafter, known, draft.retrieval, max_draft_nodes(kind, draft))
-                traces.append(trace)
-                tell(f"{name}: at best {trace.plain_s / best_seconds(trace):.2f} times plain decoding")
+                tokens, verify_s = record_tokens(
+                    plain.target, drafter, known, draft.retrieval, max_draft_nodes(kind, draft)
+                )
+                traces.append(trace := Trace(name, len(case.prompt), plain_s, verify_s, tokens))
+                tell(f"{name}: at best {trace.plain_answer_s / best_seconds(trace):.2f} times plain decoding")
     if not traces:
         raise DocumentError(f"No text has {min(plan.lengths)} tokens. Give longer texts or a smaller --lengths.")
     return traces
 
 
 @torch.inference_mode()
-def record_trace(
-    name: str, target: Target, drafter: Drafter, known: Known, retrieval: RetrievalConfig, max_nodes: int
-) -> Trace:
-    """Propose and verify at every token of a known answer, with every budget in turn."""
-    budgets = [max_nodes, *(2**power for power in range(max_nodes.bit_length()) if 2**power < max_nodes)]
-    draft_s: dict[int, list[float]] = defaultdict(list)
+def record_tokens(
+    target: Target, drafter: Drafter, known: Known, retrieval: RetrievalConfig, max_nodes: int
+) -> tuple[tuple[Drafted, ...], dict[int, float]]:
+    """Propose and verify at every token of a known answer, with every budget in turn: a trace's tokens and passes."""
+    budgets = [*(2**power for power in range(max_nodes.bit_length()) if 2**power < max_nodes), max_nodes]
     verify_s: dict[int, list[float]] = defaultdict(list)
     tokens = []
     for session, root, following in alongside(target, drafter, known, retrieval):
         reading_s, tree = _timed_draft(session, root, max_nodes)
-        repeated = [(budget, _timed_draft(session, root, budget)[0]) for budget in budgets]
-        reading_s -= repeated[0][1]  # taking in the newest tokens happens once, in the first proposal
-        for budget, seconds in repeated:
-            draft_s[budget].append(seconds + max(reading_s, 0.0))
-        tokens.append(Drafted(len(tree) - 1, _confirmed(tree, following)))
-        _timed_pass(target, _first(tree, 0), session)  # warms up
-        for size in (0, *budgets):
-            if size < len(tree):
-                verify_s[size].append(_timed_pass(target, _first(tree, size), session))
-    medians = [
-        {size: statistics.median(found) for size, found in sorted(table.items())} for table in (draft_s, verify_s)
-    ]
-    return Trace(name, medians[0], _filled(medians[1], budgets), tuple(tokens))
+        draft_s = {}
+        for budget in budgets:
+            draft_s[budget], _ = _timed_draft(session, root, budget)
+            if budget < len(tree):
+                verify_s[budget].append(_timed_pass(target, tree.first(budget), session))
+        session.propose(root, max_nodes)
+        verify_s[0].append(_timed_pass(target, tree.first(0), session))
+        reading_s = max(reading_s - draft_s[max_nodes], 0.0)  # new tokens are taken in once, by the first proposal
+        known_s = {budget: seconds + reading_s for budget, seconds in draft_s.items()}
+        tokens.append(Drafted(known_s, tree.log_q, _confirmed(tree, following)))
+    medians = {size: statistics.median(found) for size, found in sorted(verify_s.items())}
+    return tuple(tokens), _filled(medians, budgets)
 
 
 def _timed_draft(session: DraftSession, root: int, budget: int) -> tuple[float, DraftTree]:
@@ -141,12 +155,6 @@ def _timed_pass(target: Target, tree: DraftTree, session: DraftSession) -> float
     started = time.perf_counter()
     target.verify(tree, session.taps).logits.argmax(dim=-1).tolist()
     return time.perf_counter() - started
-
-
-def _first(tree: DraftTree, num_nodes: int) -> DraftTree:
-    """The first nodes of a tree."""
-    stop = num_nodes + 1
-    return DraftTree(tree.token_ids[:stop], tree.parents[:stop], tree.depths[:stop], tree.log_q[:stop])
 
 
 def _confirmed(tree: DraftTree, following: Sequence[int]) -> tuple[int, ...]:
@@ -165,38 +173,62 @@ def _filled(table: dict[int, float], sizes: Sequence[int]) -> dict[int, float]:
 
 def replay(trace: Trace, controller: BudgetController) -> float:
     """Seconds that the answer would have taken under `controller`."""
-    controller.begin()
-    seconds, index, budget = 0.0, 0, 0
+    controller.begin(trace.num_prompt_tokens)
+    seconds, index, budget, tree = 0.0, 0, 0, DraftTree.root(0)
     while index < len(trace.tokens):
-        draft_s, verify_s, num_nodes, path = trace.step(index, budget)
+        draft_s, verify_s, path = trace.step(index, budget, len(tree) - 1)
         seconds += draft_s + verify_s
         index += len(path)
-        controller.record(budget, StepRecord(num_nodes, len(path) - 1, len(path), num_nodes, draft_s, verify_s), path)
-        budget = controller.budget()
+        record = StepRecord(len(tree) - 1, len(path) - 1, len(path), len(tree) - 1, draft_s, verify_s)
+        controller.record(budget, record, tree, path)
+        budget, tree = controller.budget(), DraftTree.root(0)
+        if budget and index < len(trace.tokens):
+            tree = controller.cut(trace.tokens[index].tree(budget))
     return seconds
 
 
 def best_seconds(trace: Trace) -> float:
     """What a controller would take that knows which drafts will be confirmed: the least over all choices of budgets."""
-    budgets = (0, *trace.draft_s)
     left = [0.0]  # seconds from each token to the end, the last token first
     for index in reversed(range(len(trace.tokens))):
-        steps = (trace.step(index, budget if index else 0) for budget in budgets)
-        left.append(min(draft_s + verify_s + left[-len(path)] for draft_s, verify_s, _, path in steps))
+        num_nodes = len(trace.tokens[index].log_q) - 1
+        budgets = (0, *trace.budgets) if index else (0,)
+        steps = [trace.step(index, budget, min(budget, num_nodes)) for budget in budgets]
+        left.append(min(draft_s + verify_s + left[-len(path)] for draft_s, verify_s, path in steps))
     return left[-1]
 
 
 def save_traces(traces: Sequence[Trace], path: Path) -> None:
-    """As JSON, one line a trace."""
-    path.write_text("".join(f"{json.dumps(asdict(trace), separators=(',', ':'))}\n" for trace in traces), "utf-8")
+    """As JSON, one line a trace, to the microsecond and the hundredth of a log-probability."""
+    path.write_text("".join(f"{json.dumps(_table(trace), separators=(',', ':'))}\n" for trace in traces), "utf-8")
 
 
 def load_traces(path: Path) -> Iterator[Trace]:
     """What `save_traces` wrote."""
     for line in path.read_text("utf-8").splitlines():
         table = json.loads(line)
-        draft_s, verify_s = (
-            {int(size): value for size, value in table[name].items()} for name in ("draft_s", "verify_s")
+        tokens = tuple(
+            Drafted(dict(zip(table["budgets"], draft_s, strict=True)), tuple(log_q), tuple(path))
+            for draft_s, log_q, path in table["tokens"]
         )
-        tokens = tuple(Drafted(one["num_nodes"], tuple(one["path"])) for one in table["tokens"])
-        yield Trace(table["name"], draft_s, verify_s, tokens)
+        verify_s = {int(size): seconds for size, seconds in table["verify_s"].items()}
+        yield Trace(table["name"], table["num_prompt_tokens"], table["plain_s"], verify_s, tokens)
+
+
+def _table(trace: Trace) -> dict[str, object]:
+    """A trace's line. Of a token: seconds by budget, log-probabilities, path."""
+    return {
+        "name": trace.name,
+        "num_prompt_tokens": trace.num_prompt_tokens,
+        "plain_s": round(trace.plain_s, 6),
+        "verify_s": {size: round(seconds, 6) for size, seconds in trace.verify_s.items()},
+        "budgets": trace.budgets,
+        "tokens": [
+            (
+                [round(drafted.draft_s[budget], 6) for budget in trace.budgets],
+                [round(score, 2) for score in drafted.log_q],
+                drafted.path,
+            )
+            for drafted in trace.tokens
+        ],
+    }

@@ -36,7 +36,7 @@ from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
-_CATCH_UP = 64  # committed tokens whose features may wait for the next draft
+_CATCH_UP = 512  # committed tokens whose features may wait: while drafting rests, the head does not run at all
 
 
 class EagleDrafter:
@@ -113,7 +113,7 @@ class EagleSession:
             self._wait_for_run(step.token_ids[1:], features[:-1])
         else:
             assert before is not None, "a first token has no row"
-            self._wait_for_run(step.token_ids, torch.cat((before, features[:-1])))
+            self._wait_for_run(step.token_ids, torch.cat((before, features[:-1])) if len(features) > 1 else before)
         is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
         if is_prompt or len(self._pending) >= _CATCH_UP:
             self._catch_up()

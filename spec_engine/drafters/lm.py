@@ -28,7 +28,9 @@ from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
 from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
-_CATCH_UP = 64  # committed tokens that may wait for the next draft
+_CATCH_UP = (
+    512  # committed tokens that may wait for the next draft: while drafting rests, the draft does not run at all
+)
 
 
 class LMDrafter:

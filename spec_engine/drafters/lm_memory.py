@@ -14,13 +14,13 @@ from torch import Tensor
 from spec_engine.cache.slots import num_shared
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
-from spec_engine.controller import PrefillPacer
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
 from spec_engine.model.runner import Runner
+from spec_engine.pacer import PrefillPacer
 
 _READ_CHUNK = 512  # tokens of a reading pass at most
 

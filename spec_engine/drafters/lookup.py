@@ -25,20 +25,21 @@ from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
 _READ_CHUNK = 4096  # tokens indexed between two chances to stop, some 50 milliseconds
-_LOOK_BACK = 128  # tokens whose copies tell how good copies are
+_LOOK_BACK = 128  # tokens of the answer whose copies tell how good copies are
 _GUESS_WEIGHT = 4.0  # copies that a guess counts as
 
 
 class CopyRecord:
     """How often copies of the last `_LOOK_BACK` tokens were right, by the length of the match they followed.
 
-    `foretold` is the automaton's. What was seen seldom is guessed: the longer the match the better.
+    `foretold` is the automaton's, from `start`, where the answer begins, on: how often a document repeats itself says
+    nothing about how often an answer quotes it. What was seen seldom is guessed: the longer the match the better.
     """
 
-    def __init__(self, foretold: Sequence[int], max_length: int) -> None:
+    def __init__(self, foretold: Sequence[int], start: int, max_length: int) -> None:
         self._tried = [_GUESS_WEIGHT] * (max_length + 1)
         self._right = [_GUESS_WEIGHT * (length + 1.0) / (length + 1.6) for length in range(max_length + 1)]
-        for signed in foretold[max(len(foretold) - _LOOK_BACK, 0) :]:
+        for signed in foretold[max(len(foretold) - _LOOK_BACK, start) :]:
             length = min(abs(signed), max_length)
             self._tried[length] += 1.0
             self._right[length] += signed > 0
@@ -61,9 +62,9 @@ class _Place:
 class CopyTree:
     """A tree in the making: the likeliest copies first, so that each parent comes before its children."""
 
-    def __init__(self, index: SuffixAutomaton, config: LookupConfig, root: int) -> None:
+    def __init__(self, index: SuffixAutomaton, config: LookupConfig, start: int, root: int) -> None:
         self._index, self._config = index, config
-        self._record = CopyRecord(index.foretold, config.max_match)
+        self._record = CopyRecord(index.foretold, start, config.max_match)
         self._token_ids, self._parents, self._depths, self._log_q = [root], [-1], [0], [0.0]
         self._waiting: list[tuple[float, int, int, int, _Place]] = []
         self._num_offered = 0
@@ -115,6 +116,7 @@ class LookupSession:
     def __init__(self, index: SuffixAutomaton, config: LookupConfig) -> None:
         self._index = index
         self._config = config
+        self._start = 0  # where the answer begins
 
     @property
     def taps(self) -> Taps:
@@ -129,9 +131,12 @@ class LookupSession:
         for start in range(len(self._index.tokens), len(prefix), _READ_CHUNK):
             self._index.append(prefix[start : start + _READ_CHUNK])
             yield len(self._index.tokens)
+        self._start = len(prefix)
 
     def observe(self, step: Step) -> None:
         self._index.append(step.token_ids)
+        if step.is_prompt:
+            self._start = len(self._index.tokens)
 
     def focus(self, focus: Focus) -> None:
         """Copies come from everywhere."""
@@ -141,7 +146,9 @@ class LookupSession:
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)
-        return CopyTree(self._index, self._config, root).grow(match, min(max_nodes, self._config.num_draft))
+        return CopyTree(self._index, self._config, self._start, root).grow(
+            match, min(max_nodes, self._config.num_draft)
+        )
 
 
 class LookupDrafter:

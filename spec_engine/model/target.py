@@ -44,13 +44,14 @@ class Step:
 
     `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
     sees everything. `features` [n, F] in the target's dtype: the tapped hidden states of the n tokens, side by side in
-    the order of the taps. Each is None unless it was asked for.
+    the order of the taps. Each is None unless it was asked for. `is_prompt`: they were given, not generated.
     """
 
     token_ids: tuple[int, ...]
     num_done: int
     attention_row: Tensor | None = None
     features: Tensor | None = None
+    is_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Target:
             self._runner.run(self._cache, current, chunk, positions, last=1)
             self._slots.advance(len(chunk))
             self._note(chunk, len(chunk))
-            yield Step(chunk, self.length, features=current.features)
+            yield Step(chunk, self.length, features=current.features, is_prompt=True)
 
     def verify(self, tree: DraftTree, taps: Taps) -> Outputs:
         """One pass over all nodes of `tree`; the cache is unchanged until `commit`."""

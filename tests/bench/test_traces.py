@@ -13,7 +13,7 @@ from spec_engine.bench.traces import (
     Trace,
     best_seconds,
     load_traces,
-    record_trace,
+    record_tokens,
     record_traces,
     replay,
     save_traces,
@@ -26,34 +26,36 @@ from spec_engine.sampling import SamplingParams
 from tests.fakes import OracleDrafter, tiny_lm
 
 TRACES = Path(__file__).parent / "traces.jsonl"
-EASY = Trace("easy", {1: 0.1, 4: 0.4}, {0: 1.0, 1: 1.0, 4: 1.2}, (Drafted(4, (0, 1, 2, 3, 4)),) * 20)
+SURE = Drafted({1: 0.1, 4: 0.4}, (0.0, -0.01, -0.02, -0.03, -0.04), (0, 1, 2, 3, 4))
+WRONG = Drafted({1: 0.1, 4: 0.4}, (0.0, -2.0, -4.0, -6.0, -8.0), (0,))
+EASY = Trace("easy", 100, 1.0, {0: 1.0, 1: 1.0, 4: 1.2}, (SURE,) * 20)
 
 
 def test_a_step_costs_and_brings_what_its_budget_does() -> None:
-    assert EASY.plain_s == 20
-    assert EASY.step(3, 0) == (0.0, 1.0, 0, (0,))
-    assert EASY.step(3, 2) == (pytest.approx(0.2), pytest.approx(1.0 + 0.2 / 3), 2, (0, 1, 2))
-    assert EASY.step(18, 4)[3] == (0, 1)  # the answer ends
+    assert EASY.plain_answer_s == 20
+    assert EASY.step(3, 0, 0) == (0.0, 1.0, (0,))
+    assert EASY.step(3, 2, 2) == (pytest.approx(0.2), pytest.approx(1.0 + 0.2 / 3), (0, 1, 2))
+    assert EASY.step(3, 4, 1) == (0.4, 1.0, (0, 1))  # drafted for four, one was run
+    assert EASY.step(18, 4, 4)[2] == (0, 1)  # the answer ends
 
 
 def test_the_bound_knows_the_future() -> None:
     """The first token comes from a bare root; then five tokens a step at 1.6, and what is left as it pays best."""
     assert best_seconds(EASY) == pytest.approx(1 + 3 * 1.6 + 1.6)
-    hard = Trace("hard", {4: 0.4}, {0: 1.0, 4: 1.2}, (Drafted(4, (0,)),) * 20)
-    assert best_seconds(hard) == pytest.approx(20)
+    assert best_seconds(Trace("hard", 100, 1.0, {0: 1.0, 4: 1.2}, (WRONG,) * 20)) == pytest.approx(20)
 
 
 def test_traces_are_recorded_and_kept(tmp_path: Path) -> None:
     prompt, answer = (5, 6, 7, 8), tuple(range(20, 40))
     drafter = OracleDrafter(prompt, answer)
     known = Known(prompt, answer, SamplingParams())
-    trace = record_trace("oracle", Target(tiny_lm(), 64, 16), drafter, known, RetrievalConfig(enabled=False), 8)
-    assert len(trace.tokens) == len(answer)
-    assert trace.tokens[0].path == (0, 1, 3, 5, 7)  # every second node is a wrong sibling
-    assert set(trace.draft_s) == {1, 2, 4, 8}
-    assert set(trace.verify_s) == {0, 1, 2, 4, 8}
-    save_traces([trace, EASY], tmp_path / "traces.jsonl")
-    assert list(load_traces(tmp_path / "traces.jsonl")) == [trace, EASY]
+    tokens, verify_s = record_tokens(Target(tiny_lm(), 64, 16), drafter, known, RetrievalConfig(enabled=False), 8)
+    assert len(tokens) == len(answer)
+    assert tokens[0].path == (0, 1, 3, 5, 7)  # every second node is a wrong sibling
+    assert set(tokens[0].draft_s) == {1, 2, 4, 8}
+    assert set(verify_s) == {0, 1, 2, 4, 8}
+    save_traces([EASY], tmp_path / "traces.jsonl")
+    assert list(load_traces(tmp_path / "traces.jsonl")) == [EASY]
 
 
 @pytest.mark.slow
@@ -63,7 +65,7 @@ def test_every_drafter_of_a_preset_is_recorded() -> None:
     plan = BenchPlan((300,), 1, 1, max_tokens=12)
     traces = record_traces(plain, [preset], read_texts(bundled_text()), plan, lambda line: None)
     assert [trace.name for trace in traces] == [f"builtin {kind} 300 quote" for kind in ("lookup", "lm", "blend")]
-    assert all(len(trace.tokens) > 5 and max(trace.draft_s) >= 8 for trace in traces)
+    assert all(len(trace.tokens) > 5 and trace.budgets[-1] >= 8 for trace in traces)
     assert any(len(drafted.path) > 3 for trace in traces for drafted in trace.tokens)
 
 
@@ -74,12 +76,12 @@ def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
         engines[tuple(trace.name.split()[:3])].append(trace)
     seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (_, kind, _), traces in engines.items():
-        controller = BudgetController(max(traces[0].draft_s))
+        controller = BudgetController(traces[0].budgets[-1])
         for _ in range(3):  # answers one after the other, as an engine makes them
             for trace in traces:
                 taken = replay(trace, controller)
                 if trace.name.endswith("free"):
-                    assert taken < trace.plain_s / 0.95, trace.name
+                    assert taken < trace.plain_answer_s / 0.95, trace.name
                 else:
                     seconds[kind].append((best_seconds(trace), taken))
     for lengths in (("1024", "8192"), ("8192", "1024")):  # and one engine that goes from short to long documents
@@ -88,9 +90,9 @@ def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
             for trace in (
                 one for length in lengths for key, many in engines.items() if key[1:] == (kind, length) for one in many
             ):
-                if max(trace.draft_s) == 16 and trace.name.endswith("free"):
-                    assert replay(trace, controller) < trace.plain_s / 0.93, trace.name
-                elif max(trace.draft_s) == 16:
+                if trace.budgets[-1] == 16 and trace.name.endswith("free"):
+                    assert replay(trace, controller) < trace.plain_answer_s / 0.93, trace.name
+                elif trace.budgets[-1] == 16:
                     replay(trace, controller)
     for kind, pairs in seconds.items():
         reached = sum(best for best, _ in pairs) / sum(taken for _, taken in pairs)

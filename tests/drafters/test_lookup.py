@@ -120,10 +120,13 @@ def test_longer_copies_behind_longer_matches() -> None:
 
 def test_the_record_follows_the_text() -> None:
     """Copies that were right lately raise the estimate, wrong ones lower it; lengths never seen are guessed."""
-    guess = CopyRecord((), 16)
+    guess = CopyRecord((), 0, 16)
     assert [guess.probability(n) for n in range(1, 30)] == sorted(guess.probability(n) for n in range(1, 30))
-    right, wrong = CopyRecord([4] * 50, 16), CopyRecord([-4] * 50, 16)
+    right, wrong = CopyRecord([4] * 50, 0, 16), CopyRecord([-4] * 50, 0, 16)
     assert right.probability(4) > 0.95 > guess.probability(4) > 0.1 > wrong.probability(4)
     assert right.probability(7) == guess.probability(7)
-    old = CopyRecord([-4] * 50 + [4] * 200, 16)
-    assert old.probability(4) == pytest.approx(CopyRecord([4] * 200, 16).probability(4))
+    assert CopyRecord([-4] * 50, 50, 16).probability(4) == guess.probability(
+        4
+    )  # what the prompt repeats does not count
+    old = CopyRecord([-4] * 50 + [4] * 200, 0, 16)
+    assert old.probability(4) == pytest.approx(CopyRecord([4] * 200, 0, 16).probability(4))
