@@ -77,5 +77,9 @@ class ContextOverflow(RequestError):
     """Prompt and answer together do not fit the context; nothing was cut."""
 
 
+class StoreError(SpecEngineError):
+    """The history on disk cannot be read or written, or what is asked of it does not exist."""
+
+
 class TrainingError(SpecEngineError):
     """A training run cannot start or go on."""

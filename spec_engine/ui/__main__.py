@@ -21,10 +21,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     given = parser.parse_args(arguments)
     options = ServeOptions(
-        given.preset, given.document, given.host, given.port, not given.no_browser, given.device, given.model
+        given.preset,
+        given.document,
+        given.host,
+        given.port,
+        not given.no_browser,
+        given.device,
+        given.model,
+        given.data_dir,
     )
     try:
         serve(options, announce=lambda line: print(line, flush=True))

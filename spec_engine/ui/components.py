@@ -40,6 +40,7 @@ class ChatPane:
 
     chat: gr.Chatbot
     live: gr.HTML
+    branches: gr.Dropdown
     notice: gr.HTML
     examples_row: gr.Row
     examples: tuple[gr.Button, ...]
@@ -52,11 +53,29 @@ class ChatPane:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryPane:
+    """Left, below: the conversations that are kept."""
+
+    box: gr.Accordion
+    search: gr.Textbox
+    listing: gr.Radio
+    tools: gr.Column  # what can be done with the one that is shown
+    title: gr.Textbox
+    rename: gr.Button
+    delete: gr.Button
+    confirm: gr.Row
+    delete_really: gr.Button
+    delete_not: gr.Button
+    exports: gr.HTML
+
+
+@dataclass(frozen=True, slots=True)
 class SpeedPane:
     """Right: the figures."""
 
     readouts: gr.HTML
     compare: gr.Button
+    answers: gr.HTML  # a line for each answer of the conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +83,6 @@ class Page:
     """Every widget that an event reads or writes."""
 
     document: DocumentPane
+    history: HistoryPane
     chat: ChatPane
     speed: SpeedPane

@@ -27,6 +27,7 @@ from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
+_CONVERSATION: Final = "conversation:"  # before the number of one that waits for its document's password
 MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
 
 
@@ -52,6 +53,12 @@ class Handlers:
             self._follow(_on(send, self.ask, [chat.box], everything))
         for button in chat.examples:
             self._follow(_on(button.click, self.ask, [button], everything))
+        for again in (
+            _on(chat.chat.retry, self.regenerate, None, everything),
+            _on(chat.chat.edit, self.edit, None, everything),
+        ):
+            self._follow(again)
+        _on(chat.branches.input, self.show_branch, [chat.branches], everything)
         self._follow(_on(speed.compare.click, self.compare, None, everything))
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
@@ -68,6 +75,19 @@ class Handlers:
             _on(dropdown.input, self.range_note, chosen, [doc.range_note])
         _on(doc.range_use.click, self.use_range, chosen, everything)
         _on(doc.range_all.click, self.use_all, None, everything)
+
+        self._connect_history(everything)
+
+    def _connect_history(self, everything: list[Block]) -> None:
+        """The list of conversations."""
+        history, listed = self._page.history, self._views.history_outputs
+        _on(history.search.change, self._views.conversations, [history.search], listed)
+        _on(history.listing.input, self.open_conversation, [history.listing], everything)
+        for rename in (history.rename.click, history.title.submit):
+            _on(rename, self.rename, [history.title], everything)
+        _on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])
+        _on(history.delete_not.click, lambda: gr.update(visible=False), None, [history.confirm])
+        _on(history.delete_really.click, self.delete, None, everything)
 
     def _follow(self, event: Dependency, show_result: Callable[[bool], Updates] | None = None) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
@@ -114,6 +134,32 @@ class Handlers:
             return self._views.everything(notice=str(error))
         return {**self._views.everything(notice=""), self._page.chat.box: self._views.box(value="")}
 
+    def regenerate(self, event: gr.RetryData) -> Updates:
+        """An answer is to be written again."""
+        return self._try(lambda: self._workspace.regenerate(_turn_number(event.index)))
+
+    def edit(self, event: gr.EditData) -> Updates:
+        """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
+        return self._try(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)))
+
+    def show_branch(self, last_turn: int | None) -> Updates:
+        """Another branch was chosen."""
+        return self._try(lambda: self._workspace.show_branch(last_turn) if last_turn else None)
+
+    def open_conversation(self, conversation: int | None) -> Updates:
+        """A conversation was chosen from the list."""
+        return self._open(
+            lambda: self._workspace.open_conversation(conversation or 0), f"{_CONVERSATION}{conversation}"
+        )
+
+    def rename(self, title: str) -> Updates:
+        """The conversation got another title."""
+        return self._try(lambda: self._workspace.rename_conversation(title))
+
+    def delete(self) -> Updates:
+        """The conversation is to be forgotten."""
+        return self._try(self._workspace.delete_conversation)
+
     def stop(self) -> object:
         """Stop was pressed; what has been written is kept."""
         self._workspace.stop()
@@ -144,11 +190,14 @@ class Handlers:
 
     def open_sample(self) -> Updates:
         """The bundled report was asked for."""
-        return self._open(SAMPLE, None)
+        return self._open(lambda: self._workspace.open_document(SAMPLE), str(SAMPLE))
 
-    def unlock(self, path: str, password: str) -> Updates:
-        """A password was given for the file that waits for one."""
-        return self._open_upload(path, password) if path else self._views.everything(notice=None)
+    def unlock(self, waiting: str, password: str) -> Updates:
+        """A password was given for the file or the conversation that waits for one."""
+        if waiting.startswith(_CONVERSATION):
+            number = int(waiting.removeprefix(_CONVERSATION))
+            return self._open(lambda: self._workspace.open_conversation(number, password), waiting, password)
+        return self._open_upload(waiting, password) if waiting else self._views.everything(notice=None)
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
@@ -184,20 +233,25 @@ class Handlers:
         """Open a file that a page sent. The path comes from the browser, so it may name nothing but an upload."""
         if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
             return self._views.everything(notice=text.NOT_AN_UPLOAD)
-        return self._open(Path(path), password)
+        return self._open(lambda: self._workspace.open_document(Path(path), password), path, password)
 
-    def _open(self, path: Path, password: str | None) -> Updates:
-        """Open a document; a locked one asks for its password."""
+    def _open(self, action: Callable[[], object], waiting: str, password: str | None = None) -> Updates:
+        """Open a document or a conversation with its document; a locked one asks for its password and is `waiting`."""
         doc = self._page.document
         hidden: Updates = {doc.locked_row: gr.update(visible=False), doc.locked_path: "", doc.password: ""}
         try:
-            self._workspace.open_document(path, password)
+            action()
         except PasswordRequired as error:
-            shown: Updates = {doc.locked_row: gr.update(visible=True), doc.locked_path: str(path), doc.password: ""}
+            shown: Updates = {doc.locked_row: gr.update(visible=True), doc.locked_path: waiting, doc.password: ""}
             return {**self._views.everything(notice=str(error) if password else ""), **shown}
         except SpecEngineError as error:
             return {**self._views.everything(notice=str(error)), **hidden}
         return {**self._views.everything(notice=""), **hidden}
+
+
+def _turn_number(index: int | tuple[int, int]) -> int:
+    """The turn that a message of the conversation belongs to; each has two."""
+    return (index if isinstance(index, int) else index[0]) // 2
 
 
 def _on(

@@ -11,7 +11,7 @@ import gradio as gr
 
 from spec_engine.config import Preset
 from spec_engine.ui import render, text
-from spec_engine.ui.components import ChatPane, DocumentPane, Page, SpeedPane
+from spec_engine.ui.components import ChatPane, DocumentPane, HistoryPane, Page, SpeedPane
 from spec_engine.ui.handlers import Handlers
 from spec_engine.ui.workspace import Workspace
 
@@ -25,12 +25,14 @@ def build_page(workspace: Workspace, presets: Sequence[Preset]) -> gr.Blocks:
     with gr.Blocks(title=text.TITLE, fill_width=True, analytics_enabled=False, delete_cache=UPLOAD_AGE_S) as blocks:
         with gr.Row(elem_id="se-main"):
             with gr.Column(elem_id="se-left", scale=0, min_width=0):
+                _html(render.brand())
+                history = _history_pane()
                 document = _document_pane(presets)
             with gr.Column(elem_id="se-middle", scale=1, min_width=0):
                 chat = _chat_pane()
             with gr.Column(elem_id="se-right", scale=0, min_width=0):
                 speed = _speed_pane()
-        Handlers(Page(document, chat, speed), workspace, presets).connect(blocks)
+        Handlers(Page(document, history, chat, speed), workspace, presets).connect(blocks)
     return blocks
 
 
@@ -41,7 +43,6 @@ def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False)
 
 def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
     """Model, document, settings."""
-    _html(render.brand())
     preset = gr.Dropdown(
         choices=[(preset.title, preset.name) for preset in presets],
         value=None,
@@ -94,6 +95,31 @@ def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
     )
 
 
+def _history_pane() -> HistoryPane:
+    """The conversations that are kept, and what can be done with the one on the page."""
+    with gr.Accordion(text.HISTORY_LABEL, open=False, elem_id="se-history") as box:
+        search = gr.Textbox(
+            label=text.HISTORY_SEARCH,
+            placeholder=text.HISTORY_SEARCH,
+            show_label=False,
+            max_lines=1,
+            elem_id="se-search",
+        )
+        listing = gr.Radio(choices=[], label=text.HISTORY_LABEL, show_label=False, elem_id="se-conversations")
+        with gr.Column(visible=False, elem_id="se-conversation-tools") as tools:
+            title = gr.Textbox(label=text.TITLE_LABEL, elem_id="se-title", max_lines=1)
+            with gr.Row():
+                rename = gr.Button(text.RENAME_BUTTON, size="sm", min_width=80, elem_id="se-rename")
+                delete = gr.Button(text.DELETE_BUTTON, size="sm", min_width=80, elem_id="se-delete")
+            with gr.Row(visible=False, elem_id="se-confirm") as confirm:
+                delete_really = gr.Button(
+                    text.DELETE_REALLY, size="sm", variant="stop", min_width=80, elem_id="se-delete-really"
+                )
+                delete_not = gr.Button(text.DELETE_NOT, size="sm", min_width=80, elem_id="se-delete-not")
+            exports = _html()
+    return HistoryPane(box, search, listing, tools, title, rename, delete, confirm, delete_really, delete_not, exports)
+
+
 def _chat_pane() -> ChatPane:
     """The conversation, and below it what is asked next."""
     with gr.Column(elem_id="se-talk", min_width=0):
@@ -104,6 +130,7 @@ def _chat_pane() -> ChatPane:
             layout="panel",
             height=None,
             buttons=["copy"],
+            editable="user",
             sanitize_html=True,
             allow_tags=False,
             feedback_options=None,
@@ -113,6 +140,9 @@ def _chat_pane() -> ChatPane:
         live = _html(elem_id="se-live", autoscroll=True)
         with gr.Row(visible=False, elem_id="se-examples") as examples_row:
             examples = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_EXAMPLES))
+    branches = gr.Dropdown(
+        choices=[], label=text.BRANCHES_LABEL, visible=False, filterable=False, elem_id="se-branches"
+    )
     notice = _html(elem_id="se-notice")
     with gr.Row(elem_id="se-composer", equal_height=True):
         box = gr.Textbox(
@@ -131,11 +161,14 @@ def _chat_pane() -> ChatPane:
     with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
         authors = _html(render.authors(None))
     has_followed = gr.State(False)
-    return ChatPane(chat, live, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed)
+    return ChatPane(
+        chat, live, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed
+    )
 
 
 def _speed_pane() -> SpeedPane:
     """The figures of the last answer."""
     readouts = _html(elem_id="se-readouts")
     compare = gr.Button(text.COMPARE_BUTTON, size="sm", interactive=False, elem_id="se-compare")
-    return SpeedPane(readouts, compare)
+    answers = _html(elem_id="se-answers")
+    return SpeedPane(readouts, compare, answers)

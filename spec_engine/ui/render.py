@@ -8,11 +8,13 @@ templates hold no ``{{}}`` and no ``${}`` but the one ``${value}``, into which t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
+from spec_engine.chat.export import footer
 from spec_engine.chat.prompt import WORD_JOINER
+from spec_engine.chat.store import StoredTurn
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
@@ -187,6 +189,45 @@ def authors(answer: LiveAnswer | None) -> str:
         f'</span><span class="se-target">written by the large model: {text.count(num_tokens - num_drafted)}</span></p>'
     )
     return f'{legend}<div class="se-authors">{spans}</div>'
+
+
+def answers(turns: Sequence[StoredTurn]) -> str:
+    """The answers of the conversation with their figures, which stay with them; nothing before the first."""
+    rows = []
+    for number, turn in enumerate(turns, 1):
+        metrics = turn.details.get("metrics")
+        if not isinstance(metrics, Mapping):
+            continue
+        rate, plain = float(metrics["tokens_per_second"]), turn.details.get("plain_tokens_per_second")
+        gain = text.factor(rate / plain) if isinstance(plain, int | float) and plain > 0 else "–"
+        cells = (
+            number,
+            text.count(len(turn.token_ids)),
+            text.rate(rate),
+            gain,
+            f"{metrics['mean_acceptance_length']:.1f}",
+        )
+        rows.append(
+            f'<tr title="{escape(turn.question)}&#10;{escape(footer(turn))}">'
+            + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
+            + "</tr>"
+        )
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in text.ANSWER_COLUMNS)
+    return (
+        f'<section class="se-block se-answers"><h3>{escape(text.ANSWERS_HEADING)}</h3>'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
+    )
+
+
+def exports(conversation: int) -> str:
+    """Links to the conversation as files."""
+    links = "".join(
+        f'<a href="conversations/{conversation}.{kind}" download>{name}</a>'
+        for kind, name in (("md", "Markdown"), ("json", "JSON"))
+    )
+    return f'<p class="se-exports">{escape(text.EXPORT_LABEL)} {links}</p>'
 
 
 def _span(piece: str, is_drafted: bool, num_tokens: int) -> str:

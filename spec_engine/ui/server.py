@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Final
 
 import gradio as gr
+import platformdirs
 import uvicorn
 from fastapi import FastAPI
 
+from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
 from spec_engine.ui.engines import EngineSource
+from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.workspace import Workspace
@@ -50,6 +53,7 @@ class ServeOptions:
         opens_browser: whether to show the page in the default browser.
         device: as for `load_engine`.
         model: hub id or folder of another target for the preset.
+        data_dir: where conversations and their documents are kept; None for the user's data folder of the system.
     """
 
     preset: str = "builtin"
@@ -59,6 +63,7 @@ class ServeOptions:
     opens_browser: bool = True
     device: str = "auto"
     model: str | None = None
+    data_dir: Path | None = None
 
 
 class PageServer(uvicorn.Server):
@@ -81,6 +86,7 @@ class PageServer(uvicorn.Server):
 def build_app(workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event) -> FastAPI:
     """The guarded application; `closing` is set when its server ends."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(exports_of(workspace))
     names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
     app.add_middleware(OwnPagesOnly, names=names, closing=closing)
     blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
@@ -125,8 +131,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     presets = [first if preset.name == first.name else preset for preset in available_presets(announce)]
     if first not in presets:
         presets.append(first)
-    workspace = Workspace(EngineSource(options.device))
-    if options.document is not None:
+    workspace = Workspace(EngineSource(options.device), History(options.data_dir or default_data_dir()))
+    if options.document is None:
+        reopen_last(workspace, announce)
+    else:
         try:
             workspace.open_document(options.document)
         except PasswordRequired as error:
@@ -143,6 +151,22 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()
     workspace.close()
+
+
+def default_data_dir() -> Path:
+    """The user's data folder of this system, for this program."""
+    return Path(platformdirs.user_data_dir("spec-engine", appauthor=False))
+
+
+def reopen_last(workspace: Workspace, announce: Callable[[str], None]) -> None:
+    """Show the conversation that was used last, if there is one."""
+    kept = workspace.talk.summaries()
+    if not kept:
+        return
+    try:
+        workspace.open_conversation(kept[0].id)
+    except SpecEngineError as error:
+        announce(f"The last conversation, {kept[0].title!r}, could not be opened again. {error}")
 
 
 def available_presets(announce: Callable[[str], None]) -> list[Preset]:

@@ -4,6 +4,7 @@ Job: wording, number formats, and the explanation behind each term.
 Non-job: markup (`render`, `readouts`), deciding when something is shown (`handlers`).
 """
 
+from datetime import datetime
 from typing import Final
 
 TITLE: Final = "Long-document chat"
@@ -61,6 +62,21 @@ MAX_TOKENS_LABEL: Final = "Longest answer, in tokens"
 TEMPERATURE_LABEL: Final = "Temperature (0 = always the likeliest word)"
 SEED_LABEL: Final = "Seed"
 
+# --- history ----------------------------------------------------------------------------------------------------------
+HISTORY_LABEL: Final = "Conversations"
+MAX_LISTED: Final = 46  # characters of a title in the list
+BROKEN_OFF: Final = (
+    "This answer was broken off when the program ended. What had been shown is here; ask again with the arrow below it."
+)
+HISTORY_SEARCH: Final = "Search titles, questions and answers"
+TITLE_LABEL: Final = "Title of this conversation"
+RENAME_BUTTON: Final = "Rename"
+DELETE_BUTTON: Final = "Delete …"
+DELETE_REALLY: Final = "Delete for good"
+DELETE_NOT: Final = "Keep it"
+EXPORT_LABEL: Final = "Save as"
+BRANCHES_LABEL: Final = "Branches of this conversation"
+
 # --- engine -----------------------------------------------------------------------------------------------------------
 PRESET_LABEL: Final = "Model"
 STARTING: Final = "Starting"
@@ -70,6 +86,10 @@ LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
 COMPARE_BUTTON: Final = "Compare with plain decoding"
+NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
+SAME_ANSWER: Final = (
+    "The temperature is 0, so the answer would be the same word for word. Raise it under Settings for another one."
+)
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
 
@@ -111,6 +131,25 @@ HELP: Final[dict[str, str]] = {
     "context": "Tokens are pieces of words. The context is how many the model can hold: document, chat and answer.",
     "identical": "Both runs were compared token by token.",
 }
+
+
+ANSWERS_HEADING: Final = "Answers of this conversation"
+ANSWER_COLUMNS: Final = (
+    ("#", "The answer's number"),
+    ("tokens", "How long it is"),
+    ("tokens/s", HELP["mean"]),
+    ("gain", HELP["speedup"]),
+    ("per pass", HELP["acceptance_length"]),
+)
+
+
+def conversation_line(title: str, num_turns: int, updated_at: float) -> str:
+    """A conversation in the list: title, questions, when it was last used."""
+    day = datetime.fromtimestamp(updated_at).astimezone()
+    now = datetime.now().astimezone()
+    when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
+    shown = title if len(title) <= MAX_LISTED else f"{title[: MAX_LISTED - 1].rstrip()}…"
+    return f"{shown} · {plural(num_turns, 'question')} · {when}"
 
 
 def count(number: int) -> str:

@@ -11,13 +11,14 @@ from typing import Final
 import gradio as gr
 from gradio.blocks import Block
 
-from spec_engine.chat.prompt import Turn
+from spec_engine.chat.store import StoredTurn
 from spec_engine.ui import examples, render, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.readouts import SpeedView, readouts
-from spec_engine.ui.workspace import Fact, Progress, Workspace, events_of
+from spec_engine.ui.state import Fact, Progress, events_of
+from spec_engine.ui.workspace import Workspace
 
 AUTHORS_INTERVAL_S: Final = 0.4
 
@@ -40,7 +41,7 @@ class Views:
     @property
     def figure_outputs(self) -> list[Block]:
         """What changes when only figures are new."""
-        return [self._speed.readouts, self._speed.compare]
+        return [self._speed.readouts, self._speed.compare, self._speed.answers]
 
     @property
     def all_outputs(self) -> list[Block]:
@@ -64,6 +65,7 @@ class Views:
             doc.temperature,
             doc.seed,
             chat.chat,
+            chat.branches,
             chat.notice,
             chat.examples_row,
             *chat.examples,
@@ -72,19 +74,53 @@ class Views:
             chat.stop,
             chat.new_chat,
             self._speed.compare,
+            self._speed.answers,
+            *self.history_outputs,
             *self.streamed,
         ]
+
+    @property
+    def history_outputs(self) -> list[Block]:
+        """The list of conversations, and what belongs to the one that is shown."""
+        history = self._page.history
+        return [history.box, history.listing, history.tools, history.title, history.confirm, history.exports]
 
     # --- all at once --------------------------------------------------------------------------------------------------
 
     def everything(self, notice: str | None) -> Updates:
         """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there."""
         shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice)}
-        return {**self._document(), **self._conversation(), **self._controls(), **self._results(), **shown}
+        return {
+            **self._document(),
+            **self._conversation(),
+            **self._controls(),
+            **self._results(),
+            **self.conversations(),
+            **shown,
+        }
+
+    def conversations(self, search: str = "") -> Updates:
+        """The list of conversations, the one that is shown marked."""
+        history, talk = self._page.history, self._workspace.talk
+        found = talk.summaries(search)
+        choices = [(text.conversation_line(one.title, one.num_turns, one.updated_at), one.id) for one in found]
+        shown = next((one for one in found if one.id == talk.conversation), None)
+        return {
+            history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
+            history.listing: gr.update(choices=choices, value=shown.id if shown else None),
+            history.tools: gr.update(visible=shown is not None),
+            history.title: shown.title if shown else "",
+            history.confirm: gr.update(visible=False),
+            history.exports: render.exports(shown.id) if shown else "",
+        }
 
     def figures(self) -> Updates:
         """The figures after a measurement."""
-        return {self._speed.readouts: self._readouts(self._last_answer()), self._speed.compare: self._compare_button()}
+        return {
+            self._speed.readouts: self._readouts(self._last_answer()),
+            self._speed.compare: self._compare_button(),
+            self._speed.answers: render.answers(self._workspace.talk.path),
+        }
 
     def box(self, value: str) -> object:
         """The question box with other text."""
@@ -135,18 +171,26 @@ class Views:
 
     def _conversation(self) -> Updates:
         """The turns, and the question that is being answered."""
-        workspace = self._workspace
-        messages = [message for turn in workspace.turns for message in _messages(turn)]
+        workspace, path = self._workspace, self._workspace.talk.path
         job = workspace.active_job
-        if job is not None and job.kind == "answer":
+        is_answering = job is not None and job.kind == "answer"
+        messages = [message for turn in (path[:-1] if is_answering else path) for message in _messages(turn)]
+        if is_answering:
             messages.append(_message("user", workspace.pending_question))
-        return {self._chat.chat: messages, self._chat.live: self._live_line()}
+        branches = workspace.talk.branches()
+        shown = path[-1].id if path else None
+        choices = [(f"{number}: {question}", last) for number, (last, question) in enumerate(branches, 1)]
+        return {
+            self._chat.chat: messages,
+            self._chat.live: self._live_line(),
+            self._chat.branches: gr.update(choices=choices, value=shown, visible=len(branches) > 1),
+        }
 
     def _live_line(self) -> str:
         """The line below the conversation when nothing streams."""
-        job = self._workspace.active_job
+        job, path = self._workspace.active_job, self._workspace.talk.path
         if job is None or job.kind == "calibrate":
-            return ""
+            return render.notice(text.BROKEN_OFF, "info") if path and path[-1].reason == "interrupted" else ""
         return render.working(text.STARTING) if job.kind != "compare" else ""
 
     def _controls(self) -> Updates:
@@ -178,7 +222,11 @@ class Views:
     def _results(self) -> Updates:
         """The figures and the coloured text of the last answer."""
         answer = self._last_answer()
-        return {self._speed.readouts: self._readouts(answer), self._chat.authors: render.authors(answer)}
+        return {
+            self._speed.readouts: self._readouts(answer),
+            self._speed.answers: render.answers(self._workspace.talk.path),
+            self._chat.authors: render.authors(answer),
+        }
 
     # --- while a job runs ---------------------------------------------------------------------------------------------
 
@@ -250,6 +298,6 @@ def _message(role: str, content: str) -> dict[str, object]:
     return {"role": role, "content": [{"type": "text", "text": render.as_markdown(content)}]}
 
 
-def _messages(turn: Turn) -> list[dict[str, object]]:
+def _messages(turn: StoredTurn) -> list[dict[str, object]]:
     """A turn as two messages."""
     return [_message("user", turn.question), _message("assistant", turn.answer)]

@@ -1,4 +1,4 @@
-"""What the page works on: one engine, one document, one conversation, at most one job.
+"""What the page works on: one engine, one document, one conversation of those kept, at most one job.
 
 Job: the state behind all open tabs, and the rules about it. Loading, answering and measuring run as jobs in their own
 thread, so no page holds them and a reloaded page finds them again. Two jobs never run at once.
@@ -8,134 +8,33 @@ The conversation belongs to the process, not to a tab: this is an application of
 """
 
 import gc
-import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from spec_engine.chat.compare import Comparison, compare
-from spec_engine.chat.prompt import Turn, count_document_tokens
+from spec_engine.chat.compare import compare
+from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session
-from spec_engine.config import GenerationDefaults, Preset
+from spec_engine.config import Preset
 from spec_engine.documents.read import read_document
-from spec_engine.errors import RequestError, SpecEngineError
-from spec_engine.events import Event, Finished, TokensAccepted
+from spec_engine.errors import RequestError, SpecEngineError, StoreError
+from spec_engine.events import Finished
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
-from spec_engine.ui.engines import EngineLoader, PageEngine
+from spec_engine.ui.answering import AnswerWork
+from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
-from spec_engine.ui.readouts import DraftingState
-from spec_engine.ui.speed import PlainBaseline, baseline_of
+from spec_engine.ui.speed import baseline_of
+from spec_engine.ui.state import Fact, PageState, Progress
 
-RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 CALIBRATION_TOKENS: Final = 32
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A sentence about a job that writes no answer."""
-
-    message: str
-
-
-Fact = Event | Progress
-
-
-class Workspace:
-    """The state behind the page; every method may be called from any thread.
-
-    Args:
-        load: loads an engine.
-    """
-
-    def __init__(self, load: EngineLoader) -> None:
-        self._load = load
-        self._lock = threading.RLock()
-        self._engine: PageEngine | None = None
-        self._session: Session | None = None
-        self._turns: tuple[Turn, ...] = ()  # the conversation while no session exists
-        self.opened: OpenedDocument | None = None
-        self.preset: Preset | None = None
-        self.settings = GenerationDefaults()  # the preset's until the user changes them
-        self.job: Job[Fact] | None = None
-        self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
-        self.pending_question = ""
-        self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
-        self._measured: Job[Fact] | None = None  # the answer that a baseline was looked for behind
-        self.comparison: Comparison | None = None
-        self._trouble = ""  # why the last engine could not be loaded
-
-    # --- questions about the state ------------------------------------------------------------------------------------
-
-    @property
-    def active_job(self) -> Job[Fact] | None:
-        """The job that is running."""
-        job = self.job
-        return job if job is not None and job.is_running else None
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The conversation so far."""
-        session = self._session
-        return session.turns if session else self._turns
-
-    @property
-    def was_stopped_early(self) -> bool:
-        """Whether the last answer ended before anything of it was shown."""
-        job = self.answer_job
-        return (
-            job is not None and not job.is_running and not any(isinstance(fact, TokensAccepted) for fact in job.facts)
-        )
-
-    @property
-    def can_compare(self) -> bool:
-        """Whether there is a finished answer by a drafter, and nothing runs but a calibration."""
-        session, job = self._session, self.active_job
-        is_free = job is None or job.kind == "calibrate"
-        last = session.last_finished if session else None
-        return is_free and self.drafting.is_on and last is not None and bool(last.token_ids)
-
-    @property
-    def trouble(self) -> str:
-        """Why the last job failed; "" when it did not."""
-        job = self.job
-        return self._trouble or (job.error or "" if job else "")
-
-    @property
-    def why_not_ask(self) -> str:
-        """Why a question cannot be asked now; "" when it can."""
-        if self._engine is None or ((job := self.active_job) and job.kind == "load"):
-            return text.ASK_NEEDS_ENGINE
-        if self.opened is None:
-            return text.ASK_NEEDS_DOCUMENT
-        budget = self.opened.budget
-        return "" if budget is not None and budget.fits else text.ASK_NEEDS_FIT
-
-    @property
-    def drafting(self) -> DraftingState:
-        """Whether drafting is on, and with what."""
-        if self._engine is None or self.preset is None:
-            return DraftingState(False, "No model")
-        draft = self.preset.draft
-        if draft.kind == "none":
-            return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
-        retrieval = " + retrieval" if draft.retrieves else ""
-        return DraftingState(True, f"Drafting on: {text.DRAFTER_NAMES.get(draft.kind, draft.kind)}{retrieval}")
-
-    def take_back_question(self) -> str:
-        """The question whose answer was stopped before its first word, once; "" when there is none."""
-        if not self.was_stopped_early:
-            return ""
-        question, self.pending_question = self.pending_question, ""
-        return question
-
-    def locate(self, token: int) -> str:
-        """The part of the document that holds a token of the prompt; "" when it lies behind the document."""
-        return self.opened.locate(token) if self.opened else ""
+class Workspace(PageState):
+    """The state behind the page, and what changes it; every method may be called from any thread."""
 
     # --- the document -------------------------------------------------------------------------------------------------
 
@@ -148,6 +47,7 @@ class Workspace:
         with self._lock:
             self._require_idle()
             self._use(OpenedDocument(document, document))
+            self._document_path = path
 
     def choose_range(self, first: int, last: int) -> None:
         """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
@@ -165,19 +65,40 @@ class Workspace:
             self._require_idle()
             return self._begin(Job("load", lambda job: self._load_engine(job, preset)))
 
-    def ask(self, question: str) -> Job[Fact]:
-        """Begin to answer. Raises `RequestError` when that is impossible now."""
+    def ask(self, question: str, num_kept: int | None = None) -> Job[Fact]:
+        """Begin to answer a question behind the first `num_kept` turns; None: behind all of them. What came after
+        those stays as a branch. Raises `RequestError` when that is impossible now."""
         question = question.strip()
         with self._lock:
             self._require_idle()
             if not question:
                 raise RequestError(text.EMPTY_QUESTION)
-            session = self._session
-            if self.why_not_ask or session is None:
+            num_kept = len(self.talk.path) if num_kept is None else num_kept
+            session = self._new_session(num_kept)
+            if self.why_not_ask or session is None or self.preset is None:
                 raise RequestError(self.why_not_ask)
+            preset, self._session = self.preset, session
+            keeper = self.talk.begin(question, num_kept, model=self._model, preset=preset.name)
             self.pending_question, self.comparison = question, None
-            self.answer_job = Job("answer", lambda job: self._answer(job, session, question))
+            self.answer_job = Job("answer", lambda job: self._answer(job, session, keeper, question))
             return self._begin(self.answer_job)
+
+    def regenerate(self, number: int | None = None) -> Job[Fact]:
+        """Answer a question of this conversation again, the last one for None; the old answer stays as a branch.
+
+        Raises `RequestError` when there is none, or the answer would be the same.
+        """
+        path = self.talk.path
+        number = len(path) - 1 if number is None else number
+        if not 0 <= number < len(path):
+            raise RequestError(text.NOTHING_TO_REPEAT)
+        old = path[number]
+        is_greedy = self.settings.temperature == 0 and old.details.get("temperature") == 0
+        if is_greedy and old.model == self._model and old.reason in ("stop", "length"):
+            raise RequestError(text.SAME_ANSWER)
+        if self.settings.temperature > 0 and old.details.get("seed") == self.settings.seed:
+            self.settings = replace(self.settings, seed=self.settings.seed + 1)
+        return self.ask(old.question, number)
 
     def compare_with_plain(self) -> Job[Fact]:
         """Answer the last question again without drafting. Raises `RequestError` when there is nothing to compare."""
@@ -197,10 +118,49 @@ class Workspace:
             job.stop()
 
     def new_chat(self) -> None:
-        """Forget the conversation; the document and its computed prefix stay."""
+        """Leave the conversation, which stays in the history; the document and its computed prefix stay too."""
         with self._lock:
             self._require_idle()
-            self._forget_chat()
+            self._leave_chat()
+
+    # --- the history --------------------------------------------------------------------------------------------------
+
+    def open_conversation(self, conversation: int, password: str | None = None) -> None:
+        """Show a kept conversation with its document. Raises `StoreError` or `DocumentError`; then all stays as is."""
+        with self._lock:
+            self._require_idle()
+            before = self.talk.conversation
+            self.talk.open(conversation)
+            ref = self.talk.document
+            try:
+                if ref is not None:
+                    path = self.talk.find(ref)
+                    document = read_document(path, password)
+                    opened = OpenedDocument(document, document)
+                    opened = opened.narrowed(*ref.chosen) if ref.chosen else opened
+                    self.opened, self._document_path = self._measured_by_engine(opened), path
+            except SpecEngineError:
+                self.talk.leave() if before is None else self.talk.open(before)
+                raise
+            self._forget_answer()
+
+    def show_branch(self, last_turn: int) -> None:
+        """Show another branch of the conversation. Raises `StoreError` when it does not exist."""
+        with self._lock:
+            self._require_idle()
+            self.talk.show_branch(last_turn)
+            self._forget_answer()
+
+    def rename_conversation(self, title: str) -> None:
+        """Give the conversation another title. Raises `StoreError` for a blank one."""
+        self.talk.rename(title)
+
+    def delete_conversation(self) -> None:
+        """Forget the conversation for good; its document stays open."""
+        with self._lock:
+            self._require_idle()
+            self.talk.delete()
+            self._leave_chat()
 
     def close(self) -> None:
         """Stop what runs and free the engine."""
@@ -212,6 +172,7 @@ class Workspace:
             engine, self._engine, self._session = self._engine, None, None
         if engine:
             engine.close()
+        self._history.close()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -234,39 +195,15 @@ class Workspace:
             job.start()
         return job
 
-    def _forget_chat(self) -> None:
-        self._turns, self._trouble, self.job = (), "", None
-        self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
-        self._measured = None
-        self._renew_session()
-
-    def _renew_session(self) -> None:
-        """A session over the present engine and document, with the conversation so far."""
-        if self._engine is None or self.preset is None:
-            self._session = None
-            return
-        document = self.opened.used if self.opened else None
-        self._session = Session(self._engine, document, instruction=self.preset.instruction, turns=self._turns)
-
     def _use(self, opened: OpenedDocument) -> None:
         """Make a document the one to talk about; the conversation about another one ends. The lock is held."""
         self.opened = self._measured_by_engine(opened)
-        self._forget_chat()
-
-    def _measured_by_engine(self, opened: OpenedDocument) -> OpenedDocument:
-        """The document with its tokens counted, if there is an engine to count with."""
-        engine, preset = self._engine, self.preset
-        if engine is None or preset is None:
-            return opened
-        tokenizer = engine.tokenizer
-        reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
-        return opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
+        self._leave_chat()
 
     def _load_engine(self, job: Job[Fact], preset: Preset) -> None:
         """Free, load, and on failure go back to the preset before."""
         before = self.preset if self._engine else None
         with self._lock:
-            self._turns = tuple(Turn(turn.question, turn.answer) for turn in self.turns)
             engine, self._engine, self._session = self._engine, None, None
             self.opened = self.opened.unmeasured() if self.opened else None
         if engine:
@@ -299,17 +236,23 @@ class Workspace:
         with self._lock:
             self._engine, self.preset, self.settings = engine, preset, preset.generation
             self.baseline, self.comparison, self.answer_job, self._measured = None, None, None, None
-            self._renew_session()
+            self._session = self._new_session(len(self.talk.path))
             self.opened = self._measured_by_engine(self.opened) if self.opened else None
 
-    def _answer(self, job: Job[Fact], session: Session, question: str) -> None:
+    def _answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str) -> None:
         """The answer job."""
         given = self.settings
         sampling = SamplingParams(
             given.temperature, given.top_k, given.top_p, given.min_p, given.repetition_penalty, given.seed
         )
-        for event in session.ask(question, sampling=sampling, max_tokens=given.max_tokens, cancelled=job.is_cancelled):
-            job.report(event)
+        trouble = ""
+        if self._document_path is not None:
+            try:
+                self.talk.keep_document(self._document_path, self.opened.chosen if self.opened else None)
+            except StoreError as error:
+                trouble = str(error)
+        work = AnswerWork(session, self.talk, keeper, self.locate)
+        self._trouble = work.run(question, sampling, given.max_tokens, job.is_cancelled, job.report) or trouble
 
     def calibrate(self) -> Job[Fact] | None:
         """Measure plain decoding briefly behind the last prompt; None when that was done or makes no sense."""
@@ -340,10 +283,8 @@ class Workspace:
         if plain is None or drafted is None:
             return
         self.baseline = baseline_of(plain) or self.baseline
+        if self.baseline and self.talk.path:
+            plain_rate = {"plain_tokens_per_second": self.baseline.tokens_per_second}
+            self.talk.annotate(self.talk.path[-1].id, plain_rate)
         if num_tokens is None and plain.token_ids and not job.is_cancelled():
             self.comparison = compare(drafted, plain, session.last_prompt_token_ids, engine.logits_after)
-
-
-def events_of(facts: Sequence[Fact]) -> list[Event]:
-    """The engine's events among a job's facts."""
-    return [fact for fact in facts if not isinstance(fact, Progress)]

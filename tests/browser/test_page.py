@@ -229,3 +229,55 @@ def test_no_size_scrolls_sideways_and_both_schemes_are_legible(
     assert abs(ink - paper) > 400
     page.locator("#se-stop").click()
     expect(bot_messages(page)).to_have_count(1)
+
+
+def test_conversations_are_kept_branched_found_and_saved(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.locator("#se-settings > button").click()
+    page.locator("#se-settings input[type=number]").first.fill("24")
+    page.keyboard.press("Tab")
+    ask(page, "When was the fund closed?")
+    expect(bot_messages(page)).to_have_count(1)
+    ask(page, "Which district?")
+    expect(bot_messages(page)).to_have_count(2)
+    expect(page.locator("#se-answers tbody tr")).to_have_count(2)
+
+    users = page.locator("#se-chat .user-row")
+    users.first.hover()
+    users.first.get_by_label("Edit").click()
+    page.locator("#se-chat textarea").fill("Who closed the fund?")
+    page.locator("#se-chat").get_by_label("Submit").click()
+    expect(users).to_have_text(["Who closed the fund?"])
+    expect(bot_messages(page)).to_have_count(1)
+    page.locator("#se-branches input").click()
+    page.get_by_role("option", name="1: Which district?").click()
+    expect(users).to_have_text(["When was the fund closed?", "Which district?"])
+
+    bot_messages(page).last.hover()
+    bot_messages(page).last.get_by_label("Retry").click()
+    expect(page.locator("#se-notice")).to_contain_text("the same word for word")
+
+    page.locator("#se-new").click()
+    expect(users).to_have_count(0)
+    page.locator("#se-history > button").click()
+    listed = page.locator("#se-conversations label")
+    expect(listed).to_have_count(1)
+    page.locator("#se-search input").fill("no such thing")
+    expect(listed).to_have_count(0)
+    page.locator("#se-search input").fill("DISTRICT")
+    expect(listed).to_have_count(1)
+    listed.first.click()
+    expect(users).to_have_count(2)
+    page.locator("#se-title input").fill("Funds <img src=x onerror=alert(1)>")
+    page.locator("#se-rename").click()
+    expect(listed.first).to_contain_text("Funds <img src=x onerror=alert(1)>")
+    with page.expect_download() as saved:
+        page.locator(".se-exports a", has_text="Markdown").click()
+    assert "> Which district?" in saved.value.path().read_text("utf-8")
+
+    page.locator("#se-delete").click()
+    page.locator("#se-delete-really").click()
+    expect(users).to_have_count(0)
+    expect(listed).to_have_count(0)
+    expect(page.locator("#se-document")).to_contain_text("report.pdf")  # still open, to ask anew

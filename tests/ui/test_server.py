@@ -12,10 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
+from spec_engine.chat.history import History
 from spec_engine.config import ModelRef, Preset
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui.guard import OwnPagesOnly
-from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback
+from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback, reopen_last
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
 
@@ -165,3 +166,41 @@ def test_open_streams_are_let_go_when_the_server_ends() -> None:
 
     with ThreadPoolExecutor(1) as apart:  # a browser test may have left a loop in this thread
         apart.submit(lambda: asyncio.run(run())).result(10)
+
+
+def test_a_conversation_is_saved_as_markdown_and_json(client: TestClient, workspace: Workspace) -> None:
+    store = workspace.talk._store
+    conversation = store.begin("Fées & <b>figures</b>?")
+    turn = store.add_turn(conversation, None, "Why?", model="m", preset="p")
+    store.extend(turn, "So.", [1], [False])
+    store.finish(turn, "So.", 1, "stop")
+    markdown = client.get(f"/conversations/{conversation}.md")
+    assert markdown.status_code == 200
+    assert "> Why?\n\nSo." in markdown.text
+    assert markdown.headers["content-disposition"] == ("attachment; filename*=UTF-8''F%C3%A9es----b-figures--b.md")
+    assert client.get(f"/conversations/{conversation}.json").json()["turns"][0]["answer"] == "So."
+    for missing in (f"/conversations/{conversation}.exe", "/conversations/999.md"):
+        assert client.get(missing).status_code == 404
+    assert client.get(f"/conversations/{conversation}.md", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_the_last_conversation_is_shown_again(tmp_path: Path) -> None:
+    report = tmp_path / "report.txt"
+    report.write_text("Some text. " * 50)
+    first = Workspace(lambda preset, tell: ScriptedEngine("answer"), History(tmp_path / "data"))
+    first.switch(PRESET).join(10)
+    first.open_document(report)
+    first.ask("What?").join(10)
+    first.close()
+    lines: list[str] = []
+    again = Workspace(lambda preset, tell: ScriptedEngine("answer"), History(tmp_path / "data"))
+    reopen_last(again, lines.append)
+    assert [turn.question for turn in again.turns] == ["What?"]
+    again.close()
+    for kept in (tmp_path / "data" / "documents").rglob("*.txt"):
+        kept.unlink()
+    lost = Workspace(lambda preset, tell: ScriptedEngine("answer"), History(tmp_path / "data"))
+    reopen_last(lost, lines.append)
+    assert lost.turns == ()
+    assert len(lines) == 1
+    assert "could not be opened again" in lines[0]

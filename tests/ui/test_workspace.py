@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, Preset
-from spec_engine.errors import DocumentError, ModelNotFound, RequestError
+from spec_engine.errors import DocumentError, ModelNotFound, RequestError, StoreError
 from spec_engine.events import Finished, Prefilled, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.job import Job
-from spec_engine.ui.workspace import Fact, Progress, Workspace
+from spec_engine.ui.state import Fact, Progress
+from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
 
 ANSWER = " ".join(f"word{number}" for number in range(60))
@@ -56,8 +58,8 @@ def report(tmp_path: Path) -> Path:
     return path
 
 
-def ready(report: Path, loader: Loader) -> Workspace:
-    workspace = Workspace(loader)
+def ready(report: Path, loader: Loader, history: History | None = None) -> Workspace:
+    workspace = Workspace(loader, history)
     done(workspace.switch(preset("builtin")))
     workspace.open_document(report)
     return workspace
@@ -316,3 +318,143 @@ def test_settings_come_from_the_preset_until_they_are_changed(report: Path) -> N
     first, second = (request for request in loader.engines[0].requests)
     assert (first.stop.max_tokens, first.sampling) == (512, SamplingParams())
     assert (second.stop.max_tokens, second.sampling) == (7, SamplingParams(temperature=0.5, seed=3))
+
+
+# --- the history ------------------------------------------------------------------------------------------------------
+
+
+def questions(workspace: Workspace) -> list[str]:
+    return [turn.question for turn in workspace.turns]
+
+
+def test_a_conversation_is_there_after_a_restart_with_its_document(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader(), History(tmp_path / "data"))
+    done(workspace.ask("First?"))
+    done(workspace.ask("Second?"))
+    conversation = workspace.talk.conversation
+    assert conversation is not None
+    workspace.close()
+    report.unlink()
+
+    again = Workspace(Loader(), History(tmp_path / "data"))
+    again.open_conversation(conversation)
+    assert questions(again) == ["First?", "Second?"]
+    assert again.opened is not None
+    assert again.opened.whole.source_name == report.name
+    done(again.switch(preset("builtin")))
+    done(again.ask("Third?"))
+    assert questions(again) == ["First?", "Second?", "Third?"]
+    details = again.talk.path[-1].details
+    assert details["metrics"]["num_generated_tokens"] == 61  # type: ignore[index]
+
+
+def test_an_answer_that_a_crash_broke_off_is_there_as_it_was_shown(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.02), History(tmp_path / "data"))
+    job = workspace.ask("What?")
+    while sum(isinstance(fact, TokensAccepted) for fact in job.facts) < 4:
+        time.sleep(0.005)
+    shown = "".join(fact.text for fact in job.facts if isinstance(fact, TokensAccepted))
+    other = History(tmp_path / "data")  # as another process would find it now
+    (turn,) = other.store.path(other.store.conversations()[0].id)
+    assert turn.answer.startswith(shown)
+    assert turn.reason == "interrupted"
+    workspace.stop()
+    done(job)
+
+
+def test_an_edited_question_begins_a_branch_and_the_old_one_stays(report: Path) -> None:
+    workspace = ready(report, Loader())
+    for question in ("First?", "Second?", "Third?"):
+        done(workspace.ask(question))
+    done(workspace.ask("Second, otherwise?", 1))
+    assert questions(workspace) == ["First?", "Second, otherwise?"]
+    done(workspace.ask("And then?"))
+    branches = workspace.talk.branches()
+    assert [question for _, question in branches] == ["Third?", "And then?"]
+    workspace.show_branch(branches[0][0])
+    assert questions(workspace) == ["First?", "Second?", "Third?"]
+    done(workspace.ask("Fourth?"))
+    assert questions(workspace) == ["First?", "Second?", "Third?", "Fourth?"]
+
+
+def test_regenerating_keeps_both_answers_and_draws_anew(report: Path) -> None:
+    workspace = ready(report, Loader())
+    with pytest.raises(RequestError, match="no answer to repeat"):
+        workspace.regenerate()
+    done(workspace.ask("What?"))
+    with pytest.raises(RequestError, match="the same word for word"):
+        workspace.regenerate()
+    workspace.settings = replace(workspace.settings, temperature=0.8, seed=5)
+    done(workspace.regenerate())
+    done(workspace.regenerate())
+    assert questions(workspace) == ["What?"]
+    assert len(workspace.talk.branches()) == 3
+    assert workspace.talk.path[-1].details["seed"] == 6
+
+
+def test_a_new_answer_that_was_stopped_at_once_leaves_the_old_one(report: Path) -> None:
+    loader = Loader()
+    workspace = ready(report, loader)
+    for question in ("First?", "Second?"):
+        done(workspace.ask(question))
+    loader.engines[-1].chunk_s = 0.3
+    job = workspace.ask("First, otherwise? " + "word " * 600, 0)
+    workspace.stop()
+    done(job)
+    assert questions(workspace) == ["First?", "Second?"]
+    assert len(workspace.talk.branches()) == 1
+
+
+def test_a_new_chat_leaves_the_old_one_in_the_list(report: Path) -> None:
+    workspace = ready(report, Loader())
+    done(workspace.ask("First?"))
+    workspace.new_chat()
+    assert workspace.turns == ()
+    done(workspace.ask("Other?"))
+    assert [one.title for one in workspace.talk.summaries()] == ["Other?", "First?"]
+    first = workspace.talk.summaries()[1].id
+    workspace.open_conversation(first)
+    assert questions(workspace) == ["First?"]
+    workspace.rename_conversation("A name")
+    assert [one.title for one in workspace.talk.summaries("name")] == ["A name"]
+    workspace.delete_conversation()
+    assert workspace.turns == ()
+    assert [one.title for one in workspace.talk.summaries()] == ["Other?"]
+    with pytest.raises(StoreError, match="does not exist"):
+        workspace.open_conversation(first)
+
+
+def test_a_conversation_whose_document_is_gone_leaves_everything_as_it_is(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader(), History(tmp_path / "data"))
+    done(workspace.ask("First?"))
+    first = workspace.talk.conversation
+    assert first is not None
+    workspace.new_chat()
+    done(workspace.ask("Other?"))
+    for kept in (tmp_path / "data" / "documents").rglob("*.txt"):
+        kept.unlink()
+    with pytest.raises(StoreError, match="is gone"):
+        workspace.open_conversation(first)
+    assert questions(workspace) == ["Other?"]
+
+
+def test_the_chosen_part_of_a_document_comes_back(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader(), History(tmp_path / "data"))
+    workspace.choose_range(1, 2)
+    done(workspace.ask("What?"))
+    conversation = workspace.talk.conversation
+    assert conversation is not None
+    workspace.open_document(report)
+    workspace.open_conversation(conversation)
+    assert workspace.opened is not None
+    assert workspace.opened.chosen == (1, 2)
+
+
+def test_another_model_s_answers_are_read_as_text(report: Path) -> None:
+    workspace = ready(report, Loader())
+    done(workspace.ask("What?"))
+    assert workspace.turns[0].answer_token_ids is not None
+    done(workspace.switch(preset("other")))
+    assert workspace.turns[0].answer_token_ids is None
+    done(workspace.switch(preset("builtin")))
+    assert workspace.turns[0].answer_token_ids is not None  # its own again

@@ -1,0 +1,79 @@
+"""A conversation as a file to keep or to give away.
+
+Job: Markdown for people, JSON for programs; both name the document, its parts that were looked at, and the figures.
+Non-job: where a conversation comes from (`store`), writing files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from spec_engine.chat.store import StoredTurn
+
+FORMAT: Final = 1  # of the JSON; raised when a key changes its meaning
+_REASONS: Final = {
+    "length": "reached the length limit",
+    "cancelled": "stopped",
+    "failed": "broken off by an error",
+    "interrupted": "broken off, the program ended",
+}
+
+
+def to_markdown(title: str, document: str, turns: Sequence[StoredTurn]) -> str:
+    """The conversation with its questions as headings. `document` is the file's name, "" without one."""
+    parts = [f"# {title}"]
+    if document:
+        parts.append(f"About: {document}")
+    for turn in turns:
+        quoted = turn.question.replace("\n", "\n> ")
+        parts += [f"> {quoted}", turn.answer.strip(), f"*{footer(turn)}*"]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_json(title: str, document: str, turns: Sequence[StoredTurn]) -> str:
+    """The conversation with everything that is known of it, token ids included."""
+    table = {
+        "format": FORMAT,
+        "title": title,
+        "document": document,
+        "turns": [
+            {
+                "question": turn.question,
+                "answer": turn.answer,
+                "model": turn.model,
+                "preset": turn.preset,
+                "reason": turn.reason,
+                "created_at": datetime.fromtimestamp(turn.created_at, UTC).isoformat(timespec="seconds"),
+                "token_ids": list(turn.token_ids),
+                "is_drafted": [int(flag) for flag in turn.is_drafted],
+                **turn.details,
+            }
+            for turn in turns
+        ],
+    }
+    return json.dumps(table, ensure_ascii=False, indent=1) + "\n"
+
+
+def footer(turn: StoredTurn) -> str:
+    """What is known of an answer, in a line: tokens, speed, gain, how it ended, where the drafter was sent."""
+    num_tokens = len(turn.token_ids)
+    parts = [f"{num_tokens:,} token{'' if num_tokens == 1 else 's'}"]
+    metrics = turn.details.get("metrics")
+    if isinstance(metrics, Mapping):
+        rate = float(metrics["tokens_per_second"])
+        parts.append(f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s")
+        plain = turn.details.get("plain_tokens_per_second")
+        if isinstance(plain, int | float) and plain > 0:
+            parts.append(f"{rate / plain:.1f} × plain decoding")
+        if metrics["num_draft_tokens"]:
+            parts.append(f"{metrics['mean_acceptance_length']:.1f} tokens a pass")
+        if metrics["num_reused_tokens"]:
+            new = metrics["num_prompt_tokens"] - metrics["num_reused_tokens"]
+            parts.append(f"reused {metrics['num_reused_tokens']:,} · new {new:,}")
+    if turn.reason in _REASONS:
+        parts.append(_REASONS[turn.reason])
+    looked_at = turn.details.get("looked_at")
+    if isinstance(looked_at, list) and looked_at:
+        parts.append(f"looked at {', '.join(str(label) for label in looked_at)}")
+    return " · ".join(parts)

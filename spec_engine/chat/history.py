@@ -1,0 +1,142 @@
+"""What is kept of conversations: the store, and the documents that they are about.
+
+Job: `History`, a folder with both, and `AnswerKeeper`, which writes an answer down while it is made.
+Non-job: the tables (`store`), asking (`session`).
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from spec_engine.chat.store import ConversationStore, Reason
+from spec_engine.errors import StoreError
+from spec_engine.events import Event, Finished, TokensAccepted
+
+FLUSH_S: Final = 0.05  # between two commits of a running answer: more often than a page looks
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRef:
+    """A kept document: its folder's name (the file's hash), its file name, and the parts in use."""
+
+    digest: str
+    name: str
+    chosen: tuple[int, int] | None = None
+
+    def dump(self) -> str:
+        """As one string, for the store."""
+        return json.dumps([self.digest, self.name, self.chosen])
+
+    @classmethod
+    def load(cls, text: str) -> "DocumentRef | None":
+        """What `dump` wrote; None for the empty string."""
+        if not text:
+            return None
+        digest, name, chosen = json.loads(text)
+        return cls(digest, name, tuple(chosen) if chosen else None)
+
+
+class History:
+    """Conversations and their documents in a folder.
+
+    Args:
+        folder: made when it does not exist. None: everything is forgotten when the process ends.
+
+    Raises `StoreError` when the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="spec-engine-") if folder is None else None
+        self._documents = Path(self._temporary.name if self._temporary else folder or "") / "documents"
+        self.store = ConversationStore(folder / "conversations.sqlite" if folder else None)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.store.close()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def keep(self, path: Path) -> DocumentRef:
+        """Copy a document to the folder, once for the same content. Raises `StoreError`."""
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+            kept = self._documents / digest / path.name
+            if not kept.is_file():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                partial = kept.with_name(f".{kept.name}.part")
+                shutil.copyfile(path, partial)
+                partial.replace(kept)
+        except OSError as error:
+            raise StoreError(
+                f"{path.name} could not be kept for this conversation: {error}. The conversation goes on, but opened "
+                "again later it will lack its document. Free some space or check the folder's rights."
+            ) from error
+        return DocumentRef(digest, path.name)
+
+    def find(self, ref: DocumentRef) -> Path:
+        """The kept copy. Raises `StoreError` when it is gone."""
+        path = self._documents / ref.digest / ref.name
+        if not path.is_file():
+            raise StoreError(f"The kept copy of {ref.name} is gone from {self._documents}. Open the document again.")
+        return path
+
+    def delete(self, conversation: int) -> None:
+        """Forget a conversation, and its document where no other is about it."""
+        summary = self.store.summary(conversation)
+        self.store.delete(conversation)
+        ref = DocumentRef.load(summary.document) if summary else None
+        others = {known.digest for one in self.store.conversations() if (known := DocumentRef.load(one.document))}
+        if ref is not None and ref.digest not in others:
+            shutil.rmtree(self._documents / ref.digest, ignore_errors=True)
+
+
+class AnswerKeeper:
+    """Writes one answer down: events go in, and come out once what they brought is on disk.
+
+    Where that fails the answer goes on; `trouble` says why it is not kept.
+    """
+
+    def __init__(self, store: ConversationStore, turn: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.turn = turn
+        self.trouble = ""
+        self._store = store
+        self._clock = clock
+        self._flushed_at = clock()
+        self._waiting: list[Event] = []
+
+    def take(self, event: Event) -> Iterator[Event]:
+        """The events that may be shown now, in order."""
+        self._waiting.append(event)
+        is_due = self._clock() - self._flushed_at >= FLUSH_S
+        if is_due or isinstance(event, Finished) or not any(isinstance(e, TokensAccepted) for e in self._waiting):
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Event]:
+        """All that waits."""
+        waiting, self._waiting, self._flushed_at = self._waiting, [], self._clock()
+        accepted = [event for event in waiting if isinstance(event, TokensAccepted)]
+        if accepted:
+            text = "".join(event.text for event in accepted)
+            token_ids = [token_id for event in accepted for token_id in event.token_ids]
+            is_drafted = [flag for event in accepted for flag in event.is_drafted]
+            self._try(lambda: self._store.extend(self.turn, text, token_ids, is_drafted))
+        yield from waiting
+
+    def finish(self, answer: str, num_tokens: int, reason: Reason, details: Mapping[str, object]) -> None:
+        """The answer is complete; see `ConversationStore.finish`."""
+        self._try(lambda: self._store.finish(self.turn, answer, num_tokens, reason, details))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if self.trouble:
+            return
+        try:
+            write()
+        except StoreError as error:
+            self.trouble = f"From here on this answer is not kept. {error}"

@@ -1,0 +1,75 @@
+"""The work of one answer: ask, write down, show.
+
+Job: the body of an answer job, and what of an answer is kept beside its text.
+Non-job: when one may begin (`workspace`), the store (`chat.store`).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from spec_engine.chat.history import AnswerKeeper
+from spec_engine.chat.session import Session
+from spec_engine.chat.store import Reason
+from spec_engine.events import ContextFocused, Event, Finished
+from spec_engine.sampling import SamplingParams
+from spec_engine.ui.talk import Talk
+
+NUM_PLACES = 6  # parts of the document that are named as looked at
+
+
+class AnswerWork:
+    """One answer in the making.
+
+    Args:
+        locate: names the part of the document that holds a token of the prompt; "" behind the document.
+    """
+
+    def __init__(self, session: Session, talk: Talk, keeper: AnswerKeeper, locate: Callable[[int], str]) -> None:
+        self._session = session
+        self._talk = talk
+        self._keeper = keeper
+        self._locate = locate
+        self._seen: Counter[str] = Counter()
+        self._finished: Finished | None = None
+
+    def run(
+        self,
+        question: str,
+        sampling: SamplingParams,
+        max_tokens: int,
+        cancelled: Callable[[], bool],
+        report: Callable[[Event], None],
+    ) -> str:
+        """Make the answer, reporting events once they are on disk; a sentence if it could not be kept, else ""."""
+        reason: Reason = "failed"
+        num_before = len(self._session.turns)
+        try:
+            for event in self._session.ask(question, sampling=sampling, max_tokens=max_tokens, cancelled=cancelled):
+                self._look_at(event)
+                for shown in self._keeper.take(event):
+                    report(shown)
+            reason = self._finished.reason if self._finished else "cancelled"
+        finally:
+            for shown in self._keeper.flush():
+                report(shown)
+            turns = self._session.turns[num_before:]
+            text, token_ids = (turns[0].answer, turns[0].answer_token_ids or ()) if turns else ("", ())
+            self._talk.end(self._keeper, text, len(token_ids), reason, self._details(sampling))
+        return self._keeper.trouble
+
+    def _look_at(self, event: Event) -> None:
+        """Note what an event says beside the text."""
+        if isinstance(event, Finished):
+            self._finished = event
+        elif isinstance(event, ContextFocused):
+            first_tokens = (chunk * event.chunk_size for chunk in event.chunk_ids)
+            self._seen.update({label for token in first_tokens if (label := self._locate(token))})
+
+    def _details(self, sampling: SamplingParams) -> dict[str, object]:
+        """Figures, settings, and the parts that the drafter was shown most often."""
+        details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed}
+        if self._finished:
+            details["metrics"] = self._finished.metrics.as_dict()
+        if self._seen:
+            details["looked_at"] = [label for label, _ in self._seen.most_common(NUM_PLACES)]
+        return details

@@ -1,0 +1,173 @@
+"""What the page works on, and what can be done with it now.
+
+Job: `PageState`: the engine, the document, the conversation of those kept, the running job, and questions about them.
+Non-job: changing them (`workspace`), widgets and markup.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from spec_engine.chat.compare import Comparison
+from spec_engine.chat.history import History
+from spec_engine.chat.prompt import Turn, count_document_tokens
+from spec_engine.chat.session import Session
+from spec_engine.config import GenerationDefaults, Preset
+from spec_engine.events import Event, TokensAccepted
+from spec_engine.ui import text
+from spec_engine.ui.engines import EngineLoader, PageEngine
+from spec_engine.ui.job import Job
+from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.readouts import DraftingState
+from spec_engine.ui.speed import PlainBaseline
+from spec_engine.ui.talk import Talk
+
+RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sentence about a job that writes no answer."""
+
+    message: str
+
+
+Fact = Event | Progress
+
+
+class PageState:
+    """What is there, and what can be done with it now.
+
+    Args:
+        load: loads an engine.
+        history: where conversations are kept; None forgets them when the process ends.
+    """
+
+    def __init__(self, load: EngineLoader, history: History | None = None) -> None:
+        self._load = load
+        self._history = history or History(None)
+        self.talk = Talk(self._history)
+        self._lock = threading.RLock()
+        self._engine: PageEngine | None = None
+        self._session: Session | None = None
+        self.opened: OpenedDocument | None = None
+        self._document_path: Path | None = None  # its file, until a conversation keeps a copy
+        self.preset: Preset | None = None
+        self.settings = GenerationDefaults()  # the preset's until the user changes them
+        self.job: Job[Fact] | None = None
+        self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
+        self.pending_question = ""
+        self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
+        self._measured: Job[Fact] | None = None  # the answer that a baseline was looked for behind
+        self.comparison: Comparison | None = None
+        self._trouble = ""  # why the last engine could not be loaded
+
+    # --- questions about the state ------------------------------------------------------------------------------------
+
+    @property
+    def active_job(self) -> Job[Fact] | None:
+        """The job that is running."""
+        job = self.job
+        return job if job is not None and job.is_running else None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation as it is shown; of a running answer only the question."""
+        return tuple(self.talk.turns(self._model))
+
+    @property
+    def _model(self) -> str:
+        """Whose token ids an answer's are."""
+        target = self.preset.target if self.preset else None
+        return f"{target.id}@{target.revision or ''}" if target else ""
+
+    @property
+    def was_stopped_early(self) -> bool:
+        """Whether the last answer ended before anything of it was shown."""
+        job = self.answer_job
+        return (
+            job is not None and not job.is_running and not any(isinstance(fact, TokensAccepted) for fact in job.facts)
+        )
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether there is a finished answer by a drafter, and nothing runs but a calibration."""
+        session, job = self._session, self.active_job
+        is_free = job is None or job.kind == "calibrate"
+        last = session.last_finished if session else None
+        return is_free and self.drafting.is_on and last is not None and bool(last.token_ids)
+
+    @property
+    def trouble(self) -> str:
+        """Why the last job failed; "" when it did not."""
+        job = self.job
+        return self._trouble or (job.error or "" if job else "")
+
+    @property
+    def why_not_ask(self) -> str:
+        """Why a question cannot be asked now; "" when it can."""
+        if self._engine is None or ((job := self.active_job) and job.kind == "load"):
+            return text.ASK_NEEDS_ENGINE
+        if self.opened is None:
+            return text.ASK_NEEDS_DOCUMENT
+        budget = self.opened.budget
+        return "" if budget is not None and budget.fits else text.ASK_NEEDS_FIT
+
+    @property
+    def drafting(self) -> DraftingState:
+        """Whether drafting is on, and with what."""
+        if self._engine is None or self.preset is None:
+            return DraftingState(False, "No model")
+        draft = self.preset.draft
+        if draft.kind == "none":
+            return DraftingState(False, "Drafting off (this model is set up for plain decoding)")
+        retrieval = " + retrieval" if draft.retrieves else ""
+        return DraftingState(True, f"Drafting on: {text.DRAFTER_NAMES.get(draft.kind, draft.kind)}{retrieval}")
+
+    def take_back_question(self) -> str:
+        """The question whose answer was stopped before its first word, once; "" when there is none."""
+        if not self.was_stopped_early:
+            return ""
+        question, self.pending_question = self.pending_question, ""
+        return question
+
+    def locate(self, token: int) -> str:
+        """The part of the document that holds a token of the prompt; "" when it lies behind the document."""
+        return self.opened.locate(token) if self.opened else ""
+
+    # --- for the actions ----------------------------------------------------------------------------------------------
+
+    def _leave_chat(self) -> None:
+        self.talk.leave()
+        self._forget_answer()
+
+    def _forget_answer(self) -> None:
+        """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
+        self._trouble, self.job = "", None
+        self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
+        self._measured = None
+        self._session = self._new_session(len(self.talk.path))
+
+    def _new_session(self, num_turns: int) -> Session | None:
+        """A session over the present engine and document, with the first turns of the conversation."""
+        if self._engine is None or self.preset is None:
+            return None
+        document = self.opened.used if self.opened else None
+        turns = self.turns[:num_turns]
+        return Session(self._engine, document, instruction=self.preset.instruction, turns=turns)
+
+    def _measured_by_engine(self, opened: OpenedDocument) -> OpenedDocument:
+        """The document with its tokens counted, if there is an engine to count with."""
+        engine, preset = self._engine, self.preset
+        if engine is None or preset is None:
+            return opened
+        tokenizer = engine.tokenizer
+        reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
+        return opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
+
+
+def events_of(facts: Sequence[Fact]) -> list[Event]:
+    """The engine's events among a job's facts."""
+    return [fact for fact in facts if not isinstance(fact, Progress)]

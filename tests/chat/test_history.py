@@ -1,0 +1,106 @@
+"""Documents are kept as long as a conversation is about them; an answer is on disk before it is shown."""
+
+from pathlib import Path
+
+import pytest
+
+from spec_engine.chat.history import FLUSH_S, AnswerKeeper, DocumentRef, History
+from spec_engine.errors import StoreError
+from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
+from spec_engine.metrics import MetricsRecorder, StepRecord
+
+STEP = StepRecord(1, 1, 2, 1, 0.0, 0.0)
+
+
+def accepted(text: str, *token_ids: int) -> TokensAccepted:
+    flags = (True,) * (len(token_ids) - 1) + (False,)
+    return TokensAccepted(token_ids, flags, text, (text,), STEP, 0.0)
+
+
+def finished(text: str, *token_ids: int) -> Finished:
+    return Finished("stop", token_ids, text, MetricsRecorder(1, 0).summary(1.0))
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(tmp_path / "data")
+
+
+def test_a_document_is_copied_once_and_found_again(history: History, tmp_path: Path) -> None:
+    path = tmp_path / "report ä.txt"
+    path.write_text("Some text.")
+    ref = history.keep(path)
+    path.unlink()
+    assert history.find(ref).read_text() == "Some text."
+    assert DocumentRef.load(DocumentRef(ref.digest, ref.name, (2, 4)).dump()) == DocumentRef(
+        ref.digest, ref.name, (2, 4)
+    )
+    assert DocumentRef.load("") is None
+    assert history.keep(history.find(ref)) == ref
+    assert [path.name for path in history.find(ref).parent.iterdir()] == ["report ä.txt"]
+
+
+def test_what_is_gone_is_said(history: History, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"report\.pdf is gone"):
+        history.find(DocumentRef("0" * 32, "report.pdf"))
+    with pytest.raises(StoreError, match=r"nothing.txt could not be kept.*lack its document"):
+        history.keep(tmp_path / "nothing.txt")
+
+
+def test_a_document_goes_with_the_last_conversation_about_it(history: History, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Text.")
+    ref = history.keep(path)
+    first, second = (history.store.begin("t", ref.dump()) for _ in range(2))
+    history.delete(first)
+    assert history.find(ref).is_file()
+    history.delete(second)
+    with pytest.raises(StoreError, match="gone"):
+        history.find(ref)
+
+
+def test_nothing_is_left_behind_without_a_folder() -> None:
+    history = History(None)
+    path = Path(__file__)
+    kept = history.find(history.keep(path))
+    assert kept.is_file()
+    history.close()
+    assert not kept.exists()
+
+
+def test_tokens_are_on_disk_before_they_are_handed_out(history: History) -> None:
+    conversation, now = history.store.begin("t"), [0.0]
+    turn = history.store.add_turn(conversation, None, "q", model="m", preset="p")
+    keeper = AnswerKeeper(history.store, turn, lambda: now[0])
+    shown: list[Event] = []
+
+    def take(event: Event) -> str:
+        """Let an event in; the text that is on disk then."""
+        for given in keeper.take(event):
+            shown.append(given)
+            on_disk = history.store.path(conversation)[0].answer
+            assert on_disk.startswith("".join(e.text for e in shown if isinstance(e, TokensAccepted)))
+        return history.store.path(conversation)[0].answer
+
+    assert take(PromptReady(3, 0)) == ""
+    assert len(shown) == 1
+    assert take(accepted("a", 1)) == ""  # a moment after the last commit: it waits
+    now[0] += FLUSH_S
+    assert take(accepted("b", 2, 3)) == "ab"
+    assert len(shown) == 3
+    assert take(accepted("c", 4)) == "ab"
+    assert take(finished("abc", 1, 2, 3, 4)) == "abc"  # the end waits for nothing
+    assert [type(event).__name__ for event in shown] == ["PromptReady", *["TokensAccepted"] * 3, "Finished"]
+    keeper.finish("abc", 4, "stop", {})
+    assert history.store.path(conversation)[0].token_ids == (1, 2, 3, 4)
+    assert keeper.trouble == ""
+
+
+def test_an_answer_goes_on_when_it_cannot_be_kept(history: History) -> None:
+    turn = history.store.add_turn(history.store.begin("t"), None, "q", model="m", preset="p")
+    keeper = AnswerKeeper(history.store, turn, lambda: 0.0)
+    history.store.close()
+    events = [accepted("a", 1), accepted("b", 2), finished("ab", 1, 2)]
+    assert [given for event in events for given in keeper.take(event)] == events
+    keeper.finish("ab", 2, "stop", {})
+    assert keeper.trouble.startswith("From here on this answer is not kept.")
