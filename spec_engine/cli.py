@@ -25,11 +25,10 @@ from spec_engine.bench.traces import record_traces, save_traces
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
-from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
+from spec_engine.cli_options import add_parts, add_preset, chosen_document, chosen_preset, positive, progress
 from spec_engine.cli_train import add_train
 from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
-from spec_engine.documents.read import read_document
 from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
@@ -74,7 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     ask = commands.add_parser("ask", help="one question about one document")
     add_preset(ask)
-    ask.add_argument("--document", type=Path, help="the file to read; without it the question stands alone")
+    ask.add_argument("--document", type=Path, nargs="+", help="files to read; without them the question stands alone")
+    add_parts(ask)
     ask.add_argument("--password", help="of an encrypted file")
     ask.add_argument("--question", required=True)
     ask.add_argument("--drafter", choices=DRAFTER_KINDS, help="instead of the preset's")
@@ -87,8 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--json", action="store_true", help="one JSON object with token ids and metrics")
     ask.set_defaults(command=_ask)
 
-    read = commands.add_parser("read", help="show what is read from a file")
-    read.add_argument("file", type=Path)
+    read = commands.add_parser("read", help="show what is read from files")
+    read.add_argument("file", type=Path, nargs="+")
+    add_parts(read)
     read.add_argument("--password", help="of an encrypted file")
     read.add_argument("--preset", default="builtin", help="whose tokenizer counts (default: %(default)s)")
     read.add_argument("--json", action="store_true")
@@ -144,7 +145,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace) -> int:
     preset = chosen_preset(arguments)
-    document = None if arguments.document is None else read_document(arguments.document, arguments.password)
+    document = None if arguments.document is None else chosen_document(arguments.document, arguments)
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=progress)
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
@@ -215,7 +216,7 @@ def _sampling(preset: Preset, arguments: argparse.Namespace) -> SamplingParams:
 
 
 def _read(arguments: argparse.Namespace) -> int:
-    document = read_document(arguments.file, arguments.password)
+    document = chosen_document(arguments.file, arguments)
     preset = load_preset(arguments.preset)
     tokenizer = load_tokenizer(preset, preset.target)
     num_tokens = count_document_tokens(tokenizer, [document.text])[0]
@@ -224,8 +225,9 @@ def _read(arguments: argparse.Namespace) -> int:
         problems = [problem.message for problem in document.problems]
         print(json.dumps({"title": document.title, "blocks": blocks, "num_tokens": num_tokens, "problems": problems}))
         return 0
-    for block in document.blocks:
-        print(f"[{block.anchor.label}]\n{block.text}\n")
+    first = arguments.parts[0] if arguments.parts else 1
+    for number, block in enumerate(document.blocks, first):
+        print(f"[{number}: {block.anchor.label}]\n{block.text}\n")
     for problem in document.problems:
         print(f"Note: {problem.message}", file=sys.stderr)
     print(f"{num_tokens:,} tokens for preset '{preset.name}' ({preset.context_length:,} of context)", file=sys.stderr)

@@ -60,6 +60,7 @@ HOMES = {
     "pypdf": {"documents"},
     "pypdfium2": {"documents"},
     "docx": {"documents"},
+    "pptx": {"documents"},
 }
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60

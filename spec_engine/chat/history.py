@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,23 +23,29 @@ FLUSH_S: Final = 0.05  # between two commits of a running answer: more often tha
 
 @dataclass(frozen=True, slots=True)
 class DocumentRef:
-    """A kept document: its folder's name (the file's hash), its file name, and the parts in use."""
+    """Kept files that were read as one document, each by its folder's name (its hash) and its own, and the parts of
+    the document in use."""
 
-    digest: str
-    name: str
+    files: tuple[tuple[str, str], ...]
     chosen: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The files' names."""
+        return ", ".join(name for _, name in self.files)
 
     def dump(self) -> str:
         """As one string, for the store."""
-        return json.dumps([self.digest, self.name, self.chosen])
+        return json.dumps({"files": self.files, "chosen": self.chosen})
 
     @classmethod
     def load(cls, text: str) -> "DocumentRef | None":
         """What `dump` wrote; None for the empty string."""
         if not text:
             return None
-        digest, name, chosen = json.loads(text)
-        return cls(digest, name, tuple(chosen) if chosen else None)
+        table = json.loads(text)
+        chosen = table["chosen"]
+        return cls(tuple((digest, name) for digest, name in table["files"]), tuple(chosen) if chosen else None)
 
 
 class History:
@@ -62,8 +68,12 @@ class History:
         if self._temporary:
             self._temporary.cleanup()
 
-    def keep(self, path: Path) -> DocumentRef:
-        """Copy a document to the folder, once for the same content. Raises `StoreError`."""
+    def keep(self, paths: Sequence[Path], chosen: tuple[int, int] | None = None) -> DocumentRef:
+        """Copy a document's files to the folder, once for the same content. Raises `StoreError`."""
+        return DocumentRef(tuple((self._copy(path), path.name) for path in paths), chosen)
+
+    def _copy(self, path: Path) -> str:
+        """Copy a file; the name of its folder."""
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
@@ -78,23 +88,26 @@ class History:
                 f"{path.name} could not be kept for this conversation: {error}. The conversation goes on, but opened "
                 "again later it will lack its document. Free some space or check the folder's rights."
             ) from error
-        return DocumentRef(digest, path.name)
+        return digest
 
-    def find(self, ref: DocumentRef) -> Path:
-        """The kept copy. Raises `StoreError` when it is gone."""
-        path = self._documents / ref.digest / ref.name
-        if not path.is_file():
-            raise StoreError(f"The kept copy of {ref.name} is gone from {self._documents}. Open the document again.")
-        return path
+    def find(self, ref: DocumentRef) -> list[Path]:
+        """The kept copies. Raises `StoreError` when one is gone."""
+        paths = [self._documents / digest / name for digest, name in ref.files]
+        for path in paths:
+            if not path.is_file():
+                raise StoreError(f"The kept copy of {path.name} is gone from {self._documents}. Open it again.")
+        return paths
 
     def delete(self, conversation: int) -> None:
         """Forget a conversation, and its document where no other is about it."""
         summary = self.store.summary(conversation)
         self.store.delete(conversation)
         ref = DocumentRef.load(summary.document) if summary else None
-        others = {known.digest for one in self.store.conversations() if (known := DocumentRef.load(one.document))}
-        if ref is not None and ref.digest not in others:
-            shutil.rmtree(self._documents / ref.digest, ignore_errors=True)
+        others = [known for one in self.store.conversations() if (known := DocumentRef.load(one.document))]
+        used = {digest for known in others for digest, _ in known.files}
+        for digest, _ in ref.files if ref else ():
+            if digest not in used:
+                shutil.rmtree(self._documents / digest, ignore_errors=True)
 
 
 class AnswerKeeper:

@@ -17,14 +17,11 @@ from docx.oxml.parser import parse_xml
 from lxml import etree
 
 from spec_engine.documents.anchors import Document
+from spec_engine.documents.archive import open_archive
 from spec_engine.documents.docx_numbering import Numbering, W
 from spec_engine.documents.scripts import subscript, superscript
 from spec_engine.documents.sections import SectionBuilder
 from spec_engine.errors import UnreadableDocument
-
-MAX_UNPACKED_BYTES = 512 << 20
-MAX_XML_BYTES = 96 << 20
-MAX_PARTS = 20_000
 
 _MATH_TEXT = "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
@@ -43,7 +40,7 @@ def read_docx(data: bytes, name: str, stem: str) -> Document:
     Raises:
         UnreadableDocument: damaged, unreasonably large once unpacked, or without text.
     """
-    _check_archive(data, name)
+    open_archive(data, name, _damaged_message(name))
     try:
         package = open_package(io.BytesIO(data))
         reader = _Reader(package)
@@ -60,22 +57,6 @@ def read_docx(data: bytes, name: str, stem: str) -> Document:
             f"{name} is a Word document without any text. If it holds pictures of text, run OCR on them."
         )
     return document
-
-
-def _check_archive(data: bytes, name: str) -> None:
-    """Refuse archives that would unpack to absurd sizes; zipfile never unpacks more than an entry declares."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
-        raise UnreadableDocument(_damaged_message(name)) from error
-    num_bytes = sum(entry.file_size for entry in entries)
-    num_xml_bytes = sum(entry.file_size for entry in entries if entry.filename.endswith((".xml", ".rels")))
-    if len(entries) > MAX_PARTS or num_bytes > MAX_UNPACKED_BYTES or num_xml_bytes > MAX_XML_BYTES:
-        raise UnreadableDocument(
-            f"{name} would unpack to {num_bytes >> 20:,} MiB in {len(entries):,} parts, more than a document can be; "
-            "it is refused for safety. Save the document again, or as PDF."
-        )
 
 
 def _damaged_message(name: str) -> str:

@@ -1,7 +1,7 @@
 """Opens a file as a document.
 
 Job: load, find out the format from the content and the suffix, call the reader of that format, refuse what none can
-read. Non-job: the formats themselves (`pdf`, `docx`, `html`, `plain`), what fits a context (`budget`).
+read. Non-job: the formats themselves (`pdf`, `docx`, `pptx`, `epub`, `html`, `plain`), what fits a context (`budget`).
 """
 
 import io
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.docx import read_docx
+from spec_engine.documents.epub import read_epub
 from spec_engine.documents.html import read_html
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.documents.plain import read_markdown, read_plain
+from spec_engine.documents.pptx import read_pptx
 from spec_engine.errors import UnreadableDocument, UnsupportedFormat
 
 MAX_FILE_BYTES = 256 << 20
@@ -35,10 +37,11 @@ _TEXT_SUFFIXES = frozenset(
     )
 )
 # fmt: on
-SUPPORTED_SUFFIXES = frozenset((".pdf", ".docx")) | _HTML_SUFFIXES | _MARKDOWN_SUFFIXES | _TEXT_SUFFIXES
+_OTHER_SUFFIXES = frozenset((".pdf", ".docx", ".pptx", ".epub"))
+SUPPORTED_SUFFIXES = _OTHER_SUFFIXES | _HTML_SUFFIXES | _MARKDOWN_SUFFIXES | _TEXT_SUFFIXES
 """Suffixes worth offering in a file picker. Text under any other name is read too."""
 
-_SUPPORTED = "PDF, DOCX, HTML, Markdown, plain text and source code can be read"
+_SUPPORTED = "PDF, DOCX, PPTX, EPUB, HTML, Markdown, plain text and source code can be read"
 
 _MAGIC = (
     (b"\x89PNG", "a PNG picture"),
@@ -65,7 +68,7 @@ _MAGIC = (
     (b"%!PS", "a PostScript document"),
     (b"AT&TFORM", "a DjVu document"),
 )
-_OFFICE_FOLDERS = (("ppt/", "a PowerPoint presentation"), ("xl/", "an Excel workbook"), ("visio/", "a Visio drawing"))
+_OFFICE_FOLDERS = (("xl/", "an Excel workbook"), ("visio/", "a Visio drawing"))
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIP = b"PK\x03\x04"
 _SNIFF_BYTES = 1_024
@@ -91,7 +94,14 @@ def read_document(
     kind = _kind(data, path)
     if kind == "pdf":
         return read_pdf(data, name, stem, password, on_progress)
-    readers = {"docx": read_docx, "html": read_html, "markdown": read_markdown, "plain": read_plain}
+    readers = {
+        "docx": read_docx,
+        "epub": read_epub,
+        "html": read_html,
+        "markdown": read_markdown,
+        "plain": read_plain,
+        "pptx": read_pptx,
+    }
     document = readers[kind](data, name, stem)
     if on_progress is not None:
         on_progress(1, 1)
@@ -133,7 +143,7 @@ def _kind(data: bytes, path: Path) -> str:
         return _zip_kind(data, path)
     _refuse_known(data, path)
     looks_like_html = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
-    if suffix in (".pdf", ".docx"):
+    if suffix in _OTHER_SUFFIXES:
         found = "an HTML page (an error page, perhaps)" if looks_like_html else "something else, or damaged data"
         raise UnreadableDocument(
             f"{path.name} is named {suffix} but does not hold a {suffix[1:].upper()} document: it is {found}. "
@@ -151,15 +161,18 @@ def _zip_kind(data: bytes, path: Path) -> str:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
         raise UnreadableDocument(
-            f"{path.name} is a damaged or incomplete archive (DOCX files are archives). Download or save it again."
+            f"{path.name} is a damaged or incomplete archive (DOCX, PPTX and EPUB files are archives). "
+            "Download or save it again."
         ) from error
     if any(name.startswith("word/") for name in names):
         return "docx"
+    if any(name.startswith("ppt/") for name in names):
+        return "pptx"
     for folder, description in _OFFICE_FOLDERS:
         if any(name.startswith(folder) for name in names):
             raise _unsupported(path, description)
     if "META-INF/container.xml" in names:
-        raise _unsupported(path, "an EPUB book")
+        return "epub"
     if "mimetype" in names and "content.xml" in names:
         raise _unsupported(path, "an OpenDocument file")
     raise _unsupported(path, "a zip archive")

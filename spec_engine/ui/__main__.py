@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Chat with a long document on a page in the browser.")
     parser.add_argument("--preset", default=usual.preset, help="which models to load (default: %(default)s)")
     parser.add_argument("--model", help="hub id or folder of another target for the preset")
-    parser.add_argument("--document", type=Path, help="a file to open at the start")
+    parser.add_argument("--document", type=Path, nargs="+", default=[], help="files to open at the start")
     parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")

@@ -27,6 +27,7 @@ from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
+_BETWEEN_PATHS: Final = "\n"
 _CONVERSATION: Final = "conversation:"  # before the number of one that waits for its document's password
 MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
 
@@ -63,7 +64,7 @@ class Handlers:
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
         _on(chat.new_chat.click, self.new_chat, None, everything)
-        _on(doc.drop.upload, self.open_file, [doc.drop], everything)
+        _on(doc.drop.upload, self.open_files, [doc.drop], everything)
         _on(doc.sample.click, self.open_sample, None, everything)
         for unlock in (doc.unlock.click, doc.password.submit):
             _on(unlock, self.unlock, [doc.locked_path, doc.password], everything)
@@ -183,21 +184,22 @@ class Handlers:
             return self._views.everything(notice=None)
         return self._try(lambda: self._workspace.switch(self._presets[name]))
 
-    def open_file(self, path: str | None) -> Updates:
-        """A file was dropped."""
-        updates = self._open_upload(path, None) if path else self._views.everything(notice=None)
+    def open_files(self, paths: list[str] | None) -> Updates:
+        """Files were dropped."""
+        updates = self._open_uploads(paths, None) if paths else self._views.everything(notice=None)
         return {**updates, self._page.document.drop: None}
 
     def open_sample(self) -> Updates:
         """The bundled report was asked for."""
-        return self._open(lambda: self._workspace.open_document(SAMPLE), str(SAMPLE))
+        return self._open(lambda: self._workspace.open_documents([SAMPLE]), str(SAMPLE))
 
     def unlock(self, waiting: str, password: str) -> Updates:
         """A password was given for the file or the conversation that waits for one."""
         if waiting.startswith(_CONVERSATION):
             number = int(waiting.removeprefix(_CONVERSATION))
             return self._open(lambda: self._workspace.open_conversation(number, password), waiting, password)
-        return self._open_upload(waiting, password) if waiting else self._views.everything(notice=None)
+        paths = waiting.split(_BETWEEN_PATHS)
+        return self._open_uploads(paths, password) if waiting else self._views.everything(notice=None)
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
@@ -229,11 +231,13 @@ class Handlers:
             return self._views.everything(notice=str(error))
         return self._views.everything(notice="")
 
-    def _open_upload(self, path: str, password: str | None) -> Updates:
-        """Open a file that a page sent. The path comes from the browser, so it may name nothing but an upload."""
-        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+    def _open_uploads(self, paths: Sequence[str], password: str | None) -> Updates:
+        """Open files that a page sent. The paths come from the browser, so they may name nothing but uploads."""
+        folder = Path(get_upload_folder()).resolve()
+        if not all(Path(path).resolve().is_relative_to(folder) for path in paths):
             return self._views.everything(notice=text.NOT_AN_UPLOAD)
-        return self._open(lambda: self._workspace.open_document(Path(path), password), path, password)
+        files = [Path(path) for path in paths]
+        return self._open(lambda: self._workspace.open_documents(files, password), _BETWEEN_PATHS.join(paths), password)
 
     def _open(self, action: Callable[[], object], waiting: str, password: str | None = None) -> Updates:
         """Open a document or a conversation with its document; a locked one asks for its password and is `waiting`."""

@@ -51,7 +51,7 @@ def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
         filterable=False,
     )
     preset_note = _html()
-    drop = gr.File(label=text.DROP_LABEL, type="filepath", height=72, elem_id="se-drop")
+    drop = gr.File(label=text.DROP_LABEL, type="filepath", file_count="multiple", height=72, elem_id="se-drop")
     sample = gr.Button(text.SAMPLE_BUTTON, size="sm", elem_id="se-sample")
     with gr.Column(visible=False, elem_id="se-locked") as locked_row:
         password = gr.Textbox(label=text.PASSWORD_LABEL, type="password", elem_id="se-password")

@@ -47,7 +47,7 @@ class ServeOptions:
 
     Attributes:
         preset: name of the preset to load first, or a path ending in ``.toml``.
-        document: opened at the start, if any.
+        documents: opened at the start as one, if any.
         host: address to listen on; anything but a loopback address opens the page to the network.
         port: a free one above it is taken when it is in use.
         opens_browser: whether to show the page in the default browser.
@@ -57,7 +57,7 @@ class ServeOptions:
     """
 
     preset: str = "builtin"
-    document: Path | None = None
+    documents: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = 7860
     opens_browser: bool = True
@@ -132,11 +132,11 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     if first not in presets:
         presets.append(first)
     workspace = Workspace(EngineSource(options.device), History(options.data_dir or default_data_dir()))
-    if options.document is None:
+    if not options.documents:
         reopen_last(workspace, announce)
     else:
         try:
-            workspace.open_document(options.document)
+            workspace.open_documents(options.documents)
         except PasswordRequired as error:
             announce(f"{error} Drop the file on the page, which asks for it.")
     port = free_port(options.host, options.port)

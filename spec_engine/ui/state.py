@@ -53,7 +53,7 @@ class PageState:
         self._engine: PageEngine | None = None
         self._session: Session | None = None
         self.opened: OpenedDocument | None = None
-        self._document_path: Path | None = None  # its file, until a conversation keeps a copy
+        self._document_paths: tuple[Path, ...] = ()  # its files, until a conversation keeps copies
         self.preset: Preset | None = None
         self.settings = GenerationDefaults()  # the preset's until the user changes them
         self.job: Job[Fact] | None = None

@@ -4,7 +4,7 @@ Job: `Talk`: which conversation is shown and which of its branches, beginning an
 Non-job: making answers (`workspace`), tables (`chat.store`), markup.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spec_engine.chat.history import AnswerKeeper, DocumentRef, History
@@ -64,14 +64,13 @@ class Talk:
         summary = self._store.summary(self.conversation) if self.conversation is not None else None
         return DocumentRef.load(summary.document) if summary else None
 
-    def keep_document(self, path: Path, chosen: tuple[int, int] | None) -> None:
-        """Keep a copy of the document for this conversation. Raises `StoreError`."""
+    def keep_document(self, paths: Sequence[Path], chosen: tuple[int, int] | None) -> None:
+        """Keep copies of the document's files for this conversation. Raises `StoreError`."""
         if self.conversation is not None and self.document is None:
-            ref = self._history.keep(path)
-            self._store.set_document(self.conversation, DocumentRef(ref.digest, ref.name, chosen).dump())
+            self._store.set_document(self.conversation, self._history.keep(paths, chosen).dump())
 
-    def find(self, ref: DocumentRef) -> Path:
-        """Where a kept document lies. Raises `StoreError` when it is gone."""
+    def find(self, ref: DocumentRef) -> list[Path]:
+        """Where a kept document's files lie. Raises `StoreError` when one is gone."""
         return self._history.find(ref)
 
     # --- which one is shown -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ The conversation belongs to the process, not to a tab: this is an application of
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from spec_engine.chat.compare import compare
 from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session
 from spec_engine.config import Preset
-from spec_engine.documents.read import read_document
+from spec_engine.documents.together import read_documents
 from spec_engine.errors import RequestError, SpecEngineError, StoreError
 from spec_engine.events import Finished
 from spec_engine.sampling import SamplingParams
@@ -38,16 +39,16 @@ class Workspace(PageState):
 
     # --- the document -------------------------------------------------------------------------------------------------
 
-    def open_document(self, path: Path, password: str | None = None) -> None:
-        """Read a file and make it the document; the conversation about the old one ends.
+    def open_documents(self, paths: Sequence[Path], password: str | None = None) -> None:
+        """Read files and make them the document; the conversation about the old one ends.
 
         Raises `DocumentError`; then everything stays as it was.
         """
-        document = read_document(path, password)
+        document = read_documents(paths, password)
         with self._lock:
             self._require_idle()
             self._use(OpenedDocument(document, document))
-            self._document_path = path
+            self._document_paths = tuple(paths)
 
     def choose_range(self, first: int, last: int) -> None:
         """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
@@ -134,11 +135,11 @@ class Workspace(PageState):
             ref = self.talk.document
             try:
                 if ref is not None:
-                    path = self.talk.find(ref)
-                    document = read_document(path, password)
+                    paths = self.talk.find(ref)
+                    document = read_documents(paths, password)
                     opened = OpenedDocument(document, document)
                     opened = opened.narrowed(*ref.chosen) if ref.chosen else opened
-                    self.opened, self._document_path = self._measured_by_engine(opened), path
+                    self.opened, self._document_paths = self._measured_by_engine(opened), tuple(paths)
             except SpecEngineError:
                 self.talk.leave() if before is None else self.talk.open(before)
                 raise
@@ -246,9 +247,9 @@ class Workspace(PageState):
             given.temperature, given.top_k, given.top_p, given.min_p, given.repetition_penalty, given.seed
         )
         trouble = ""
-        if self._document_path is not None:
+        if self._document_paths:
             try:
-                self.talk.keep_document(self._document_path, self.opened.chosen if self.opened else None)
+                self.talk.keep_document(self._document_paths, self.opened.chosen if self.opened else None)
             except StoreError as error:
                 trouble = str(error)
         work = AnswerWork(session, self.talk, keeper, self.locate)

@@ -281,3 +281,14 @@ def test_conversations_are_kept_branched_found_and_saved(open_page: Opener, repo
     expect(users).to_have_count(0)
     expect(listed).to_have_count(0)
     expect(page.locator("#se-document")).to_contain_text("report.pdf")  # still open, to ask anew
+
+
+def test_several_files_are_read_as_one_document(open_page: Opener, report: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Notes\n\nThe fund was opened again in 2001.")
+    page = open_page()
+    page.locator("#se-drop input[type=file]").set_input_files([str(report), str(notes)])
+    expect(page.locator("#se-document")).to_contain_text("2 documents")
+    expect(page.locator("#se-document")).to_contain_text("report.pdf, notes.md")
+    page.locator("#se-preview > button").click()
+    expect(page.locator(".se-preview h4")).to_have_text(["report.pdf p. 1", "report.pdf p. 2", "notes.md § Notes"])

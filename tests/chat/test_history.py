@@ -29,31 +29,29 @@ def history(tmp_path: Path) -> History:
 def test_a_document_is_copied_once_and_found_again(history: History, tmp_path: Path) -> None:
     path = tmp_path / "report ä.txt"
     path.write_text("Some text.")
-    ref = history.keep(path)
+    ref = history.keep([path])
     path.unlink()
-    assert history.find(ref).read_text() == "Some text."
-    assert DocumentRef.load(DocumentRef(ref.digest, ref.name, (2, 4)).dump()) == DocumentRef(
-        ref.digest, ref.name, (2, 4)
-    )
+    assert history.find(ref)[0].read_text() == "Some text."
+    assert DocumentRef.load(DocumentRef(ref.files, (2, 4)).dump()) == DocumentRef(ref.files, (2, 4))
     assert DocumentRef.load("") is None
     assert history.keep(history.find(ref)) == ref
-    assert [path.name for path in history.find(ref).parent.iterdir()] == ["report ä.txt"]
+    assert [path.name for path in history.find(ref)[0].parent.iterdir()] == ["report ä.txt"]
 
 
 def test_what_is_gone_is_said(history: History, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"report\.pdf is gone"):
-        history.find(DocumentRef("0" * 32, "report.pdf"))
+        history.find(DocumentRef((("0" * 32, "report.pdf"),)))
     with pytest.raises(StoreError, match=r"nothing.txt could not be kept.*lack its document"):
-        history.keep(tmp_path / "nothing.txt")
+        history.keep([tmp_path / "nothing.txt"])
 
 
 def test_a_document_goes_with_the_last_conversation_about_it(history: History, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Text.")
-    ref = history.keep(path)
+    ref = history.keep([path])
     first, second = (history.store.begin("t", ref.dump()) for _ in range(2))
     history.delete(first)
-    assert history.find(ref).is_file()
+    assert history.find(ref)[0].is_file()
     history.delete(second)
     with pytest.raises(StoreError, match="gone"):
         history.find(ref)
@@ -62,7 +60,7 @@ def test_a_document_goes_with_the_last_conversation_about_it(history: History, t
 def test_nothing_is_left_behind_without_a_folder() -> None:
     history = History(None)
     path = Path(__file__)
-    kept = history.find(history.keep(path))
+    (kept,) = history.find(history.keep([path]))
     assert kept.is_file()
     history.close()
     assert not kept.exists()

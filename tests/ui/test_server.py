@@ -82,7 +82,7 @@ def test_a_posted_path_opens_no_file_of_the_machine(
     secret.write_text("A secret that was never uploaded. " * 5)
     upload = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     locked = [str(secret), "password"]
-    for trigger, data in (("upload", [upload]), ("submit", locked), ("click", locked)):
+    for trigger, data in (("upload", [[upload]]), ("submit", locked), ("click", locked)):
         body = {"data": data, "fn_index": event_index(client, trigger, len(data)), "session_hash": "x"}
         answer = client.post(f"/gradio_api/{door}", json=body)
         assert "secret that" not in answer.text
@@ -94,7 +94,7 @@ def test_an_uploaded_file_is_opened(client: TestClient, workspace: Workspace) ->
     files = {"files": ("report.txt", b"The report has one sentence. " * 5)}
     (path,) = client.post("/gradio_api/upload", files=files).json()
     upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [upload], "fn_index": event_index(client, "upload", 1), "session_hash": "x"}
+    body = {"data": [[upload]], "fn_index": event_index(client, "upload", 1), "session_hash": "x"}
     assert client.post("/gradio_api/run/predict", json=body).status_code == 200
     assert workspace.opened is not None
     assert workspace.opened.whole.source_name == "report.txt"
@@ -189,7 +189,7 @@ def test_the_last_conversation_is_shown_again(tmp_path: Path) -> None:
     report.write_text("Some text. " * 50)
     first = Workspace(lambda preset, tell: ScriptedEngine("answer"), History(tmp_path / "data"))
     first.switch(PRESET).join(10)
-    first.open_document(report)
+    first.open_documents([report])
     first.ask("What?").join(10)
     first.close()
     lines: list[str] = []

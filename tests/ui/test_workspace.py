@@ -61,7 +61,7 @@ def report(tmp_path: Path) -> Path:
 def ready(report: Path, loader: Loader, history: History | None = None) -> Workspace:
     workspace = Workspace(loader, history)
     done(workspace.switch(preset("builtin")))
-    workspace.open_document(report)
+    workspace.open_documents([report])
     return workspace
 
 
@@ -80,7 +80,7 @@ def test_asking_needs_an_engine_and_a_document(report: Path, missing: str) -> No
         done(workspace.switch(preset("builtin")))
         reason = text.ASK_NEEDS_DOCUMENT
     else:
-        workspace.open_document(report)
+        workspace.open_documents([report])
         reason = text.ASK_NEEDS_ENGINE
     assert workspace.why_not_ask == reason
     with pytest.raises(RequestError, match=reason):
@@ -169,7 +169,7 @@ def test_calibration_runs_once_an_answer_and_gives_way_to_a_question(report: Pat
 def test_without_drafting_there_is_nothing_to_compare(report: Path) -> None:
     workspace = Workspace(Loader())
     done(workspace.switch(Preset("plain", "Plain", "", ModelRef("m"), 4096)))
-    workspace.open_document(report)
+    workspace.open_documents([report])
     done(workspace.ask("What?"))
     assert not workspace.drafting.is_on
     assert not workspace.can_compare
@@ -233,7 +233,7 @@ def test_a_switch_that_leaves_nothing_says_so_and_can_be_tried_again(report: Pat
 def test_a_document_that_does_not_fit_is_not_cut(report: Path) -> None:
     workspace = Workspace(Loader())
     done(workspace.switch(preset("small", 600)))
-    workspace.open_document(report)
+    workspace.open_documents([report])
     assert workspace.opened is not None
     assert workspace.opened.budget is not None
     assert workspace.opened.budget.num_over > 0
@@ -273,7 +273,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(report: Path, tmp_path: Path
     workspace = ready(report, Loader())
     done(workspace.ask("What?"))
     with pytest.raises(DocumentError):
-        workspace.open_document(tmp_path / "missing.pdf")
+        workspace.open_documents([tmp_path / "missing.pdf"])
     assert workspace.opened is not None
     assert workspace.opened.used.source_name == "report.txt"
     assert len(workspace.turns) == 1
@@ -281,7 +281,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(report: Path, tmp_path: Path
 
 def test_a_document_opened_before_the_model_is_measured_when_it_is_loaded(report: Path) -> None:
     workspace = Workspace(Loader())
-    workspace.open_document(report)
+    workspace.open_documents([report])
     assert workspace.opened is not None
     assert workspace.opened.budget is None
     done(workspace.switch(preset("builtin")))
@@ -444,7 +444,7 @@ def test_the_chosen_part_of_a_document_comes_back(report: Path, tmp_path: Path) 
     done(workspace.ask("What?"))
     conversation = workspace.talk.conversation
     assert conversation is not None
-    workspace.open_document(report)
+    workspace.open_documents([report])
     workspace.open_conversation(conversation)
     assert workspace.opened is not None
     assert workspace.opened.chosen == (1, 2)

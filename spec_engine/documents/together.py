@@ -1,0 +1,56 @@
+"""Several documents as one.
+
+Job: `join`: their blocks one after the other, each file under its name, anchors that say which file they are in;
+`read_documents`, which opens files for it.
+Non-job: the formats (`read`).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.read import read_document
+from spec_engine.errors import RequestError
+
+
+def read_documents(paths: Sequence[Path], password: str | None = None) -> Document:
+    """Read files, in this order, as one document. `password` is tried on every locked one.
+
+    Raises what `read_document` and `join` raise.
+    """
+    return join([read_document(path, password) for path in paths])
+
+
+def join(documents: Sequence[Document]) -> Document:
+    """One document of all blocks, in this order; a single one stays as it is.
+
+    A heading with the file's name stands before each file's text, so the model too can tell them apart. Raises
+    `RequestError` for none.
+    """
+    if not documents:
+        raise RequestError("No document was given. Choose at least one file.")
+    if len(documents) == 1:
+        return documents[0]
+    names = _distinct([document.source_name for document in documents])
+    blocks: list[Block] = []
+    problems: list[Problem] = []
+    for name, document in zip(names, documents, strict=True):
+        for number, block in enumerate(document.blocks):
+            anchor = Anchor(block.anchor.kind, f"{name} {block.anchor.label}", block.anchor.index)
+            blocks.append(Block(anchor, f"# {name}\n\n{block.text}" if number == 0 else block.text))
+        problems += [
+            Problem(p.anchor_label and f"{name} {p.anchor_label}", f"{name}: {p.message}") for p in document.problems
+        ]
+    title = f"{len(documents)} documents"
+    return Document(title, ", ".join(names), tuple(blocks), tuple(problems))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names; those that occur again get a number."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return distinct
