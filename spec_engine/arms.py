@@ -9,9 +9,11 @@ import statistics
 from collections import deque
 
 _NUM_COSTS = 7  # newest measurements whose median is a cost: stalls of the machine do not count
-_SHORTEST = 1e-9  # seconds; a coarse clock may say 0
+SHORTEST = 1e-9  # seconds; a coarse clock may say 0
 _MEMORY = 0.9  # weight of a step's tokens against the next one's
 _PRIOR = 0.5  # tokens that an expectation counts for
+_MUCH_CHEAPER = 0.45  # cold caches alone make up for less
+_FADING = 1.25  # an old bound of plain decoding's cost loosens by this with each answer
 _SETTLED = 8  # plain steps of an answer after which the machine has come to rest
 
 
@@ -27,6 +29,7 @@ class Arm:
         self.growth = growth  # nodes that it adds against those that the budget below adds
         self.costs: deque[float] = deque(maxlen=_NUM_COSTS)  # seconds per step, oldest first
         self.seconds: float | None = None  # their median; of two measurements the lower
+        self.plain_s = 0.0  # what plain decoding took when it was measured last
         self.failures: deque[float] = deque(maxlen=_NUM_COSTS)  # of those in which nothing was confirmed
         self.last_step = 0  # when it was last tried
         self.tokens = 1.0  # of a step, by all that is known
@@ -37,10 +40,20 @@ class Arm:
         go by."""
         return (self._more / self.growth + _PRIOR * expected) / (self._base + _PRIOR)
 
-    def add_cost(self, seconds: float) -> None:
-        """What a step over the whole draft takes."""
-        self.costs.append(max(seconds, _SHORTEST))
+    def add_cost(self, seconds: float, plain_s: float) -> None:
+        """What a step over the whole draft takes, while a plain one takes `plain_s`."""
+        self.plain_s = plain_s
+        self.costs.append(max(seconds, SHORTEST))
         self.seconds = statistics.median_low(self.costs)
+
+    def fit(self, plain_s: float) -> None:
+        """Where plain decoding has become much cheaper, behind a shorter context or on a machine that is free again,
+        what was measured before is taken for as much cheaper."""
+        if self.costs and plain_s < _MUCH_CHEAPER * self.plain_s:
+            factor, self.plain_s = plain_s / self.plain_s, plain_s
+            self.costs = deque((factor * seconds for seconds in self.costs), _NUM_COSTS)
+            self.failures = deque((factor * seconds for seconds in self.failures), _NUM_COSTS)
+            self.seconds = statistics.median_low(self.costs)
 
     def keep_costs(self, num: int) -> None:
         """Forget all but the newest `num` costs, so that the next ones count more."""
@@ -50,7 +63,7 @@ class Arm:
                     kept.popleft()
             self.seconds = statistics.median_low(self.costs)
 
-    def add(self, more: int, base: float) -> None:
+    def add(self, more: float, base: float) -> None:
         """A step: `more` tokens through this budget, `base` through the one below."""
         self._more, self._base = _MEMORY * self._more + more, _MEMORY * self._base + base
 
@@ -80,6 +93,7 @@ class PlainSteps(Arm):
 
     def begin(self, num_tokens: int) -> None:
         """A new answer behind so many tokens."""
+        self._known = {size: _FADING * seconds for size, seconds in self._known.items()}
         if self._is_settled and self.seconds is not None:
             self._known[self._num_tokens.bit_length()] = self.seconds
         self._bound = min((s for size, s in self._known.items() if size >= num_tokens.bit_length()), default=math.inf)
@@ -90,13 +104,13 @@ class PlainSteps(Arm):
 
     def add_step(self, seconds: float) -> None:
         """A plain step."""
-        self.costs.append(max(seconds, _SHORTEST))
+        self.costs.append(max(seconds, SHORTEST))
         self._num_steps += 1
         self._sum_up()
 
     def add_pass(self, seconds: float) -> None:
         """A pass over a draft."""
-        self._passes.append(max(seconds, _SHORTEST))
+        self._passes.append(max(seconds, SHORTEST))
         self._sum_up()
 
     def _sum_up(self) -> None:

@@ -26,9 +26,9 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 
-from spec_engine.arms import Arm, PlainSteps
+from spec_engine.arms import SHORTEST, Arm, PlainSteps
 from spec_engine.metrics import StepRecord
-from spec_engine.pass_costs import PassCosts
+from spec_engine.pass_costs import PassCosts, chance
 from spec_engine.tree import DraftTree
 
 _NUM_PARTS = 7  # newest drafts that tell how dear drafting is
@@ -39,7 +39,6 @@ _MEMORY = 0.9  # weight of a step's tokens against the next one's
 _HOPE = 0.8  # the chance of a token to be confirmed, before anything was
 _STREAK = 2  # drafts in a row, confirmed to their ends, that earn a try of the next larger budget whatever it costs …
 _LONGEST_STREAK = 16  # … twice as many after each try that brought no more, up to this
-_SHORTEST = 1e-9  # seconds; a coarse clock may say 0
 _GROWTH = 1.2  # what the next larger budget is thought to cost, times the one below, until it was tried
 _CREDIT = 2.0  # plain steps that an answer may lose at its start …
 _RATE = 0.01  # … and so many more for each plain step
@@ -100,10 +99,11 @@ class BudgetController:
             1,
         )  # steps until the next look; what the wait will be if it does not pay
         self._num_drafted = 0  # drafted steps since the last plain one
-        self._streak = 0  # drafts in a row that were confirmed to their ends
+        self._streak = 0  # drafts in a row that were confirmed to their ends …
+        self._num_confirmed = 0  # … and the drafted tokens of the last of them
         self._recent_s = self._recent_tokens = 0.0  # of the newest steps
-        self._saved_s = 0.0  # what the last cut took off the pass
-        self._num_confirmed = 0  # drafted tokens of the last of them
+        self._proposed: DraftTree | None = None  # the last draft before it was cut
+        self._passes.begin()
         self._larger: Arm | None = None  # the next larger budget than the last one drafted with
         self._has_tried = self._has_looked = self._is_plain_look = False
         self._note = ""
@@ -123,14 +123,12 @@ class BudgetController:
 
     def cut(self, tree: DraftTree) -> DraftTree:
         """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""
-        self._saved_s = 0.0
-        if not self._is_adaptive or self._plain.seconds is None:
+        self._proposed = tree
+        plain_s = self._plain.seconds
+        if not self._is_adaptive or plain_s is None:
             return tree
-        token_s = min(self._plain.seconds, self._recent_s / self._recent_tokens)
-        kept = tree.first(self._passes.num_worth(tree.log_q, token_s))
-        if len(kept) < len(tree):
-            self._saved_s = self._passes.difference(len(kept) - 1, len(tree) - 1, token_s)
-        return kept
+        token_s = min(plain_s, self._recent_s / max(self._recent_tokens, 1.0))
+        return tree.first(self._passes.num_worth(tree.log_q, token_s, plain_s))
 
     def record(self, budget: int, record: StepRecord, tree: DraftTree, path: Sequence[int]) -> None:
         """Learn from a step that was given `budget`, ran `tree` and kept its nodes `path`, root first."""
@@ -140,13 +138,16 @@ class BudgetController:
         self._has_looked = self._has_looked or budget > 0
         self._recent_s = _MEMORY * self._recent_s + record.draft_s + record.verify_s + record.other_s
         self._recent_tokens = _MEMORY * self._recent_tokens + len(path)
-        is_idle = len(tree) == 1 and record.draft_s <= _IDLE * (self._plain.seconds or math.inf)
+        proposed, self._proposed = self._proposed or tree, None
+        is_idle = len(proposed) == 1 and record.draft_s <= _IDLE * (self._plain.seconds or math.inf)
         if budget == 0 or is_idle:  # the drafter was not asked, or had nothing to say
             self._book_plain(record, budget)
         else:
-            self._passes.record(tree.log_q, len(path) - 1, record.verify_s)
             arm = next(arm for arm in self._arms if arm.num_nodes >= budget)
-            self._book_drafted(arm, record.draft_s + record.verify_s + record.other_s, record, path)
+            self._book_drafted(arm, record, proposed, path)
+        if self._plain.seconds is not None:
+            for arm in self._arms:
+                arm.fit(self._plain.seconds)
         self._next = self._choose() if self._may_draft else self._plain
         self._may_draft = self._wait <= 1 and self._affords(self._cover + _RATE)
 
@@ -161,17 +162,22 @@ class BudgetController:
         self._num_drafted = 0
         self._larger = None
 
-    def _book_drafted(self, arm: Arm, seconds: float, record: StepRecord, path: Sequence[int]) -> None:
-        """Cost and tokens of a drafted step, what it does to the account, and how long to wait if it did not pay."""
+    def _book_drafted(self, arm: Arm, record: StepRecord, proposed: DraftTree, path: Sequence[int]) -> None:
+        """Cost and tokens of a step that drafted `proposed`, what it does to the account, and how long to wait if it
+        did not pay."""
         self._has_tried = True
         self._num_drafted += 1
-        arm.add_cost(seconds + self._saved_s)
+        seconds = record.draft_s + record.verify_s + record.other_s
+        num_run, num_proposed = record.num_draft_tokens, len(proposed) - 1
+        plain_s = self._plain.seconds or record.verify_s
+        self._passes.record(proposed.log_q, num_run, len(path) - 1, record.verify_s, plain_s)
+        arm.add_cost(seconds + (num_proposed - num_run) * self._passes.row_s(plain_s), plain_s)
         if len(path) == 1:
-            arm.failures.append(max(seconds, _SHORTEST))
+            arm.failures.append(max(seconds, SHORTEST))
         arm.last_step = self._num_steps
         self._plain.add_pass(record.verify_s)
-        self._draft_parts.append(record.draft_s / max(record.verify_s, _SHORTEST))
-        self._learn_tokens(arm, path)
+        self._draft_parts.append(record.draft_s / max(record.verify_s, SHORTEST))
+        self._learn_tokens(arm, proposed, num_run, path)
         for other in self._arms:
             if self._num_steps - other.last_step > _COST_LIFE:
                 other.keep_costs(2)
@@ -180,7 +186,7 @@ class BudgetController:
         gain = len(path) - min(seconds, _STALL * self._seconds(arm)) / self._plain.seconds  # in plain steps
         booked = max(gain, -max(_LOOK, self._risk(arm)))
         self._account = max(min(self._account + booked, _MOST), _DEBT)
-        is_confirmed = 0 < record.num_accepted_draft_tokens == record.draft_depth
+        is_confirmed = num_run == num_proposed and 0 < record.num_accepted_draft_tokens == record.draft_depth
         if arm is self._larger:  # a climb
             is_worth = record.num_accepted_draft_tokens > self._num_confirmed
             self._num_needed = _STREAK if is_worth else min(2 * self._num_needed, _LONGEST_STREAK)
@@ -197,11 +203,15 @@ class BudgetController:
             self._gap = max(self._gap // 2, 1)
             self._wait = 0 if pays else self._gap
 
-    def _learn_tokens(self, arm: Arm, path: Sequence[int]) -> None:
-        """Book the tokens of this budget and of all smaller ones, and what follows for the larger."""
+    def _learn_tokens(self, arm: Arm, proposed: DraftTree, num_run: int, path: Sequence[int]) -> None:
+        """Book the tokens of this budget and of all smaller ones, and what follows for the larger.
+
+        Of a draft that was cut only what was run says anything; of one that was not run at all, what it said."""
         before, base = 0, 1.0
+        if num_run == 0 and len(proposed) > 1:
+            self._arms[0].add(chance(proposed.log_q[1]), base)
         for other in self._arms:
-            if other.num_nodes <= arm.num_nodes:
+            if other.num_nodes <= (arm.num_nodes if num_run == len(proposed) - 1 else num_run):
                 more = sum(before < node <= other.num_nodes for node in path)
                 other.add(more, base)
                 before, base = other.num_nodes, float(more)
@@ -222,7 +232,7 @@ class BudgetController:
         now = f"{1e3 / self._speed(best):.1f} ms a token with {best.num_nodes} drafted nodes a step"
         plain = f"{1e3 / self._speed(self._plain):.1f} ms without"
         if self._pays():
-            return f"Drafting rests because the last drafts were not confirmed: {now} if they are, {plain}."
+            return f"Drafting rests because the last drafts were unsure or wrong: {now} if they are, {plain}."
         return f"Drafting is off because it would be slower here: {now}, {plain}."
 
     def _choose(self) -> Arm:
@@ -257,10 +267,10 @@ class BudgetController:
         return self._plain.seconds is None or any(self._is_affordable(arm, account) for arm in self._arms)
 
     def _is_affordable(self, arm: Arm, account: float) -> bool:
-        """Whether the account covers a draft without any success. One measurement may have been a stall: so a fresh
-        account covers it whatever it said."""
-        risk = min(self._risk(arm), _CREDIT) if len(arm.costs) == 1 else self._risk(arm)
-        return risk <= account
+        """Whether the account covers such a draft. The first measurement of all may have been a stall: so a fresh
+        account covers another one whatever it said."""
+        is_first = sum(len(other.costs) for other in self._arms) == 1
+        return (min(self._risk(arm), _CREDIT) if is_first else self._risk(arm)) <= account
 
     def _risk(self, arm: Arm) -> float:
         """What a step may lose, in plain steps: what it did when nothing was confirmed, as often as that was so.
@@ -279,7 +289,7 @@ class BudgetController:
 
     def _speed(self, arm: Arm) -> float:
         """Tokens per second."""
-        return arm.tokens / max(self._seconds(arm), 1e-9)
+        return arm.tokens / max(self._seconds(arm), SHORTEST)
 
     def _seconds(self, arm: Arm) -> float:
         """Cost of a step: measured; between two measured budgets by number of nodes; else a guess that makes it be

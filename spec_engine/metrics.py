@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 class StepRecord:
     """One target pass: counts, and the seconds of its parts."""
 
-    num_draft_tokens: int  # nodes proposed below the root
+    num_draft_tokens: int  # nodes below the root that the target ran; what was drafted and cut before is not among them
     num_accepted_draft_tokens: int  # of these, kept
     num_new_tokens: int  # tokens added to the answer: accepted + bonus, after the stop rules cut
     draft_depth: int  # deepest proposed level; 0 for a bare root
@@ -49,7 +49,7 @@ class GenerationMetrics:
     draft_acceptance_rate: float
     acceptance_histogram: tuple[int, ...]  # [k] = steps in which exactly k drafted tokens were kept
     acceptance_by_position: tuple[float, ...]  # [k] = share of steps drafting to depth > k that kept more than k
-    num_plain_steps: int  # steps over a bare root
+    num_plain_steps: int  # steps over a bare root, drafts that were cut to nothing among them
     drafting_note: str  # the last reason why drafting was off, if it ever was
 
     def as_dict(self) -> dict[str, int | float | str | list[int] | list[float]]:

@@ -1,90 +1,103 @@
 """Which part of a drafted tree is worth verifying, from what passes cost here and how right such drafts have been.
 
-Job: `PassCosts`, which learns seconds by number of nodes and the draft's calibration, and says where to cut a tree.
+Job: `PassCosts`, which learns what a row adds to a pass and the draft's calibration, and says where to cut a tree.
 Non-job: whether to draft at all, and how much (controller.py).
 
 Drafting is paid for when the tree is there; what is left to decide is how many rows the target runs. Another node is
 worth its row while the chance that it is confirmed, times what a token costs otherwise, exceeds what the row adds to
-the pass. On a GPU rows are nearly free and the whole tree stays; on a CPU the unlikely part of it goes, and where the
-draft is unsure of the first token already, the pass is a plain one. Fixed thresholds on the draft's probability do the
-same with one number for every machine (llama.cpp's ``--draft-p-min``).
+the pass. Where rows are nearly free the whole tree stays; on a CPU the unlikely part of it goes, and where the draft is
+unsure of the first token already, the pass is a plain one. Fixed thresholds on the draft's probability do the same with
+one number for every machine (llama.cpp's ``--draft-p-min``).
 
 How far a draft's probabilities can be believed is learned by the probability of its first token, because the tokens of
 a path are not independent: a copy whose first token is right goes on being right, whatever it said.
+
+Costs are kept as multiples of a plain step, so they hold for other lengths of the context and for a machine that has
+become slower, and as one line through all newest passes: single sizes are too few to tell a row from noise.
 """
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
 
-_NUM_COSTS = 15  # newest passes of a size whose median counts
+_NUM_PASSES = 48  # newest ones that the line goes through
+_MOST = 8.0  # a pass that took more plain steps than this was held up
+_PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
 _NUM_CLASSES = 10  # of the first token's probability
 _MEMORY = 0.95  # weight of what was expected and confirmed against the next step's
 _PRIOR = 1.0  # tokens for which …
-_HOPE = 2.0  # … so many times what the draft expects is hoped for: what is never run teaches nothing
-_FORGET = 0.98  # what is left of the record when a tree was not run at all: so such a one is tried again
+_HOPE = 1.5  # … so many times what the draft expects is hoped for: what is never run teaches nothing
+_FORGET = 0.95  # what is left of a record when such a tree was not run at all
+_FADE = 0.8  # … and when a new answer begins: no more than this part of it …
+_KEPT = 4.0  # … and no more than so many expected tokens
+_PROBE_EVERY = 8  # drafts cut to nothing, after which one node is run anyhow
 
 
 class PassCosts:
-    """Seconds of a pass behind a draft by drafted nodes, in classes of powers of two, and the draft's calibration."""
+    """What rows cost and drafts are worth. All seconds that are given to it belong to the same machine."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, deque[tuple[int, float]]] = {}  # bit length of the number of nodes -> newest passes
+        self._passes: deque[tuple[int, float]] = deque(maxlen=_NUM_PASSES)  # drafted nodes, plain steps that it took
         self._expected = [0.0] * (_NUM_CLASSES + 1)  # tokens, by class of the first one's probability …
         self._confirmed = [0.0] * (_NUM_CLASSES + 1)  # … and how many there were
-        self._last_class = 0
+        self._num_cut = 0  # drafts in a row that were cut to nothing
 
-    def record(self, log_q: Sequence[float], num_accepted: int, seconds: float) -> None:
-        """A pass behind the last draft: path log-probabilities of the nodes that it ran (the root's first), and what
-        was kept."""
-        num_nodes = len(log_q) - 1
-        self._seconds.setdefault(num_nodes.bit_length(), deque(maxlen=_NUM_COSTS)).append((num_nodes, seconds))
-        memory = _MEMORY if num_nodes else _FORGET
-        kind = _class(log_q) if num_nodes else self._last_class
-        self._expected[kind] = memory * self._expected[kind] + sum(math.exp(score) for score in log_q[1:])
+    def begin(self) -> None:
+        """A new answer: how right drafts were in the last one counts less."""
+        for kind, expected in enumerate(self._expected):
+            share = min(_FADE, _KEPT / max(expected, _KEPT))
+            self._expected[kind] *= share
+            self._confirmed[kind] *= share
+
+    def record(self, log_q: Sequence[float], num_run: int, num_accepted: int, seconds: float, plain_s: float) -> None:
+        """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
+        nodes were run and `num_accepted` kept; it took `seconds` where a plain step takes `plain_s`."""
+        self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
+        if len(log_q) == 1:
+            return
+        kind, memory = _class(log_q), _MEMORY if num_run else _FORGET
+        self._expected[kind] = memory * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
         self._confirmed[kind] = memory * self._confirmed[kind] + num_accepted
 
-    def num_worth(self, log_q: Sequence[float], token_s: float) -> int:
+    def num_worth(self, log_q: Sequence[float], token_s: float, plain_s: float) -> int:
         """How many of a tree's first nodes to run: `log_q` is best first, root included, and a token costs `token_s`
-        seconds otherwise."""
-        if len(log_q) == 1:
-            return 0
-        points, kind = self._points(token_s), _class(log_q)
+        seconds otherwise. All of them where the clock is too coarse to tell."""
+        if len(log_q) == 1 or token_s <= 0:
+            return len(log_q) - 1
+        kind, row_s = _class(log_q), self._row() * plain_s
         calibration = (self._confirmed[kind] + _HOPE * _PRIOR) / (self._expected[kind] + _PRIOR)
-        best, best_gain, chances = 0, -_between(points, 0), 0.0
+        best, best_gain, gain = 0, 0.0, 0.0
         for num_nodes in range(1, len(log_q)):
-            chances += math.exp(log_q[num_nodes])
-            gain = calibration * chances * token_s - _between(points, num_nodes)
-            if gain > best_gain:
+            gain += calibration * chance(log_q[num_nodes]) * token_s - row_s
+            if gain >= best_gain:
                 best, best_gain = num_nodes, gain
-        self._last_class = kind
+        self._num_cut = 0 if best else self._num_cut + 1
+        if self._num_cut > _PROBE_EVERY:
+            self._num_cut, best = 0, 1
         return best
 
-    def difference(self, few: int, many: int, bare_s: float) -> float:
-        """Seconds that a pass over `many` nodes takes longer than one over `few`."""
-        points = self._points(bare_s)
-        return _between(points, many) - _between(points, few)
+    def row_s(self, plain_s: float) -> float:
+        """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
+        return self._row() * plain_s
 
-    def _points(self, bare_s: float) -> list[tuple[float, float]]:
-        """Nodes and seconds where they are known, never falling; a bare root costs `bare_s` until it was measured."""
-        points = [] if 0 in self._seconds else [(0.0, bare_s)]
-        for _, passes in sorted(self._seconds.items()):
-            nodes = statistics.fmean(num_nodes for num_nodes, _ in passes)
-            seconds = statistics.median_low(seconds for _, seconds in passes)
-            points.append((nodes, max(seconds, points[-1][1]) if points else seconds))
-        return points
+    def _row(self) -> float:
+        """Plain steps that a row adds: the slope of the line, never falling. The longest pass does not count."""
+        passes = sorted(self._passes, key=lambda one: one[1])[:-1]
+        weight = _PRIOR_PASSES + len(passes)
+        nodes = sum(num for num, _ in passes) / weight
+        steps = (_PRIOR_PASSES + sum(took for _, took in passes)) / weight
+        spread = _PRIOR_PASSES * nodes**2 + sum((num - nodes) ** 2 for num, _ in passes)
+        if spread == 0:
+            return 0.0
+        together = _PRIOR_PASSES * nodes * (steps - 1) + sum((num - nodes) * (took - steps) for num, took in passes)
+        return max(together / spread, 0.0)
+
+
+def chance(log_q: float) -> float:
+    """A log-probability as a probability, whatever a drafter gave: above 1 is 1, and what is no number is 0."""
+    return 0.0 if math.isnan(log_q) else math.exp(min(log_q, 0.0))
 
 
 def _class(log_q: Sequence[float]) -> int:
     """By the probability of the likeliest first token."""
-    return int(_NUM_CLASSES * math.exp(min(log_q[1], 0.0)))
-
-
-def _between(points: Sequence[tuple[float, float]], num_nodes: int) -> float:
-    """On the line between two points; behind the last one as at it, so that larger passes are tried."""
-    for (low, low_s), (high, high_s) in pairwise(points):
-        if num_nodes <= high:
-            return low_s + (high_s - low_s) * (num_nodes - low) / (high - low)
-    return points[-1][1]
+    return int(_NUM_CLASSES * chance(log_q[1]))

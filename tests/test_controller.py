@@ -172,6 +172,94 @@ def test_an_unsure_draft_is_not_run() -> None:
     assert [machine.step(controller)[1] for _ in range(5)] == [pytest.approx(machine.verify(0), rel=0.1)] * 5
 
 
+def stalled_first_pass(factor: float, accept: float = 0.9) -> float:
+    """Gain in the last of eight answers on a machine whose first pass over a draft was held up."""
+    machine = Machine(cpu, cheap, accept=accept, noise=0.0)
+    controller = BudgetController(16)
+    for number in range(8):
+        machine.first_step(controller)
+        if number == 0:
+            tree = controller.cut(machine.tree(controller.budget()))
+            stall = StepRecord(len(tree) - 1, 1, 2, len(tree) - 1, 0.001, factor * machine.verify(len(tree) - 1))
+            controller.record(controller.budget(), stall, tree, (0, 1))
+        speed = machine.speed(controller, 60)
+    return speed * machine.verify(0)
+
+
+@pytest.mark.parametrize("factor", [5.0, 50.0, 1000.0])
+def test_one_pass_that_was_held_up_is_got_over(factor: float) -> None:
+    assert stalled_first_pass(factor) > 0.8 * stalled_first_pass(1.0)
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0, 10.0])
+@pytest.mark.parametrize("verify", [cpu, gpu])
+def test_short_contexts_after_long_ones_are_drafted_for(verify: Cost, factor: float) -> None:
+    controller = BudgetController(16)
+    long = Machine(lambda num_nodes: factor * verify(num_nodes), cheap, accept=0.9, noise=0.0)
+    short = Machine(verify, cheap, accept=0.9, noise=0.0)
+    alone = BudgetController(16)
+    for _ in range(4):
+        long.first_step(controller)
+        long.speed(controller, 60)
+        short.first_step(alone)
+        usual = short.speed(alone, 60)
+    for _ in range(4):
+        short.first_step(controller)
+        speed = short.speed(controller, 60)
+    assert speed > 0.75 * usual
+
+
+def test_a_machine_that_is_free_again_is_noticed() -> None:
+    """All takes ten times as long for some answers, and then no longer."""
+    slow = Machine(lambda num_nodes: 10 * cpu(num_nodes), lambda num_nodes: 10 * cheap(num_nodes), 0.9, noise=0.0)
+    fast = Machine(cpu, cheap, accept=0.9, noise=0.0)
+    controller = BudgetController(16)
+    slow.first_step(controller)
+    slow.speed(controller, 100)
+    fast.speed(controller, 150)
+    assert fast.speed(controller, 100) > 1.8 / fast.verify(0)
+
+
+def test_a_copier_that_was_wrong_for_long_and_is_right_again_is_run() -> None:
+    machine = Machine(gpu, lambda num_nodes: 0.0002, accept=0.0, noise=0.0, says=0.999)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 300)
+    machine.accept = 0.97
+    machine.speed(controller, 100)
+    assert machine.speed(controller, 200) > 3 / machine.verify(0)
+
+
+def test_a_plain_step_behind_a_cold_machine_is_not_what_plain_decoding_costs() -> None:
+    """Steps take longer at first and behind each draft; drafts are never right: little may be lost."""
+    machine = Machine(gpu, lambda num_nodes: 0.02, accept=0.0, noise=0.0, says=0.9)
+    controller, heat = BudgetController(16), 0.0
+    for _ in range(6):
+        controller.begin(1000)
+        seconds, heat = 0.0, 1.0
+        for _ in range(128):
+            budget = controller.budget()
+            tree = controller.cut(machine.tree(budget)) if budget else machine.tree(0)
+            verify_s = machine.verify(len(tree) - 1) * (1 + heat)
+            heat = 0.8 if budget else 0.6 * heat
+            draft_s = 0.02 if budget else 0.0
+            controller.record(budget, StepRecord(len(tree) - 1, 0, 1, len(tree) - 1, draft_s, verify_s), tree, (0,))
+            seconds += verify_s + draft_s
+    cold_s = machine.verify(0) * sum(0.6**n for n in range(128))  # plain decoding alone is cold once
+    assert seconds < 1.05 * (128 * machine.verify(0) + cold_s) + 0.1
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 7.0])
+def test_odd_probabilities_of_a_drafter_do_no_harm(odd: float) -> None:
+    controller = BudgetController(8)
+    Machine(gpu, cheap, accept=0.5).first_step(controller)
+    for _ in range(30):
+        budget = controller.budget()
+        tree = controller.cut(DraftTree.chain([1] * (budget + 1), [0.0, *[odd] * budget]))
+        size = len(tree) - 1
+        controller.record(budget, StepRecord(size, 0, 1, size, 0.001, 0.03), tree, (0,))
+
+
 def test_a_fixed_budget_cuts_nothing() -> None:
     tree = DraftTree.chain([1] * 9, [-5.0 * depth for depth in range(9)])
     assert BudgetController(8, is_adaptive=False).cut(tree) is tree
@@ -322,7 +410,7 @@ def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -
         long.speed(controller, 60)
         short.first_step(controller)
         seconds = sum(short.step(controller)[1] for _ in range(128))
-    assert seconds / short.verify(0) < 128 * 1.01 + 4
+    assert seconds / short.verify(0) < 128 * 1.01 + 6
 
 
 def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:

@@ -4,6 +4,7 @@ A new drafter runs it by being in the registry, and one outside the project with
 """
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,6 +168,8 @@ def test_the_budget_and_the_root_are_kept(make: Callable[[], Made], max_nodes: i
     assert tree.token_ids[0] == PROMPT[20]
     assert tree.parents[0] == -1
     assert max(tree.token_ids) < drafter.vocab_size
+    assert all(-math.inf < score <= 0 for score in tree.log_q)
+    assert list(tree.log_q) == sorted(tree.log_q, reverse=True)  # likelier ones first
     if drafter.name != "none":  # whoever is not that drafts
         assert len(tree) > 1
 

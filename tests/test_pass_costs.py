@@ -1,11 +1,14 @@
 """How much of a drafted tree is run, by what rows cost and how sure the draft is."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
 
-from spec_engine.pass_costs import PassCosts
+from spec_engine.pass_costs import PassCosts, chance
+
+BARE_S = 1.0
 
 
 def chain(chance: float, num_nodes: int = 8) -> list[float]:
@@ -13,56 +16,105 @@ def chain(chance: float, num_nodes: int = 8) -> list[float]:
     return [depth * math.log(chance) for depth in range(num_nodes + 1)]
 
 
-def measured(row_s: float) -> PassCosts:
-    """A machine whose pass takes a second and `row_s` more a row; drafts are as right as they say."""
-    costs = PassCosts()
-    for chance in (0.05, 0.1, 0.5, 0.8, 0.97):
-        for _ in range(200):
-            for num_nodes in (0, 1, 2, 4, 8):
-                confirmed = sum(chance**depth for depth in range(1, num_nodes + 1))
-                costs.record(chain(chance, num_nodes), confirmed, 1 + row_s * num_nodes)  # type: ignore[arg-type]
+def measured(row_s: float, noise: float = 0.0, plain_s: float = BARE_S) -> PassCosts:
+    """A machine whose pass takes a plain step and `row_s` more a row; drafts are as right as they say."""
+    costs, dice = PassCosts(), random.Random(1)
+    for said in (0.05, 0.1, 0.5, 0.8, 0.97):
+        for _ in range(60):
+            for num_nodes in (1, 2, 4, 8):
+                confirmed = sum(said**depth for depth in range(1, num_nodes + 1))
+                seconds = (plain_s + row_s * num_nodes) * dice.uniform(1 - noise, 1 + noise)
+                costs.record(chain(said), num_nodes, confirmed, seconds, plain_s)  # type: ignore[arg-type]
     return costs
 
 
 def test_where_rows_are_free_the_whole_tree_is_run() -> None:
-    assert measured(0.0).num_worth(chain(0.1), 1.0) == 8
+    assert measured(0.0).num_worth(chain(0.1), 1.0, BARE_S) == 8
 
 
 @pytest.mark.parametrize(("row_s", "num_nodes"), [(0.6, 0), (0.3, 1), (0.15, 2), (0.07, 3)])
 def test_a_node_is_worth_its_row_while_its_chance_is_larger(row_s: float, num_nodes: int) -> None:
     """Half a token, a quarter, an eighth …"""
-    assert measured(row_s).num_worth(chain(0.5), 1.0) == num_nodes
+    assert measured(row_s).num_worth(chain(0.5), 1.0, BARE_S) == num_nodes
 
 
 def test_a_sure_draft_is_run_and_an_unsure_one_is_not() -> None:
     costs = measured(0.2)
-    assert costs.num_worth(chain(0.97), 1.0) == 8
-    assert costs.num_worth(chain(0.05), 1.0) == 0
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8
+    assert costs.num_worth(chain(0.05), 1.0, BARE_S) == 0
 
 
 def test_a_token_that_is_cheap_otherwise_buys_fewer_rows() -> None:
-    sizes = [measured(0.1).num_worth(chain(0.8), token_s) for token_s in (2.0, 1.0, 0.5, 0.2, 0.1)]
+    sizes = [measured(0.1).num_worth(chain(0.8), token_s, BARE_S) for token_s in (2.0, 1.0, 0.5, 0.2, 0.1)]
     assert all(more >= less for more, less in pairwise(sizes))
     assert sizes[0] > sizes[-1]
 
 
+def test_a_pass_over_a_bare_root_costs_a_plain_step_and_not_what_a_token_costs_while_drafting_pays() -> None:
+    """A row adds 1 ms to 30; a token costs 6 ms because drafts are good: the rows of a fair draft are worth it."""
+    costs = measured(0.001, plain_s=0.03)
+    assert costs.num_worth(chain(0.75, 16), 0.006, 0.03) >= 5
+
+
+def test_costs_hold_for_another_context_and_another_machine() -> None:
+    """Measured where all took ten times as long, asked where it does not."""
+    costs = measured(2.0, plain_s=10.0)
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8
+    assert costs.row_s(BARE_S) == pytest.approx(0.2, rel=0.1)
+
+
 def test_before_anything_was_measured_it_is_run() -> None:
-    assert PassCosts().num_worth(chain(0.3), 1.0) == 8
+    assert PassCosts().num_worth(chain(0.3), 1.0, BARE_S) == 8
+
+
+@pytest.mark.parametrize("stall", [5.0, 50.0, 1e9])
+def test_one_pass_that_was_held_up_is_got_over(stall: float) -> None:
+    costs = PassCosts()
+    costs.record(chain(0.97), 8, 7, stall, BARE_S)
+    num_run = 0
+    for _ in range(30):
+        size = costs.num_worth(chain(0.97), 0.5, BARE_S)
+        costs.record(chain(0.97), size, size, BARE_S + 0.01 * size, BARE_S)
+        num_run += size
+    assert num_run > 100
+    assert costs.num_worth(chain(0.97), 0.5, BARE_S) == 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_is_not_taken_for_the_price_of_rows(seed: int) -> None:
+    costs, dice = PassCosts(), random.Random(seed)
+    for _ in range(60):
+        num_nodes = dice.choice((0, 1, 2, 4, 8, 16, 32))
+        costs.record(chain(0.3, 32), num_nodes, 0, BARE_S * dice.uniform(0.7, 1.3), BARE_S)
+    assert costs.row_s(BARE_S) < 0.008
 
 
 def test_a_draft_that_is_surer_than_right_loses_its_rows_and_gets_another_chance() -> None:
     costs = measured(0.2)
     for _ in range(60):
-        costs.record(chain(0.97), 0, 1 + 0.2 * 8)
-    costs.num_worth(chain(0.97), 1.0)
-    assert costs.num_worth(chain(0.97), 1.0) == 0
-    for _ in range(1000):
-        costs.record([0.0], 0, 1.0)
-    assert costs.num_worth(chain(0.97), 1.0) == 8
+        costs.record(chain(0.97), 8, 0, BARE_S + 0.2 * 8, BARE_S)
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 0
+    costs.begin()  # a new answer, another text
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) > 0
 
 
-def test_a_pass_that_seemed_cheaper_with_more_rows_is_noise() -> None:
-    costs = PassCosts()
-    costs.record([0.0], 0, 1.0)
-    costs.record(chain(0.5, 8), 1, 0.8)
-    assert costs.num_worth(chain(0.01), 1.0) == 8  # no row costs anything, so all are run
+def test_what_says_it_is_hopeless_is_tried_now_and_then() -> None:
+    costs = measured(0.2)
+    sizes = [costs.num_worth(chain(1e-9), 1.0, BARE_S) for _ in range(30)]
+    assert sizes.count(1) == 3
+    assert set(sizes) == {0, 1}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1000.0, 5.0])
+def test_odd_probabilities_do_no_harm(odd: float) -> None:
+    costs = measured(0.2)
+    for log_q in ([0.0, odd], [0.0, -0.1, odd], [odd, odd, odd]):
+        size = costs.num_worth(log_q, 1.0, BARE_S)
+        assert 0 <= size < len(log_q)
+        costs.record(log_q, size, 0, 1.0, BARE_S)
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8
+    assert 0.0 <= chance(odd) <= 1.0
+
+
+def test_a_clock_that_is_too_coarse_cuts_nothing() -> None:
+    assert measured(0.2).num_worth(chain(0.1), 0.0, 0.0) == 8

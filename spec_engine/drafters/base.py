@@ -68,7 +68,8 @@ class DraftSession(Protocol):
     def propose(self, root: int, max_nodes: int) -> DraftTree:
         """A tree below `root`, the token that follows all observed ones, with at most `max_nodes` drafted nodes.
 
-        The drafted part may be empty. The root is not observed yet: it comes with the next step.
+        The drafted part may be empty. The root is not observed yet: it comes with the next step. Likelier nodes come
+        first, and `log_q` is what the drafter believes: the engine runs a node as far as its chance is worth a row.
         """
 
 
