@@ -4,6 +4,7 @@ Job: read the arguments, serve the page. Non-job: everything else.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -22,17 +23,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
+    parser.add_argument(
+        "--auth", metavar="NAME:PASSWORD", help="ask for these; or set SPEC_ENGINE_AUTH, which other users cannot see"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     given = parser.parse_args(arguments)
+    login = given.auth or os.environ.get("SPEC_ENGINE_AUTH")
+    if login is not None and not all(login.partition(":")):
+        parser.error("--auth takes NAME:PASSWORD, both not empty")
     options = ServeOptions(
-        given.preset,
-        given.document,
-        given.host,
-        given.port,
-        not given.no_browser,
-        given.device,
-        given.model,
-        given.data_dir,
+        preset=given.preset,
+        documents=tuple(given.document),
+        host=given.host,
+        port=given.port,
+        opens_browser=not given.no_browser,
+        device=given.device,
+        model=given.model,
+        data_dir=given.data_dir,
+        login=login,
     )
     try:
         serve(options, announce=lambda line: print(line, flush=True))

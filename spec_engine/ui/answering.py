@@ -12,6 +12,7 @@ from spec_engine.chat.session import Session
 from spec_engine.chat.store import Reason
 from spec_engine.events import ContextFocused, Event, Finished
 from spec_engine.sampling import SamplingParams
+from spec_engine.ui.logbook import LOG
 from spec_engine.ui.talk import Talk
 
 NUM_PLACES = 6  # parts of the document that are named as looked at
@@ -69,7 +70,11 @@ class AnswerWork:
         """Figures, settings, and the parts that the drafter was shown most often."""
         details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed}
         if self._finished:
-            details["metrics"] = self._finished.metrics.as_dict()
+            metrics = self._finished.metrics
+            details["metrics"] = metrics.as_dict()
+            figures = (metrics.num_prompt_tokens, metrics.num_reused_tokens, metrics.num_generated_tokens)
+            speed = (metrics.tokens_per_second, metrics.mean_acceptance_length)
+            LOG.info("answer: prompt %d, reused %d, new %d tokens, %.1f tokens/s, %.2f a pass", *figures, *speed)
         if self._seen:
             details["looked_at"] = [label for label, _ in self._seen.most_common(NUM_PLACES)]
         return details

@@ -40,6 +40,7 @@ class ChatPane:
 
     chat: gr.Chatbot
     live: gr.HTML
+    race: gr.HTML
     branches: gr.Dropdown
     notice: gr.HTML
     examples_row: gr.Row

@@ -16,8 +16,8 @@ from spec_engine.engine import Engine, load_engine
 class PageEngine(AnsweringEngine, Protocol):
     """What the page needs of an engine."""
 
-    def with_drafter(self, kind: DrafterKind) -> "PageEngine":
-        """The same target with another drafter."""
+    def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "PageEngine":
+        """The same target with another drafter, with or without retrieval if that is said."""
 
     def logits_after(self, token_ids: Sequence[int]) -> list[float]:
         """The target's logits behind some tokens."""

@@ -1,11 +1,13 @@
 """What stands between the network and the page.
 
-Job: serve the page under its own names only, take requests from its own pages only, let the browser load nothing from
-anywhere else, and let go of open pages when the server ends.
+Job: serve the page under its own names only, take requests from its own pages only, ask for a password if there is one,
+let the browser load nothing from anywhere else, and let go of open pages when the server ends.
 Non-job: the page, the port (`server`).
 """
 
 import asyncio
+import hmac
+from base64 import b64encode
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,12 +33,16 @@ class OwnPagesOnly:
 
     Args:
         names: host names that are served; None serves any, for a page that was opened to the network on purpose.
+        login: "name:password" that the browser must give for everything; None asks for nothing.
         closing: set when the server ends; streams that a page follows are then told that the page has gone.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str] | None, closing: asyncio.Event) -> None:
+    def __init__(
+        self, app: ASGIApp, names: frozenset[str] | None, closing: asyncio.Event, login: str | None = None
+    ) -> None:
         self._app = app
         self._names = names
+        self._login = None if login is None else b"Basic " + b64encode(login.encode())
         self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +78,10 @@ class OwnPagesOnly:
             return PlainTextResponse("This page is not served under that name.", 400)
         if origin is not None and _network_location(origin) != host:
             return PlainTextResponse("This page takes requests from itself only.", 403)
+        given = headers.get("authorization", "").encode()
+        if self._login is not None and not hmac.compare_digest(given, self._login):
+            challenge = {"WWW-Authenticate": 'Basic realm="Long-document chat", charset="UTF-8"'}
+            return PlainTextResponse("This page asks for a name and a password.", 401, challenge)
         return None
 
     async def _first_of(self, receive: Receive) -> Message:

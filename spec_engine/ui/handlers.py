@@ -60,7 +60,7 @@ class Handlers:
         ):
             self._follow(again)
         _on(chat.branches.input, self.show_branch, [chat.branches], everything)
-        self._follow(_on(speed.compare.click, self.compare, None, everything))
+        self._follow(_on(speed.compare.click, self.race, None, everything))
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
         _on(chat.new_chat.click, self.new_chat, None, everything)
@@ -170,9 +170,9 @@ class Handlers:
         """The conversation is over."""
         return self._try(self._workspace.new_chat)
 
-    def compare(self) -> Updates:
-        """The plain run was asked for."""
-        return self._try(self._workspace.compare_with_plain)
+    def race(self) -> Updates:
+        """The race was asked for."""
+        return self._try(self._workspace.race)
 
     def calibrate(self) -> None:
         """An answer is complete: measure plain decoding behind it, if that is due."""

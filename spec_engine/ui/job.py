@@ -5,6 +5,7 @@ that was reloaded reads the list from its start, so nothing of a running answer 
 Non-job: what the work is (`workspace`), what the facts look like (`live`, `render`).
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import text
+from spec_engine.ui.logbook import LOG, note_error
 
 JobKind = Literal["load", "answer", "calibrate", "compare"]
 Fact = TypeVar("Fact")
@@ -94,12 +96,17 @@ class Job(Generic[Fact]):
     def _run(self) -> None:
         """The thread: the work, and how it ended."""
         error: str | None = text.UNEXPECTED
+        started = time.monotonic()
         try:
             self._work(self)
             error = None
+            LOG.info("%s: done in %.1f s", self.kind, time.monotonic() - started)
         except SpecEngineError as failure:
             error = str(failure)
+            LOG.info("%s: %s after %.1f s", self.kind, type(failure).__name__, time.monotonic() - started)
         finally:
+            if (unforeseen := sys.exc_info()[1]) is not None:
+                note_error(self.kind, unforeseen)
             with self._changed:
                 self.error, self._is_running = error, False
                 self._changed.notify_all()

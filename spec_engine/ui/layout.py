@@ -138,6 +138,7 @@ def _chat_pane() -> ChatPane:
             autoscroll=False,
         )
         live = _html(elem_id="se-live", autoscroll=True)
+        race = _html(elem_id="se-race")
         with gr.Row(visible=False, elem_id="se-examples") as examples_row:
             examples = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_EXAMPLES))
     branches = gr.Dropdown(
@@ -162,7 +163,7 @@ def _chat_pane() -> ChatPane:
         authors = _html(render.authors(None))
     has_followed = gr.State(False)
     return ChatPane(
-        chat, live, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed
+        chat, live, race, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed
     )
 
 

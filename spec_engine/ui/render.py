@@ -19,6 +19,7 @@ from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.race import LiveRace, RaceLane
 
 _CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in doubt is no code
     r"""\\[\\`]  # escaped: opens nothing
@@ -218,6 +219,44 @@ def answers(turns: Sequence[StoredTurn]) -> str:
     return (
         f'<section class="se-block se-answers"><h3>{escape(text.ANSWERS_HEADING)}</h3>'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
+    )
+
+
+def race(state: LiveRace, *, is_running: bool) -> str:
+    """The lanes of a race side by side: speed, gain, text, and whether it is the plain one."""
+    plain_rate = (
+        state.lanes[0].answer.metrics.tokens_per_second if state.lanes and state.lanes[0].answer.finished else 0
+    )
+    cells = "".join(_lane(lane, plain_rate, is_running and lane is state.running) for lane in state.lanes)
+    return (
+        f'<section class="se-lanes" aria-label="{escape(text.RACE_HEADING)}"><h3>{escape(text.RACE_HEADING)}</h3>'
+        f'<div class="se-lanes-row">{cells}</div></section>'
+    )
+
+
+def _lane(lane: RaceLane, plain_rate: float, is_running: bool) -> str:
+    """One lane."""
+    answer, metrics = lane.answer, lane.answer.metrics
+    rate = metrics.tokens_per_second if answer.finished else answer.tokens_per_second_now
+    figures = [f"<b>{text.rate(rate)}</b> tokens/s"] if rate else []
+    if answer.finished and plain_rate and metrics.num_draft_tokens:
+        figures.append(f"<b>{text.factor(rate / plain_rate)}</b> plain")
+    if metrics.num_draft_tokens:
+        figures.append(f"{metrics.mean_acceptance_length:.1f} per pass")
+    if is_running and not answer.text:
+        share = f" {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
+        figures = [f"{escape(text.RACE_READING)}{share}"]
+    line = " · ".join(figures) if figures else escape(text.RACE_WAITING)
+    verdict = ""
+    if (result := lane.comparison) is not None:
+        same = result.difference is None
+        words = f"identical text: {text.plural(result.num_compared, 'token')}" if same else "texts differ"
+        verdict = f'<p class="se-verdict se-verdict--{"ok" if same else "over"}">{escape(words)}</p>'
+    caret = '<span class="se-caret"></span>' if is_running else ""
+    return (
+        f'<article class="se-lane{" se-lane--running" if is_running else ""}"><h4>{escape(lane.label)}</h4>'
+        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.text)}{caret}</div>'
+        f"{verdict}</article>"
     )
 
 

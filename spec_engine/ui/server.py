@@ -25,10 +25,12 @@ from fastapi import FastAPI
 from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
+from spec_engine.ui import text
 from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
+from spec_engine.ui.logbook import open_log
 from spec_engine.ui.workspace import Workspace
 
 LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
@@ -54,6 +56,7 @@ class ServeOptions:
         device: as for `load_engine`.
         model: hub id or folder of another target for the preset.
         data_dir: where conversations and their documents are kept; None for the user's data folder of the system.
+        login: "name:password" that the browser asks for; None for no password.
     """
 
     preset: str = "builtin"
@@ -64,6 +67,7 @@ class ServeOptions:
     device: str = "auto"
     model: str | None = None
     data_dir: Path | None = None
+    login: str | None = None
 
 
 class PageServer(uvicorn.Server):
@@ -72,9 +76,16 @@ class PageServer(uvicorn.Server):
     `sockets` of `run` may be given, as for any uvicorn server.
     """
 
-    def __init__(self, workspace: Workspace, presets: Sequence[Preset], host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        presets: Sequence[Preset],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        login: str | None = None,
+    ) -> None:
         self._closing = asyncio.Event()
-        app = build_app(workspace, presets, host, self._closing)
+        app = build_app(workspace, presets, host, self._closing, login)
         super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -83,12 +94,14 @@ class PageServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def build_app(workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event) -> FastAPI:
-    """The guarded application; `closing` is set when its server ends."""
+def build_app(
+    workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event, login: str | None = None
+) -> FastAPI:
+    """The guarded application; `closing` is set when its server ends, `login` is "name:password"."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(exports_of(workspace))
     names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
-    app.add_middleware(OwnPagesOnly, names=names, closing=closing)
+    app.add_middleware(OwnPagesOnly, names=names, closing=closing, login=login)
     blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
     guarded: FastAPI = gr.mount_gradio_app(
         app,
@@ -131,7 +144,12 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     presets = [first if preset.name == first.name else preset for preset in available_presets(announce)]
     if first not in presets:
         presets.append(first)
-    workspace = Workspace(EngineSource(options.device), History(options.data_dir or default_data_dir()))
+    data_dir = options.data_dir or default_data_dir()
+    workspace = Workspace(EngineSource(options.device), History(data_dir))
+    try:
+        announce(f"Conversations are kept in {data_dir}; the log, without their text, is {open_log(data_dir)}")
+    except OSError as error:
+        announce(f"No log is written: {error}")
     if not options.documents:
         reopen_last(workspace, announce)
     else:
@@ -143,10 +161,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     if port != options.port:
         announce(f"Port {options.port} is in use; {port} is taken instead.")
     if not is_loopback(options.host):
-        announce("Everyone who can reach this machine can read the document and the chat: there is no password.")
+        announce(text.OPEN_WITH_PASSWORD if options.login else text.OPEN_TO_ALL)
     shown_host = "localhost" if options.host in (*LOOPBACK_NAMES, *ANY_ADDRESS) else options.host
     address = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
-    server = PageServer(workspace, presets, options.host, port)
+    server = PageServer(workspace, presets, options.host, port, options.login)
     workspace.switch(first)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()

@@ -20,6 +20,7 @@ from spec_engine.ui import text
 from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.race import LaneCompared, LaneStarted
 from spec_engine.ui.readouts import DraftingState
 from spec_engine.ui.speed import PlainBaseline
 from spec_engine.ui.talk import Talk
@@ -34,7 +35,7 @@ class Progress:
     message: str
 
 
-Fact = Event | Progress
+Fact = Event | Progress | LaneStarted | LaneCompared
 
 
 class PageState:
@@ -62,6 +63,7 @@ class PageState:
         self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
         self._measured: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None
+        self.race_job: Job[Fact] | None = None  # the last race, finished or not
         self._trouble = ""  # why the last engine could not be loaded
 
     # --- questions about the state ------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ class PageState:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.job = "", None
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
-        self._measured = None
+        self._measured = self.race_job = None
         self._session = self._new_session(len(self.talk.path))
 
     def _new_session(self, num_turns: int) -> Session | None:
@@ -170,4 +172,4 @@ class PageState:
 
 def events_of(facts: Sequence[Fact]) -> list[Event]:
     """The engine's events among a job's facts."""
-    return [fact for fact in facts if not isinstance(fact, Progress)]
+    return [fact for fact in facts if isinstance(fact, Event)]

@@ -77,6 +77,16 @@ DELETE_NOT: Final = "Keep it"
 EXPORT_LABEL: Final = "Save as"
 BRANCHES_LABEL: Final = "Branches of this conversation"
 
+# --- server -----------------------------------------------------------------------------------------------------------
+OPEN_TO_ALL: Final = (
+    "Everyone who can reach this machine can read the document and the chat: there is no password. "
+    "Give one with --auth."
+)
+OPEN_WITH_PASSWORD: Final = (
+    "Everyone who can reach this machine and knows the password can read the document and the chat. The connection is "
+    "not encrypted: use it in a network that you trust."
+)
+
 # --- engine -----------------------------------------------------------------------------------------------------------
 PRESET_LABEL: Final = "Model"
 STARTING: Final = "Starting"
@@ -85,7 +95,14 @@ DRAFTING_PAUSED: Final = "Drafting off"
 LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
-COMPARE_BUTTON: Final = "Compare with plain decoding"
+COMPARE_BUTTON: Final = "Race against plain decoding"
+RACE_HEADING: Final = "The same question, one run after the other on this machine"
+RACE_PLAIN: Final = "Plain decoding"
+RACE_DRAFTED: Final = "Drafting"
+RACE_WITHOUT: Final = "Drafting, no retrieval"
+RACE_WITH: Final = "Drafting with retrieval"
+RACE_READING: Final = "reading"
+RACE_WAITING: Final = "waits for its turn"
 NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
 SAME_ANSWER: Final = (
     "The temperature is 0, so the answer would be the same word for word. Raise it under Settings for another one."
@@ -129,7 +146,7 @@ HELP: Final[dict[str, str]] = {
     "drafting": "A fast drafter proposes tokens, the large model confirms or replaces them. The text is exactly what "
     "the large model alone would write.",
     "context": "Tokens are pieces of words. The context is how many the model can hold: document, chat and answer.",
-    "identical": "Both runs were compared token by token.",
+    "identical": "All runs were compared token by token.",
 }
 
 

@@ -16,6 +16,7 @@ from spec_engine.ui import examples, render, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
 from spec_engine.ui.state import Fact, Progress, events_of
 from spec_engine.ui.workspace import Workspace
@@ -36,7 +37,8 @@ class Views:
     @property
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
-        return [self._chat.live, self._speed.readouts, self._chat.authors, self._chat.has_followed]
+        chat = self._chat
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_followed]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -226,7 +228,17 @@ class Views:
             self._speed.readouts: self._readouts(answer),
             self._speed.answers: render.answers(self._workspace.talk.path),
             self._chat.authors: render.authors(answer),
+            self._chat.race: self._race(),
         }
+
+    def _race(self) -> str:
+        """The last race behind this answer."""
+        job, preset = self._workspace.race_job, self._workspace.preset
+        if job is None or preset is None:
+            return ""
+        race = LiveRace(lanes(preset.draft))
+        race.apply(job.facts)
+        return render.race(race, is_running=job.is_running)
 
     # --- while a job runs ---------------------------------------------------------------------------------------------
 
@@ -240,6 +252,8 @@ class Views:
             yield from self._follow_answer(job)
         elif job.kind == "load":
             yield from self._follow_loading(job)
+        elif job.kind == "compare":
+            yield from self._follow_race(job)
         else:
             yield from self._follow_plain(job)
 
@@ -264,6 +278,14 @@ class Views:
         for batch in job.watch(interval_s=0.3):
             message = next((fact.message for fact in reversed(batch) if isinstance(fact, Progress)), message)
             yield {self._chat.live: render.working(f"{message} · {text.seconds(time.monotonic() - started)}")}
+
+    def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:
+        """The lanes side by side."""
+        preset = self._workspace.preset
+        race = LiveRace(lanes(preset.draft) if preset else ())
+        for batch in job.watch(interval_s=0.15):
+            race.apply(batch)
+            yield {self._chat.race: render.race(race, is_running=True)}
 
     def _follow_plain(self, job: Job[Fact]) -> Iterator[Updates]:
         """The last answer's figures, and how far the plain run is."""

@@ -27,6 +27,7 @@ from spec_engine.ui.answering import AnswerWork
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.race import LaneCompared, LaneStarted, lanes
 from spec_engine.ui.speed import baseline_of
 from spec_engine.ui.state import Fact, PageState, Progress
 
@@ -80,7 +81,7 @@ class Workspace(PageState):
                 raise RequestError(self.why_not_ask)
             preset, self._session = self.preset, session
             keeper = self.talk.begin(question, num_kept, model=self._model, preset=preset.name)
-            self.pending_question, self.comparison = question, None
+            self.pending_question, self.comparison, self.race_job = question, None, None
             self.answer_job = Job("answer", lambda job: self._answer(job, session, keeper, question))
             return self._begin(self.answer_job)
 
@@ -101,8 +102,8 @@ class Workspace(PageState):
             self.settings = replace(self.settings, seed=self.settings.seed + 1)
         return self.ask(old.question, number)
 
-    def compare_with_plain(self) -> Job[Fact]:
-        """Answer the last question again without drafting. Raises `RequestError` when there is nothing to compare."""
+    def race(self) -> Job[Fact]:
+        """Answer the last question again in every lane. Raises `RequestError` when there is nothing to compare."""
         with self._lock:
             self._require_idle()
             session, engine = self._session, self._engine
@@ -110,7 +111,8 @@ class Workspace(PageState):
                 raise RequestError(text.IS_PLAIN_ALREADY)
             if session is None or engine is None or not self.can_compare:
                 raise RequestError(text.NO_ANSWER_TO_COMPARE)
-            return self._begin(Job("compare", lambda job: self._measure_plain(job, session, engine, None)))
+            self.race_job = Job("compare", lambda job: self._race(job, session, engine))
+            return self._begin(self.race_job)
 
     def stop(self) -> None:
         """Wish that the running job ends."""
@@ -266,26 +268,44 @@ class Workspace(PageState):
             if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
                 return None
             self._measured = answered
-            measure = Job[Fact]("calibrate", lambda job: self._measure_plain(job, session, engine, CALIBRATION_TOKENS))
+            measure = Job[Fact]("calibrate", lambda job: self._calibrate(job, session, engine))
             return self._begin(measure)
 
-    def _measure_plain(self, job: Job[Fact], session: Session, engine: PageEngine, num_tokens: int | None) -> None:
-        """Replay the last request without drafting; a calibration ends after `CALIBRATION_S`."""
-        deadline = time.monotonic() + CALIBRATION_S if num_tokens else float("inf")
-        drafted, plain = session.last_finished, None
+    def _calibrate(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
+        """Replay the beginning of the last answer without drafting, for at most `CALIBRATION_S`."""
+        deadline = time.monotonic() + CALIBRATION_S
+        plain = engine.with_drafter("none")
         for event in session.replay(
-            engine.with_drafter("none"),
-            max_tokens=num_tokens,
-            cancelled=lambda: job.is_cancelled() or time.monotonic() > deadline,
+            plain, max_tokens=CALIBRATION_TOKENS, cancelled=lambda: job.is_cancelled() or time.monotonic() > deadline
         ):
             job.report(event)
             if isinstance(event, Finished):
-                plain = event
-        if plain is None or drafted is None:
-            return
+                self._note_plain(event)
+
+    def _race(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
+        """Replay the last request in each lane, and compare every text with the plain one."""
+        plain: Finished | None = None
+        for lane in lanes(self.preset.draft) if self.preset else ():
+            if job.is_cancelled():
+                return
+            job.report(LaneStarted(lane.label))
+            finished: Finished | None = None
+            runner = engine.with_drafter(lane.kind, use_retrieval=lane.use_retrieval)
+            for event in session.replay(runner, cancelled=job.is_cancelled):
+                job.report(event)
+                finished = event if isinstance(event, Finished) else finished
+            if finished is None or job.is_cancelled():
+                return
+            if plain is None:
+                plain = finished
+                self._note_plain(plain)
+            elif plain.token_ids:
+                self.comparison = compare(finished, plain, session.last_prompt_token_ids, engine.logits_after)
+                job.report(LaneCompared(lane.label, self.comparison))
+
+    def _note_plain(self, plain: Finished) -> None:
+        """Keep the speed of a plain run, with the answer that it is about."""
         self.baseline = baseline_of(plain) or self.baseline
         if self.baseline and self.talk.path:
             plain_rate = {"plain_tokens_per_second": self.baseline.tokens_per_second}
             self.talk.annotate(self.talk.path[-1].id, plain_rate)
-        if num_tokens is None and plain.token_ids and not job.is_cancelled():
-            self.comparison = compare(drafted, plain, session.last_prompt_token_ids, engine.logits_after)

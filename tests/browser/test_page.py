@@ -92,7 +92,12 @@ def test_the_plain_run_shows_an_identical_text_and_a_measured_speed_up(open_page
     tile = page.locator(".se-tile", has_text="speed-up")
     expect(tile.locator("b")).to_have_text(re.compile(r"[\d.]+×"))  # the short calibration behind the answer
     page.locator("#se-compare").click()
-    expect(page.locator(".se-verdict")).to_have_text("Text identical, 48 tokens")
+    expect(page.locator("#se-readouts .se-verdict")).to_have_text("Text identical, 48 tokens")
+    lanes = page.locator(".se-lane")
+    expect(lanes.locator("h4")).to_have_text(["Plain decoding", "Drafting, no retrieval", "Drafting with retrieval"])
+    expect(lanes.locator(".se-verdict")).to_have_text(["identical text: 48 tokens"] * 2)
+    texts = lanes.locator(".se-lane-text").all_inner_texts()
+    assert len(set(texts)) == 1
     page.locator("#se-authors > button").click()
     authors = page.locator("#se-authors .se-authors")
     expect(authors.locator(".se-target").first).to_be_visible()

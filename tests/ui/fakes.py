@@ -83,7 +83,7 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.is_closed = False
 
-    def with_drafter(self, kind: DrafterKind) -> "ScriptedEngine":
+    def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "ScriptedEngine":
         sibling = ScriptedEngine(
             self.answer,
             capacity=self.capacity,

@@ -3,7 +3,9 @@
 import asyncio
 import re
 import socket
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,9 @@ from starlette.types import Message, Receive, Scope, Send
 from spec_engine.chat.history import History
 from spec_engine.config import ModelRef, Preset
 from spec_engine.errors import SpecEngineError
+from spec_engine.ui.__main__ import main
 from spec_engine.ui.guard import OwnPagesOnly
+from spec_engine.ui.logbook import open_log
 from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback, reopen_last
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
@@ -204,3 +208,52 @@ def test_the_last_conversation_is_shown_again(tmp_path: Path) -> None:
     assert lost.turns == ()
     assert len(lines) == 1
     assert "could not be opened again" in lines[0]
+
+
+def test_with_a_password_nothing_is_served_without_it(workspace: Workspace) -> None:
+    app = build_app(workspace, [PRESET], "127.0.0.1", asyncio.Event(), "anna:gehéim")
+    with TestClient(app, base_url="http://127.0.0.1:7860") as client:
+        for path in ("/", "/config", "/conversations/1.md", "/gradio_api/info"):
+            refused = client.get(path)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"].startswith("Basic")
+        for wrong in ("anna:geheim", "anna:", ":", "otto:gehéim"):
+            name, _, password = wrong.partition(":")
+            assert client.get("/", auth=(name, password)).status_code == 401
+        right = "Basic " + b64encode("anna:gehéim".encode()).decode()
+        assert client.get("/", headers={"authorization": right}).status_code == 200
+        assert client.get("/", headers={"authorization": right, "host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize("login", ["anna", "anna:", ":x"])
+def test_a_login_needs_both_parts(login: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--auth", login])
+    assert end.value.code == 2
+
+
+def test_the_log_tells_what_happened_and_nothing_of_what_was_said(tmp_path: Path) -> None:
+    path = open_log(tmp_path)
+    report = tmp_path / "salaries-of-the-board.txt"
+    report.write_text("Everyone earns nothing. " * 50)
+    workspace = Workspace(lambda preset, tell: ScriptedEngine("a secret answer"))
+    workspace.switch(PRESET).join(10)
+    workspace.open_documents([report])
+    workspace.ask("Who earns most?").join(10)
+
+    def broken(preset: Preset, tell: object) -> ScriptedEngine:
+        raise ZeroDivisionError(report.name)
+
+    unhandled, threading.excepthook = threading.excepthook, lambda failure: None
+    try:
+        Workspace(broken).switch(PRESET).join(10)
+    finally:
+        threading.excepthook = unhandled
+    log = path.read_text("utf-8")
+    assert "started: spec-engine" in log
+    assert "load: done in" in log
+    assert "answer: prompt" in log
+    assert "load: ZeroDivisionError" in log
+    assert "test_server.py" in log  # the way that an error came
+    for word in ("secret", "earns", "salaries", "Who"):
+        assert word not in log

@@ -90,7 +90,7 @@ def test_asking_needs_an_engine_and_a_document(report: Path, missing: str) -> No
 def test_a_second_question_waits_for_the_first(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.02))
     job = workspace.ask("First?")
-    for action in (lambda: workspace.ask("Second?"), workspace.new_chat, workspace.compare_with_plain):
+    for action in (lambda: workspace.ask("Second?"), workspace.new_chat, workspace.race):
         with pytest.raises(RequestError, match="Another answer is being written"):
             action()
     with pytest.raises(RequestError, match="Another answer is being written"):
@@ -139,7 +139,7 @@ def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
     workspace = ready(report, Loader(step_s=0.002))
     done(workspace.ask("What?"))
     assert workspace.comparison is None
-    done(workspace.compare_with_plain())
+    done(workspace.race())
     assert workspace.comparison is not None
     assert workspace.comparison.difference is None
     assert workspace.comparison.is_whole
@@ -175,7 +175,7 @@ def test_without_drafting_there_is_nothing_to_compare(report: Path) -> None:
     assert not workspace.can_compare
     assert workspace.calibrate() is None
     with pytest.raises(RequestError, match="Drafting is off"):
-        workspace.compare_with_plain()
+        workspace.race()
 
 
 def test_switching_frees_the_old_engine_and_keeps_document_and_chat(report: Path) -> None:
