@@ -185,10 +185,22 @@ def load_preset(name_or_path: str, folder: Path | None = None) -> Preset:
             names = preset_names(folder)
             raise PresetError(f"There is no preset named '{name_or_path}'.{_nearest(name_or_path, names)}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PresetError(f"The preset file {path} does not exist. Check the path.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise PresetError(f"The preset file {path} cannot be read: {error}. Correct the file.") from error
+    return parse_preset(text, path)
+
+
+def parse_preset(text: str, path: Path) -> Preset:
+    """A preset from TOML, as if it stood in the file `path`, which need not exist.
+
+    Raises `PresetError` for what is not TOML, an unknown key or a value of the wrong type or out of range.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise PresetError(f"The preset file {path} cannot be read: {error}. Correct the file.") from error
     for key, value in (("name", path.stem), ("folder", str(path.resolve().parent))):
         if key in table:
@@ -200,9 +212,10 @@ def load_preset(name_or_path: str, folder: Path | None = None) -> Preset:
 
 
 def resolve_model(preset: Preset, ref: ModelRef) -> str:
-    """The folder beside the preset file that `ref` names, if there is one; else the id as it stands."""
-    local = preset.folder / ref.id
-    return str(local) if local.is_dir() else ref.id
+    """The folder that `ref` names beside the preset file, or beside the shipped presets, if there is one; else the id
+    as it stands."""
+    places = (preset.folder / ref.id, preset_folder() / ref.id)
+    return next((str(local) for local in places if local.is_dir()), ref.id)
 
 
 def preset_dict(preset: Preset) -> dict[str, object]:

@@ -73,6 +73,8 @@ def footer(turn: StoredTurn) -> str:
             parts.append(f"reused {metrics['num_reused_tokens']:,} · new {new:,}")
     if turn.reason in _REASONS:
         parts.append(_REASONS[turn.reason])
+    if read := turn.details.get("read"):
+        parts.append(f"read {read}")
     looked_at = turn.details.get("looked_at")
     if isinstance(looked_at, list) and looked_at:
         parts.append(f"looked at {', '.join(str(label) for label in looked_at)}")

@@ -23,13 +23,17 @@ class AnswerWork:
 
     Args:
         locate: names the part of the document that holds a token of the prompt; "" behind the document.
+        read: what of the document is read, in words.
     """
 
-    def __init__(self, session: Session, talk: Talk, keeper: AnswerKeeper, locate: Callable[[int], str]) -> None:
+    def __init__(
+        self, session: Session, talk: Talk, keeper: AnswerKeeper, locate: Callable[[int], str], read: str = ""
+    ) -> None:
         self._session = session
         self._talk = talk
         self._keeper = keeper
         self._locate = locate
+        self._read = read
         self._seen: Counter[str] = Counter()
         self._finished: Finished | None = None
 
@@ -68,7 +72,7 @@ class AnswerWork:
 
     def _details(self, sampling: SamplingParams) -> dict[str, object]:
         """Figures, settings, and the parts that the drafter was shown most often."""
-        details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed}
+        details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed, "read": self._read}
         if self._finished:
             metrics = self._finished.metrics
             details["metrics"] = metrics.as_dict()

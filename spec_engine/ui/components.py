@@ -50,7 +50,19 @@ class ChatPane:
     stop: gr.Button
     new_chat: gr.Button
     authors: gr.HTML
-    has_followed: gr.State  # whether the last look found a job to follow
+    has_job: gr.State  # whether the last action began a job, or a running one was found
+
+
+@dataclass(frozen=True, slots=True)
+class EditorPane:
+    """Left, at the end: presets of the user's own."""
+
+    name: gr.Textbox
+    source: gr.Textbox
+    verdict: gr.HTML
+    copy: gr.Button
+    save: gr.Button
+    delete: gr.Button
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +97,6 @@ class Page:
 
     document: DocumentPane
     history: HistoryPane
+    editor: EditorPane
     chat: ChatPane
     speed: SpeedPane

@@ -18,10 +18,10 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
-from spec_engine.config import Preset
 from spec_engine.errors import PasswordRequired, SpecEngineError
-from spec_engine.ui import text
+from spec_engine.ui import render, text
 from spec_engine.ui.components import Page
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.views import Updates, Views
 from spec_engine.ui.workspace import Workspace
 
@@ -36,20 +36,20 @@ class Handlers:
     """The events of the page. Holds no state of its own.
 
     Args:
-        presets: those the picker offers.
+        shelf: the presets that the picker offers.
     """
 
-    def __init__(self, page: Page, workspace: Workspace, presets: Sequence[Preset]) -> None:
+    def __init__(self, page: Page, workspace: Workspace, shelf: PresetShelf) -> None:
         self._page = page
         self._workspace = workspace
         self._views = Views(page, workspace)
-        self._presets = {preset.name: preset for preset in presets}
+        self._shelf = shelf
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Every event, and what follows it."""
         doc, chat, speed = self._page.document, self._page.chat, self._page.speed
         everything = self._views.all_outputs
-        self._follow(_on(blocks.load, self.open_page, None, everything), self.show_result_if_any)
+        self._follow(_on(blocks.load, self.open_page, None, everything))
         for send in (chat.box.submit, chat.ask.click):
             self._follow(_on(send, self.ask, [chat.box], everything))
         for button in chat.examples:
@@ -78,6 +78,17 @@ class Handlers:
         _on(doc.range_all.click, self.use_all, None, everything)
 
         self._connect_history(everything)
+        self._connect_editor()
+
+    def _connect_editor(self) -> None:
+        """Presets of the user's own."""
+        editor, picker = self._page.editor, self._page.document.preset
+        written = [editor.name, editor.source]
+        _on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
+        for change in (editor.name.change, editor.source.change):
+            _on(change, self.check_preset, written, [editor.verdict])
+        _on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
+        _on(editor.delete.click, self.delete_preset, [editor.name], [picker, editor.verdict])
 
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
@@ -90,11 +101,11 @@ class Handlers:
         _on(history.delete_not.click, lambda: gr.update(visible=False), None, [history.confirm])
         _on(history.delete_really.click, self.delete, None, everything)
 
-    def _follow(self, event: Dependency, show_result: Callable[[bool], Updates] | None = None) -> None:
+    def _follow(self, event: Dependency) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything = self._views, self._views.all_outputs
         followed = _stream(event.then, views.follow, views.streamed)
-        result = _on(followed.then, show_result or self.show_result, [self._page.chat.has_followed], everything)
+        result = _on(followed.then, self.show_result, [self._page.chat.has_job], everything)
         measured = _stream(_on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
         _on(measured.then, views.figures, None, views.figure_outputs)
 
@@ -104,18 +115,15 @@ class Handlers:
         """A page was opened or reloaded."""
         return self._views.everything(notice=self._workspace.trouble)
 
-    def show_result(self, has_followed: bool) -> Updates:
-        """A job has ended, perhaps before it could be followed."""
+    def show_result(self, has_job: bool) -> Updates:
+        """A job has ended, perhaps before it could be followed. If there was none nothing is new, and sending the page
+        again could undo what another event has just shown."""
+        if not has_job:
+            return {self._page.chat.live: gr.skip()}
         question = self._workspace.take_back_question()
         if question:
             return {**self._views.everything(notice=text.STOPPED_EARLY), self._page.chat.box: self._views.box(question)}
-        stale = "" if has_followed else None  # a refusal while the job ran has lost its reason
-        return self._views.everything(notice=self._workspace.trouble or stale)
-
-    def show_result_if_any(self, has_followed: bool) -> Updates:
-        """A page was opened. If no job ran there is nothing new, and sending the page again could undo what another
-        event has just shown."""
-        return self.show_result(has_followed) if has_followed else {self._page.chat.live: gr.skip()}
+        return self._views.everything(notice=self._workspace.trouble)  # a refusal while the job ran has lost its reason
 
     def set_settings(self, max_tokens: float | None, temperature: float | None, seed: float | None) -> None:
         """A setting was changed; the next answer follows it. An empty field leaves the setting as it was."""
@@ -129,19 +137,18 @@ class Handlers:
 
     def ask(self, question: str) -> Updates:
         """A question was sent."""
-        try:
-            self._workspace.ask(question)
-        except SpecEngineError as error:
-            return self._views.everything(notice=str(error))
-        return {**self._views.everything(notice=""), self._page.chat.box: self._views.box(value="")}
+        updates = self._begin(lambda: self._workspace.ask(question))
+        return (
+            {**updates, self._page.chat.box: self._views.box(value="")} if updates[self._page.chat.has_job] else updates
+        )
 
     def regenerate(self, event: gr.RetryData) -> Updates:
         """An answer is to be written again."""
-        return self._try(lambda: self._workspace.regenerate(_turn_number(event.index)))
+        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)))
 
     def edit(self, event: gr.EditData) -> Updates:
         """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
-        return self._try(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)))
+        return self._begin(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)))
 
     def show_branch(self, last_turn: int | None) -> Updates:
         """Another branch was chosen."""
@@ -172,7 +179,7 @@ class Handlers:
 
     def race(self) -> Updates:
         """The race was asked for."""
-        return self._try(self._workspace.race)
+        return self._begin(self._workspace.race)
 
     def calibrate(self) -> None:
         """An answer is complete: measure plain decoding behind it, if that is due."""
@@ -180,9 +187,41 @@ class Handlers:
 
     def switch(self, name: str) -> Updates:
         """Another model was picked."""
-        if self._workspace.preset is self._presets[name]:
-            return self._views.everything(notice=None)
-        return self._try(lambda: self._workspace.switch(self._presets[name]))
+        if self._workspace.preset is self._shelf[name]:
+            return {**self._views.everything(notice=None), self._page.chat.has_job: False}
+        return self._begin(lambda: self._workspace.switch(self._shelf[name]))
+
+    def copy_preset(self, name: str | None) -> tuple[str, str, str]:
+        """The chosen preset is to be changed; one of the user's own keeps its name."""
+        if not name:
+            return "", "", ""
+        source = self._shelf.source(name)
+        return name if self._shelf.is_own(name) else f"my-{name}", source, ""
+
+    def check_preset(self, name: str, source: str) -> str:
+        """Something was typed."""
+        if not source.strip():
+            return ""
+        try:
+            return render.preset_verdict(self._shelf.check(name, source))
+        except SpecEngineError as error:
+            return render.notice(str(error))
+
+    def save_preset(self, name: str, source: str) -> tuple[object, str]:
+        """The preset is to be kept."""
+        try:
+            preset = self._shelf.save(name, source)
+        except SpecEngineError as error:
+            return gr.skip(), render.notice(str(error))
+        return gr.update(choices=self._shelf.choices()), render.preset_verdict(preset, is_saved=True)
+
+    def delete_preset(self, name: str) -> tuple[object, str]:
+        """The preset is to be forgotten."""
+        try:
+            self._shelf.delete(name.strip())
+        except SpecEngineError as error:
+            return gr.skip(), render.notice(str(error))
+        return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info")
 
     def open_files(self, paths: list[str] | None) -> Updates:
         """Files were dropped."""
@@ -222,6 +261,15 @@ class Handlers:
         return self._try(lambda: self._workspace.choose_range(0, len(opened.whole.blocks) - 1 if opened else 0))
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, action: Callable[[], object]) -> Updates:
+        """Begin a job and show that, or the reason why it was refused."""
+        has_job = self._page.chat.has_job
+        try:
+            action()
+        except SpecEngineError as error:
+            return {**self._views.everything(notice=str(error)), has_job: False}
+        return {**self._views.everything(notice=""), has_job: True}
 
     def _try(self, action: Callable[[], object]) -> Updates:
         """Do something and show the result, or the reason why it was refused."""

@@ -4,35 +4,35 @@ Job: build every component once and hand them to `handlers.connect`.
 Non-job: reacting (`handlers`), the server (`server`).
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import gradio as gr
 
-from spec_engine.config import Preset
 from spec_engine.ui import render, text
-from spec_engine.ui.components import ChatPane, DocumentPane, HistoryPane, Page, SpeedPane
+from spec_engine.ui.components import ChatPane, DocumentPane, EditorPane, HistoryPane, Page, SpeedPane
 from spec_engine.ui.handlers import Handlers
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
 NUM_EXAMPLES: Final = 3
 UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
 
 
-def build_page(workspace: Workspace, presets: Sequence[Preset]) -> gr.Blocks:
-    """The page over a workspace. `presets` are offered in this order."""
+def build_page(workspace: Workspace, shelf: PresetShelf) -> gr.Blocks:
+    """The page over a workspace, with the presets of a shelf."""
     blocks: gr.Blocks
     with gr.Blocks(title=text.TITLE, fill_width=True, analytics_enabled=False, delete_cache=UPLOAD_AGE_S) as blocks:
         with gr.Row(elem_id="se-main"):
             with gr.Column(elem_id="se-left", scale=0, min_width=0):
                 _html(render.brand())
                 history = _history_pane()
-                document = _document_pane(presets)
+                document = _document_pane(shelf)
+                editor = _editor_pane()
             with gr.Column(elem_id="se-middle", scale=1, min_width=0):
                 chat = _chat_pane()
             with gr.Column(elem_id="se-right", scale=0, min_width=0):
                 speed = _speed_pane()
-        Handlers(Page(document, history, chat, speed), workspace, presets).connect(blocks)
+        Handlers(Page(document, history, editor, chat, speed), workspace, shelf).connect(blocks)
     return blocks
 
 
@@ -41,10 +41,10 @@ def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False)
     return gr.HTML(value, elem_id=elem_id, js_on_load=None, apply_default_css=False, autoscroll=autoscroll)
 
 
-def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
+def _document_pane(shelf: PresetShelf) -> DocumentPane:
     """Model, document, settings."""
     preset = gr.Dropdown(
-        choices=[(preset.title, preset.name) for preset in presets],
+        choices=shelf.choices(),
         value=None,
         label=text.PRESET_LABEL,
         elem_id="se-preset",
@@ -93,6 +93,20 @@ def _document_pane(presets: Sequence[Preset]) -> DocumentPane:
         temperature=temperature,
         seed=seed,
     )
+
+
+def _editor_pane() -> EditorPane:
+    """Presets of the user's own, made and changed here."""
+    with gr.Accordion(text.EDITOR_LABEL, open=False, elem_id="se-editor"):
+        _html(f'<p class="se-quiet">{text.EDITOR_HELP}</p>')
+        copy = gr.Button(text.EDITOR_COPY, size="sm", elem_id="se-editor-copy")
+        name = gr.Textbox(label=text.EDITOR_NAME, max_lines=1, elem_id="se-editor-name")
+        source = gr.Textbox(label=text.EDITOR_SOURCE, lines=10, max_lines=24, elem_id="se-editor-source")
+        verdict = _html(elem_id="se-editor-verdict")
+        with gr.Row():
+            save = gr.Button(text.EDITOR_SAVE, size="sm", variant="primary", min_width=80, elem_id="se-editor-save")
+            delete = gr.Button(text.EDITOR_DELETE, size="sm", min_width=80, elem_id="se-editor-delete")
+    return EditorPane(name, source, verdict, copy, save, delete)
 
 
 def _history_pane() -> HistoryPane:
@@ -161,9 +175,9 @@ def _chat_pane() -> ChatPane:
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
     with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
         authors = _html(render.authors(None))
-    has_followed = gr.State(False)
+    has_job = gr.State(False)
     return ChatPane(
-        chat, live, race, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_followed
+        chat, live, race, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_job
     )
 
 

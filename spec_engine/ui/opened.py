@@ -46,6 +46,15 @@ class OpenedDocument:
         """Without budgets: the model they were counted for is gone."""
         return replace(self, whole_budget=None, budget=None)
 
+    @property
+    def extent(self) -> str:
+        """What of the document is read: all of it, or which of its parts."""
+        num_parts = len(self.whole.blocks)
+        if self.chosen is None:
+            return f"all of {self.whole.source_name}"
+        first, last = (number + 1 for number in self.chosen)
+        return f"parts {first} to {last} of {num_parts} of {self.whole.source_name}"
+
     def locate(self, token: int) -> str:
         """Label of the part that holds a token of the prompt, as exact as the parts' counts are; "" behind the last."""
         if self.budget is None:

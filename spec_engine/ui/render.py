@@ -15,6 +15,7 @@ from typing import Final
 from spec_engine.chat.export import footer
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.chat.store import StoredTurn
+from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
@@ -41,7 +42,10 @@ def brand() -> str:
 def welcome() -> str:
     """What the empty conversation shows: three steps."""
     steps = "".join(f"<li><strong>{escape(what)}</strong> {escape(why)}</li>" for what, why in text.WELCOME_STEPS)
-    return f'<div class="se-welcome"><b>{escape(text.WELCOME)}</b><ol>{steps}</ol></div>'
+    return (
+        f'<div class="se-welcome"><b>{escape(text.WELCOME)}</b><ol>{steps}</ol>'
+        f'<p class="se-quiet">{escape(text.KEYS_HINT)}</p></div>'
+    )
 
 
 def notice(message: str, kind: str = "error") -> str:
@@ -111,16 +115,18 @@ def _problems(document: Document) -> str:
     return f'<details class="se-problems"{is_open}><summary>{heading}</summary><ul>{items}</ul></details>'
 
 
-def preview(document: Document | None) -> str:
-    """The beginning of the text as it was read, with its anchors."""
+def preview(document: Document | None, budget: Budget | None = None) -> str:
+    """The beginning of the text as it was read, with its anchors and their tokens, and all parts by size."""
     if document is None:
         return f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
-    parts, num_left, last_label = [], text.PREVIEW_CHARS, ""
-    for block in document.blocks:
+    counts = budget.num_tokens_by_block if budget else (None,) * len(document.blocks)
+    parts, num_left, last_label = [_parts_table(document, budget)], text.PREVIEW_CHARS, ""
+    for block, num_tokens in zip(document.blocks, counts, strict=True):
         if num_left <= 0:
             break
         label = block.anchor.label
-        heading = f"<h4>{escape(label)}</h4>" if label != last_label else ""
+        size = "" if num_tokens is None else f' <span class="se-tokens">{text.plural(num_tokens, "token")}</span>'
+        heading = f"<h4>{escape(label)}{size}</h4>" if label != last_label else ""
         parts.append(f"{heading}<p>{escape(block.text[:num_left])}</p>")
         num_left, last_label = num_left - len(block.text), label
     if len(document.text) > text.PREVIEW_CHARS:
@@ -129,6 +135,17 @@ def preview(document: Document | None) -> str:
             f"{text.count(len(document.text))} characters are shown here; the model reads all of them.</p>"
         )
     return f'<div class="se-preview">{"".join(parts)}</div>'
+
+
+def _parts_table(document: Document, budget: Budget | None) -> str:
+    """All parts with their tokens, folded away; nothing before they were counted."""
+    if budget is None or len(document.blocks) < 2:
+        return ""
+    rows = "".join(
+        f"<li><span>{escape(label)}</span><b>{text.count(num_tokens)}</b></li>"
+        for label, num_tokens in zip(budget.labels, budget.num_tokens_by_block, strict=True)
+    )
+    return f'<details class="se-parts"><summary>{escape(text.PARTS_HEADING)}</summary><ol>{rows}</ol></details>'
 
 
 def range_note(budget: Budget, first: int, last: int) -> str:
@@ -273,6 +290,14 @@ def _span(piece: str, is_drafted: bool, num_tokens: int) -> str:
     """One stretch of tokens by one author."""
     kind, who = ("se-drafted", "drafted, confirmed") if is_drafted else ("se-target", "large model")
     return f'<span class="{kind}" title="{text.plural(num_tokens, "token")}, {who}">{escape(piece)}</span>'
+
+
+def preset_verdict(preset: Preset, *, is_saved: bool = False) -> str:
+    """What a valid preset says, or that it was saved."""
+    words = text.PRESET_VALID.format(
+        title=preset.title, target=preset.target.id, kind=preset.draft.kind, context=text.count(preset.context_length)
+    )
+    return notice(f"{text.PRESET_SAVED} {words}" if is_saved else words, "info")
 
 
 def preset_note(description: str, facts: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,12 +25,15 @@ from fastapi import FastAPI
 from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
+from spec_engine.model.load import pick_device
+from spec_engine.model.memory import free_bytes
 from spec_engine.ui import text
 from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.logbook import open_log
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
 LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
@@ -38,6 +41,7 @@ ANY_ADDRESS: Final = ("0.0.0.0", "::")
 MAX_FILE_SIZE: Final = "256mb"
 NUM_PORTS_TRIED: Final = 50
 STYLE: Final = Path(__file__).parent / "style.css"
+KEYS: Final = Path(__file__).parent / "keys.js"
 _NO_API_PAGES: Final[dict[str, None]] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 _FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO: Final = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -79,13 +83,13 @@ class PageServer(uvicorn.Server):
     def __init__(
         self,
         workspace: Workspace,
-        presets: Sequence[Preset],
+        shelf: PresetShelf,
         host: str = "127.0.0.1",
         port: int = 0,
         login: str | None = None,
     ) -> None:
         self._closing = asyncio.Event()
-        app = build_app(workspace, presets, host, self._closing, login)
+        app = build_app(workspace, shelf, host, self._closing, login)
         super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -95,14 +99,14 @@ class PageServer(uvicorn.Server):
 
 
 def build_app(
-    workspace: Workspace, presets: Sequence[Preset], host: str, closing: asyncio.Event, login: str | None = None
+    workspace: Workspace, shelf: PresetShelf, host: str, closing: asyncio.Event, login: str | None = None
 ) -> FastAPI:
     """The guarded application; `closing` is set when its server ends, `login` is "name:password"."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(exports_of(workspace))
     names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
     app.add_middleware(OwnPagesOnly, names=names, closing=closing, login=login)
-    blocks = build_page(workspace, presets).queue(default_concurrency_limit=8, max_size=64, api_open=False)
+    blocks = build_page(workspace, shelf).queue(default_concurrency_limit=8, max_size=64, api_open=False)
     guarded: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
@@ -118,6 +122,7 @@ def build_app(
         pwa=False,
         theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
         css=STYLE.read_text(encoding="utf-8"),
+        head=f"<script>{KEYS.read_text(encoding='utf-8')}</script>",
         show_error=True,
     )
     blocks.has_launched = True  # mounting leaves it unset, and Gradio then takes any path of the machine for an upload
@@ -145,6 +150,9 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     if first not in presets:
         presets.append(first)
     data_dir = options.data_dir or default_data_dir()
+    shelf = PresetShelf(presets, data_dir / "presets", _free_gb(options.device))
+    for problem in shelf.problems:
+        announce(problem)
     workspace = Workspace(EngineSource(options.device), History(data_dir))
     try:
         announce(f"Conversations are kept in {data_dir}; the log, without their text, is {open_log(data_dir)}")
@@ -164,11 +172,17 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         announce(text.OPEN_WITH_PASSWORD if options.login else text.OPEN_TO_ALL)
     shown_host = "localhost" if options.host in (*LOOPBACK_NAMES, *ANY_ADDRESS) else options.host
     address = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
-    server = PageServer(workspace, presets, options.host, port, options.login)
+    server = PageServer(workspace, shelf, options.host, port, options.login)
     workspace.switch(first)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()
     workspace.close()
+
+
+def _free_gb(device: str) -> float | None:
+    """Memory that models may take, in GB; None where the system does not tell."""
+    free = free_bytes(pick_device(device))
+    return None if free is None else free / 1e9
 
 
 def default_data_dir() -> Path:

@@ -15,6 +15,7 @@ DROP_LABEL: Final = "Drop a report here, or choose a file"
 SAMPLE_BUTTON: Final = "Try the sample report"
 NOT_AN_UPLOAD: Final = "That file was not sent by this page. Drop it here, or start the app with --document FILE."
 PREVIEW_LABEL: Final = "What was read"
+PARTS_HEADING: Final = "All parts and their tokens"
 PREVIEW_CHARS: Final = 6000
 NO_DOCUMENT: Final = "No document yet. PDF, Word, HTML, Markdown or plain text; it stays on this machine."
 LONG_FOR_MODEL: Final = (
@@ -32,6 +33,28 @@ RANGE_REVERSED: Final = "The last part lies before the first one."
 RANGE_BUTTON: Final = "Use this part"
 RANGE_ALL_BUTTON: Final = "Take it all"
 
+# --- presets ----------------------------------------------------------------------------------------------------------
+PRESET_TOO_LARGE: Final = "{title} · needs {needs:.0f} GB, {free:.0f} GB are free"
+PRESET_NO_FOLDER: Final = "There is no folder for presets of your own. Start the app with --data-dir FOLDER."
+PRESET_NAME_RULE: Final = (
+    "Give the preset a name of lower-case letters, digits, dots and dashes, 40 at most, for example my-model."
+)
+PRESET_TAKEN: Final = "'{name}' is the name of a preset that comes with the app. Choose another name."
+PRESET_NOT_OWN: Final = "Only presets of your own can be deleted. Choose one of them under Model."
+PRESET_VALID: Final = "This is a valid preset: {title}, target {target}, drafts by {kind}, {context} tokens of context."
+PRESET_SAVED: Final = "Saved; it can be chosen under Model."
+PRESET_DELETED: Final = "Deleted."
+EDITOR_LABEL: Final = "Your own models"
+EDITOR_HELP: Final = (
+    "A preset pairs a model with a drafter. Change this copy of the model above, give it a name and save it. Models "
+    "are named by their id on the Hugging Face hub, or by a folder."
+)
+EDITOR_NAME: Final = "Name"
+EDITOR_SOURCE: Final = "Preset (TOML)"
+EDITOR_COPY: Final = "Copy the model above"
+EDITOR_SAVE: Final = "Save"
+EDITOR_DELETE: Final = "Delete"
+
 # --- chat -------------------------------------------------------------------------------------------------------------
 QUESTION_LABEL: Final = "Your question"
 ASK_READY: Final = "Ask about the document"
@@ -42,6 +65,7 @@ ASK_BUTTON: Final = "Ask"
 STOP_BUTTON: Final = "Stop"
 NEW_CHAT_BUTTON: Final = "New chat"
 WELCOME: Final = "Chat with a long document"
+KEYS_HINT: Final = "Enter asks, Esc stops, Alt+N begins a new chat, / goes to the question."
 WELCOME_STEPS: Final = (
     ("Drop a report,", "or try the sample. All of it is read into the model's context: no search, nothing cut."),
     ("Ask.", "The answer streams in. The document is read once; further questions start at once."),

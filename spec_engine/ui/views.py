@@ -38,7 +38,7 @@ class Views:
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_followed]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_job]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -148,7 +148,7 @@ class Views:
                 opened.budget if opened else None,
                 reliable_length=preset.reliable_length if preset else 0,
             ),
-            doc.preview: render.preview(opened.used if opened else None),
+            doc.preview: render.preview(opened.used, opened.budget) if opened else render.preview(None),
             doc.max_tokens: workspace.settings.max_tokens,
             doc.temperature: workspace.settings.temperature,
             doc.seed: workspace.settings.seed,
@@ -245,7 +245,7 @@ class Views:
     def follow(self) -> Iterator[Updates]:
         """Updates of the light widgets until the running job has ended; none when nothing runs."""
         job = self._workspace.active_job
-        yield {self._chat.has_followed: job is not None}
+        yield {self._chat.has_job: gr.skip() if job is None else True}  # without an update all widgets would be cleared
         if job is None:
             return
         if job.kind == "answer":

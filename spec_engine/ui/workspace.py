@@ -254,7 +254,8 @@ class Workspace(PageState):
                 self.talk.keep_document(self._document_paths, self.opened.chosen if self.opened else None)
             except StoreError as error:
                 trouble = str(error)
-        work = AnswerWork(session, self.talk, keeper, self.locate)
+        read = self.opened.extent if self.opened else ""
+        work = AnswerWork(session, self.talk, keeper, self.locate, read)
         self._trouble = work.run(question, sampling, given.max_tokens, job.is_cancelled, job.report) or trouble
 
     def calibrate(self) -> Job[Fact] | None:

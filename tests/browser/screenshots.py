@@ -4,8 +4,10 @@ Drives the page with the preset's real engine over the bundled report; needs pla
 """
 
 import argparse
+import io
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from spec_engine.config import load_preset
@@ -15,6 +17,9 @@ QUESTIONS = (
     'Continue the text after "Auctions are a market-driven solution"',
     'Quote the passage about "white spaces".',
 )
+
+
+FILM_SIZE = (960, 600)
 
 
 def main() -> None:
@@ -29,11 +34,15 @@ def main() -> None:
         with running_server([load_preset(given.preset)]) as address:
             page = opened(browser, address, (1440, 900), "light")
             page.locator("#se-sample").click()
-            for number, question in enumerate(QUESTIONS, start=1):
+            film(page, "Make an outline.", given.folder / "streaming.gif")
+            for number, question in enumerate(QUESTIONS, start=2):
                 answer(page, question, number)
             page.locator("#se-compare").click()
-            expect(page.locator(".se-verdict")).to_be_visible(timeout=300_000)
+            expect(page.locator("#se-readouts .se-verdict")).to_be_visible(timeout=300_000)
+            page.locator("#se-talk").evaluate("talk => talk.scrollTo(0, talk.scrollHeight)")
+            save(page, given.folder / "race.png")
             page.locator("#se-authors > button").click()
+            page.locator("#se-history > button").click()
             save(page, given.folder / "wide-light.png")
             dark = opened(browser, address, (1440, 900), "dark")
             save(dark, given.folder / "wide-dark.png")
@@ -60,6 +69,19 @@ def answer(page: Page, question: str, number: int) -> None:
     page.locator("#se-box textarea").fill(question)
     page.keyboard.press("Enter")
     expect(page.locator("#se-chat .bot-row")).to_have_count(number, timeout=300_000)
+
+
+def film(page: Page, question: str, path: Path) -> None:
+    """A moving picture of an answer as it is written, from the question to the end."""
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator("#se-box textarea").fill(question)
+    page.keyboard.press("Enter")
+    frames = []
+    while page.locator("#se-chat .bot-row").count() == 0:
+        frames.append(Image.open(io.BytesIO(page.screenshot())))
+    frames += [Image.open(io.BytesIO(page.screenshot()))] * 8  # the end stands for a while
+    small = [frame.convert("RGB").resize(FILM_SIZE, Image.Resampling.LANCZOS).quantize(64) for frame in frames]
+    small[0].save(path, save_all=True, append_images=small[1:], duration=160, loop=0, optimize=True)
 
 
 def save(page: Page, path: Path) -> None:

@@ -2,15 +2,18 @@
 
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from spec_engine.config import Preset
 from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.server import PageServer
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,7 +27,8 @@ ARGUMENTS: Final = (
 def running_server(presets: Sequence[Preset]) -> Iterator[str]:
     """The address of a fresh server with the first preset loaded."""
     workspace = Workspace(EngineSource("cpu"))
-    server = PageServer(workspace, presets)
+    own = tempfile.TemporaryDirectory(prefix="spec-engine-presets-")
+    server = PageServer(workspace, PresetShelf(presets, Path(own.name)))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -39,4 +43,5 @@ def running_server(presets: Sequence[Preset]) -> Iterator[str]:
         server.should_exit = True
         workspace.close()
         thread.join(10)
+        own.cleanup()
         assert not thread.is_alive(), "an open page must not keep the server"

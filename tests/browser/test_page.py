@@ -296,4 +296,46 @@ def test_several_files_are_read_as_one_document(open_page: Opener, report: Path,
     expect(page.locator("#se-document")).to_contain_text("2 documents")
     expect(page.locator("#se-document")).to_contain_text("report.pdf, notes.md")
     page.locator("#se-preview > button").click()
-    expect(page.locator(".se-preview h4")).to_have_text(["report.pdf p. 1", "report.pdf p. 2", "notes.md § Notes"])
+    labels = ["report.pdf p. 1", "report.pdf p. 2", "notes.md § Notes"]
+    expect(page.locator(".se-preview h4")).to_contain_text(labels)
+    expect(page.locator(".se-preview h4 .se-tokens").first).to_have_text(re.compile(r"[\d,]+ tokens"))
+    page.locator(".se-parts summary").click()
+    expect(page.locator(".se-parts li")).to_contain_text(labels)
+
+
+def test_a_preset_is_copied_checked_as_it_is_typed_saved_and_chosen(open_page: Opener) -> None:
+    page = open_page()
+    page.locator("#se-editor > button").click()
+    page.locator("#se-editor-name input").fill("Mine!")
+    source = 'title = "Mine"\ndescription = "x"\ncontext_length = 2048\n[target]\nid = "builtin/target"\n'
+    page.locator("#se-editor-source textarea").fill(source)
+    verdict = page.locator("#se-editor-verdict")
+    expect(verdict).to_contain_text("lower-case letters")
+    page.locator("#se-editor-name input").fill("mine")
+    expect(verdict).to_contain_text("drafts by none")
+    page.locator("#se-editor-source textarea").fill(source + '[draft]\nkind = "lm"\n')
+    expect(verdict).to_contain_text("needs a [draft.model] table")
+    page.locator("#se-editor-source textarea").fill(source + '[draft]\nkind = "lookup"\n')
+    expect(verdict).to_contain_text("valid preset: Mine")
+    page.locator("#se-editor-save").click()
+    expect(verdict).to_contain_text("Saved")
+    page.locator("#se-preset input").click()
+    page.get_by_role("option", name="Mine").click()
+    expect(page.locator("#se-preset input")).to_have_value("Mine")
+    expect(page.locator(".se-chip")).to_contain_text("copy from context", timeout=60_000)
+
+
+def test_keys_stop_focus_and_begin_anew(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator("body").click(position={"x": 5, "y": 5})
+    page.keyboard.press("/")
+    page.keyboard.type("When was the fund closed?")
+    page.keyboard.press("Enter")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.keyboard.press("Escape")
+    expect(page.locator(".se-phase")).to_contain_text("stopped by you")
+    expect(bot_messages(page)).to_have_count(1)
+    page.keyboard.press("Alt+n")
+    expect(bot_messages(page)).to_have_count(0)

@@ -9,7 +9,12 @@ from spec_engine.metrics import MetricsRecorder, StepRecord
 RECORDER = MetricsRecorder(1040, 1000)
 RECORDER.prefilled(0.5)
 RECORDER.add(StepRecord(4, 3, 4, 4, 0.1, 0.1))
-DETAILS = {"metrics": RECORDER.summary(0.25).as_dict(), "plain_tokens_per_second": 8.0, "looked_at": ["p. 3", "p. 12"]}
+DETAILS = {
+    "metrics": RECORDER.summary(0.25).as_dict(),
+    "plain_tokens_per_second": 8.0,
+    "read": "all of a.pdf",
+    "looked_at": ["p. 3", "p. 12"],
+}
 TURNS = [
     StoredTurn(
         1,
@@ -31,7 +36,7 @@ TURNS = [
 def test_the_footer_names_what_is_known() -> None:
     assert footer(TURNS[0]) == (
         "4 tokens · 16.0 tokens/s · 2.0 × plain decoding · 4.0 tokens a pass · reused 1,000 · new 40 · "
-        "looked at p. 3, p. 12"
+        "read all of a.pdf · looked at p. 3, p. 12"
     )
     assert footer(TURNS[1]) == "1 token · broken off, the program ended"
 

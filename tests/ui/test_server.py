@@ -21,6 +21,7 @@ from spec_engine.ui.__main__ import main
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.logbook import open_log
 from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback, reopen_last
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
 
@@ -34,7 +35,7 @@ def workspace() -> Workspace:
 
 @pytest.fixture(scope="module")
 def client(workspace: Workspace) -> Iterator[TestClient]:
-    app = build_app(workspace, [PRESET], "127.0.0.1", asyncio.Event())
+    app = build_app(workspace, PresetShelf([PRESET]), "127.0.0.1", asyncio.Event())
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         yield client
 
@@ -211,7 +212,7 @@ def test_the_last_conversation_is_shown_again(tmp_path: Path) -> None:
 
 
 def test_with_a_password_nothing_is_served_without_it(workspace: Workspace) -> None:
-    app = build_app(workspace, [PRESET], "127.0.0.1", asyncio.Event(), "anna:gehéim")
+    app = build_app(workspace, PresetShelf([PRESET]), "127.0.0.1", asyncio.Event(), "anna:gehéim")
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         for path in ("/", "/config", "/conversations/1.md", "/gradio_api/info"):
             refused = client.get(path)

@@ -448,6 +448,7 @@ def test_the_chosen_part_of_a_document_comes_back(report: Path, tmp_path: Path) 
     workspace.open_conversation(conversation)
     assert workspace.opened is not None
     assert workspace.opened.chosen == (1, 2)
+    assert workspace.talk.path[0].details["read"] == "parts 2 to 3 of 3 of report.txt"
 
 
 def test_another_model_s_answers_are_read_as_text(report: Path) -> None:

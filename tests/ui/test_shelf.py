@@ -1,0 +1,89 @@
+"""Presets of the user's own beside those that are shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from spec_engine.config import load_preset
+from spec_engine.errors import PresetError
+from spec_engine.model.load import load_tokenizer
+from spec_engine.ui.shelf import PresetShelf
+
+SHIPPED = [load_preset(name) for name in ("builtin", "qwen3-8b")]
+SOURCE = """title = "Mine"
+description = "A copy."
+context_length = 4096
+[target]
+id = "builtin/target"
+[draft]
+kind = "lookup"
+"""
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> PresetShelf:
+    return PresetShelf(SHIPPED, tmp_path / "presets", free_gb=16.0)
+
+
+def test_what_does_not_fit_comes_last_and_says_why(shelf: PresetShelf) -> None:
+    assert shelf.choices() == [
+        ("Built-in quoting model", "builtin"),
+        (f"{SHIPPED[1].title} · needs 23 GB, 16 GB are free", "qwen3-8b"),
+    ]
+
+
+def test_a_preset_is_saved_found_again_and_deleted(shelf: PresetShelf, tmp_path: Path) -> None:
+    saved = shelf.save(" mine ", SOURCE)
+    assert (saved.name, saved.title, shelf["mine"]) == ("mine", "Mine", saved)
+    again = PresetShelf(SHIPPED, tmp_path / "presets")
+    assert ("Mine", "mine") in again.choices()
+    assert again.is_own("mine")
+    assert again.source("mine") == SOURCE
+    load_tokenizer(saved, saved.target)  # models beside the shipped presets are found from everywhere
+    again.delete("mine")
+    assert [name for _, name in again.choices()] == ["builtin", "qwen3-8b"]
+    assert list((tmp_path / "presets").iterdir()) == []
+
+
+def test_a_copy_of_a_shipped_preset_is_valid(shelf: PresetShelf) -> None:
+    for name in ("builtin", "qwen3-8b"):
+        assert shelf.check(f"my-{name}", shelf.source(name)).target == shelf[name].target
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("", SOURCE, "lower-case"),
+        ("../mine", SOURCE, "lower-case"),
+        ("Mine", SOURCE, "lower-case"),
+        ("builtin", SOURCE, "comes with the app"),
+        ("mine", "title = ", "cannot be read"),
+        ("mine", SOURCE.replace("context_length", "context_lenght"), "Did you mean 'context_length'"),
+        ("mine", SOURCE.replace("4096", "0"), "at least 1"),
+        ("mine", SOURCE.replace("lookup", "eagle3"), "draft.model"),
+        ("mine", 'name = "x"\n' + SOURCE, "'name' cannot be set"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(
+    shelf: PresetShelf, tmp_path: Path, name: str, source: str, words: str
+) -> None:
+    with pytest.raises(PresetError, match=words):
+        shelf.save(name, source)
+    assert not (tmp_path / "presets").exists()
+
+
+def test_a_broken_file_is_named_and_the_others_are_there(tmp_path: Path) -> None:
+    (tmp_path / "good.toml").write_text(SOURCE)
+    (tmp_path / "bad.toml").write_text("title = 3")
+    (tmp_path / "builtin.toml").write_text(SOURCE)
+    shelf = PresetShelf(SHIPPED, tmp_path)
+    assert [name for _, name in shelf.choices()] == ["builtin", "qwen3-8b", "good"]
+    assert shelf["builtin"] is SHIPPED[0]
+    assert len(shelf.problems) == 2
+
+
+def test_shipped_ones_cannot_be_deleted_and_without_a_folder_none_saved(shelf: PresetShelf) -> None:
+    with pytest.raises(PresetError, match="your own"):
+        shelf.delete("builtin")
+    with pytest.raises(PresetError, match="--data-dir"):
+        PresetShelf(SHIPPED).save("mine", SOURCE)
