@@ -6,6 +6,7 @@ Non-job: what a prompt says (`chat.prompt`), where an answer ends (`stopping`), 
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Protocol
 
 from jinja2.exceptions import TemplateError
@@ -17,6 +18,9 @@ _STOP_SPELLINGS = (
 )  # fmt: skip
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet
+
+_NOW = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")  # in a template: today's date
+_DATE = date(2024, 7, 26)  # the one that Llama 3.1's own template takes where it knows none
 
 # Vicuna's turns, for models that bring no template of their own.
 _PLAIN_TEMPLATE = (
@@ -77,13 +81,21 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[ChatMessage]) -> str | None:
         """The messages through the chat template, up to where the answer begins; None when the template refuses.
 
-        A template with a switch for thinking aloud has it off.
+        A template with a switch for thinking aloud has it off. One that writes today's date (Llama 3, SmolLM 3) gets
+        `_DATE`, the same every day: with the true one, every prompt would differ from yesterday's before the document
+        begins, and nothing that was computed for it could be used again.
         """
         conversation = [{"role": message.role, "content": message.content} for message in messages]
-        template = None if self._tokenizer.chat_template else _PLAIN_TEMPLATE
+        own = self._tokenizer.chat_template or _PLAIN_TEMPLATE
+        template = _NOW.sub(lambda now: repr(_DATE.strftime(now["format"])), own) if isinstance(own, str) else None
         try:
             text = self._tokenizer.apply_chat_template(
-                conversation, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                conversation,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+                date_string=_DATE.strftime("%d %b %Y"),
             )
         except TemplateError:
             return None

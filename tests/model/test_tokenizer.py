@@ -1,6 +1,7 @@
 """Text to ids and back, and the promise of the streaming detokeniser: pieces joined are the decoded whole."""
 
 import random
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -117,6 +118,28 @@ def test_a_template_that_refuses_gives_none() -> None:
     tokenizer = Tokenizer(own)
     assert tokenizer.render_chat([Message("system", "s")]) is None
     assert tokenizer.render_chat([Message("user", "u")]) == "x"
+
+
+DATED = {
+    "llama 3": """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
+Today Date: {{ date_string }}
+{% for m in messages %}{{ m.role }}: {{ m.content }}
+{% endfor %}""",
+    "smollm 3": """{%- set today = strftime_now("%d %B %Y") -%}Today Date: {{ today }}
+{% for m in messages %}{{ m.role }}: {{ m.content }}
+{% endfor %}""",
+}
+
+
+@pytest.mark.parametrize("family", list(DATED))
+def test_a_prompt_is_the_same_on_every_day(family: str) -> None:
+    """A template that writes the date would change the first tokens of every prompt at midnight."""
+    own = byte_tokenizer()
+    own.chat_template = DATED[family]
+    shown = Tokenizer(own).render_chat([Message("system", "The document."), Message("user", "Why?")])
+    assert shown is not None
+    assert "Today Date: 26 Ju" in shown
+    assert str(datetime.now(UTC).year) not in shown
 
 
 def test_without_a_template_vicunas_turns_are_used() -> None:
