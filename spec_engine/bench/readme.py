@@ -20,7 +20,7 @@ SPEED = ROOT / "docs" / "results" / "bench-builtin.json"
 QUALITY = ROOT / "docs" / "results" / "quality-builtin.json"
 
 _CORE = ("engine", "answer", "tree", "verify", "sampling", "retrieval", "controller", "dropin")
-FILES = (ROOT / "README.md", ROOT / "presets" / "builtin" / "README.md")
+FILES = (ROOT / "README.md", ROOT / "presets" / "README.md", ROOT / "presets" / "builtin" / "README.md")
 
 
 def blocks() -> dict[str, str]:
