@@ -80,7 +80,9 @@ def film(page: Page, question: str, path: Path) -> None:
     while page.locator("#se-chat .bot-row").count() == 0:
         frames.append(Image.open(io.BytesIO(page.screenshot())))
     frames += [Image.open(io.BytesIO(page.screenshot()))] * 8  # the end stands for a while
-    small = [frame.convert("RGB").resize(FILM_SIZE, Image.Resampling.LANCZOS).quantize(64) for frame in frames]
+    rows = [frame.convert("RGB").resize(FILM_SIZE, Image.Resampling.LANCZOS) for frame in frames]
+    palette = rows[-1].quantize(128, Image.Quantize.FASTOCTREE)  # one for all, or colours would flicker
+    small = [row.quantize(palette=palette, dither=Image.Dither.NONE) for row in rows]
     small[0].save(path, save_all=True, append_images=small[1:], duration=160, loop=0, optimize=True)
 
 
