@@ -94,10 +94,8 @@ class BudgetController:
         self._plain.begin(num_tokens)
         self._account = _CREDIT
         is_cheap = bool(self._draft_parts) and max(self._draft_parts) < _CHEAP
-        self._wait, self._gap = (
-            _FIRST_LOOK - is_cheap,
-            1,
-        )  # steps until the next look; what the wait will be if it does not pay
+        self._wait = _FIRST_LOOK - is_cheap  # steps until the next look
+        self._gap = 1  # what the wait will be if that does not pay
         self._num_drafted = 0  # drafted steps since the last plain one
         self._streak = 0  # drafts in a row that were confirmed to their ends …
         self._num_confirmed = 0  # … and the drafted tokens of the last of them

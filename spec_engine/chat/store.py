@@ -2,7 +2,7 @@
 
 Job: `ConversationStore`: conversations, each a tree of turns (asking again or editing a question begins a branch), the
 pieces of a running answer, search, rename, delete; the file's schema with numbered migrations.
-Non-job: asking (`session`), documents themselves (`library`), files to give away (`export`).
+Non-job: asking (`session`), documents themselves (`history`), files to give away (`export`).
 
 A piece of an answer is committed before it is shown, so after a crash everything that was seen is there. The file is in
 write-ahead mode without a sync per commit: a killed process loses nothing, a power cut the last moments at most.
@@ -29,7 +29,6 @@ MIGRATIONS: Final = (
     CREATE TABLE conversations (
         id INTEGER PRIMARY KEY,
         title TEXT NOT NULL,
-        is_named INTEGER NOT NULL DEFAULT 0,
         document TEXT NOT NULL DEFAULT '',
         head INTEGER REFERENCES turns(id) ON DELETE SET NULL,
         created_at REAL NOT NULL,
@@ -86,7 +85,7 @@ class Summary:
 
     id: int
     title: str
-    document: str  # its reference in the library; "" without one
+    document: str  # what `DocumentRef.dump` wrote; "" without one
     num_turns: int
     updated_at: float
 
@@ -152,7 +151,7 @@ class ConversationStore:
         if not title.strip():
             raise StoreError("The title is empty. Type a title.")
         with self._writing() as db:
-            db.execute("UPDATE conversations SET title = ?, is_named = 1 WHERE id = ?", (shorten(title), conversation))
+            db.execute("UPDATE conversations SET title = ? WHERE id = ?", (shorten(title), conversation))
 
     def delete(self, conversation: int) -> None:
         """Forget a conversation with all its turns."""

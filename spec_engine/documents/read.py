@@ -146,7 +146,7 @@ def _kind(data: bytes, path: Path) -> str:
     if suffix in _OTHER_SUFFIXES:
         found = "an HTML page (an error page, perhaps)" if looks_like_html else "something else, or damaged data"
         raise UnreadableDocument(
-            f"{path.name} is named {suffix} but does not hold a {suffix[1:].upper()} document: it is {found}. "
+            f"{path.name} is named {suffix} but holds no {suffix[1:].upper()} document: it is {found}. "
             "Download or export it again, or give it the right suffix."
         )
     if suffix in _HTML_SUFFIXES or (looks_like_html and suffix not in _TEXT_SUFFIXES - {".txt", ".text"}):

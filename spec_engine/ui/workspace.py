@@ -159,10 +159,12 @@ class Workspace(PageState):
         self.talk.rename(title)
 
     def delete_conversation(self) -> None:
-        """Forget the conversation for good; its document stays open."""
+        """Forget the conversation for good. Its document stays open unless the copy that was deleted was its file."""
         with self._lock:
             self._require_idle()
             self.talk.delete()
+            if not all(path.is_file() for path in self._document_paths):
+                self.opened, self._document_paths = None, ()
             self._leave_chat()
 
     def close(self) -> None:

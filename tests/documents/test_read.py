@@ -68,9 +68,9 @@ def test_format_by_content_and_suffix(place, name: str, data: bytes, kind: str) 
     ("name", "data", "words"),
     [
         ("a.txt", b"", "empty"),
-        ("a.pdf", b"just text", "named .pdf but does not hold a PDF"),
+        ("a.pdf", b"just text", "named .pdf but holds no PDF"),
         ("a.pdf", b"<!doctype html><html>Not found", "HTML page"),
-        ("a.docx", b"just text", "named .docx but does not hold a DOCX"),
+        ("a.docx", b"just text", "named .docx but holds no DOCX"),
         ("a.docx", word_document()[:2_000], "damaged or incomplete archive"),
         ("a.pdf", PDF[: len(PDF) // 2], "damaged or incomplete"),
         ("a.bin", bytes(range(256)) * 10, "binary data"),

@@ -424,6 +424,23 @@ def test_a_new_chat_leaves_the_old_one_in_the_list(report: Path) -> None:
         workspace.open_conversation(first)
 
 
+def test_a_deleted_copy_is_no_longer_the_open_document(report: Path, tmp_path: Path) -> None:
+    """A conversation begun with it would be opened again without it."""
+    workspace = ready(report, Loader(), History(tmp_path / "data"))
+    done(workspace.ask("First?"))
+    first = workspace.talk.conversation
+    assert first is not None
+    workspace.open_conversation(first)  # the kept copy is the file now
+    workspace.delete_conversation()
+    assert list((tmp_path / "data" / "documents").iterdir()) == []
+    assert workspace.opened is None
+    assert workspace.why_not_ask == text.ASK_NEEDS_DOCUMENT
+    workspace.open_documents([report])
+    done(workspace.ask("Second?"))
+    workspace.delete_conversation()
+    assert workspace.opened is not None  # the user's own file is still there
+
+
 def test_a_conversation_whose_document_is_gone_leaves_everything_as_it_is(report: Path, tmp_path: Path) -> None:
     workspace = ready(report, Loader(), History(tmp_path / "data"))
     done(workspace.ask("First?"))
