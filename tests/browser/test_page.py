@@ -285,7 +285,7 @@ def test_conversations_are_kept_branched_found_and_saved(open_page: Opener, repo
     page.locator("#se-delete-really").click()
     expect(users).to_have_count(0)
     expect(listed).to_have_count(0)
-    expect(page.locator("#se-document")).to_contain_text("report.pdf")  # still open, to ask anew
+    expect(page.locator("#se-document")).to_contain_text("No document yet")  # its file was the copy that is gone
 
 
 def test_several_files_are_read_as_one_document(open_page: Opener, report: Path, tmp_path: Path) -> None:
