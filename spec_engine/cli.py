@@ -34,6 +34,7 @@ from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
+from spec_engine.model.watch import spoken
 from spec_engine.sampling import SamplingParams
 
 DRAFTER_KINDS = get_args(DrafterKind)
@@ -146,7 +147,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace) -> int:
     preset = chosen_preset(arguments)
     document = None if arguments.document is None else chosen_document(arguments.document, arguments)
-    engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, on_progress=progress)
+    engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, watch=spoken(progress))
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
     prompt = session.prompt(arguments.question)
     if 0 < preset.reliable_length < len(prompt) < engine.capacity:
@@ -241,14 +242,14 @@ def _bench(arguments: argparse.Namespace) -> int:
     lengths = tuple(parse_lengths(arguments.lengths))
     tell = progress
     if arguments.quality:
-        engine = load_engine(preset, device=arguments.device, on_progress=tell)
+        engine = load_engine(preset, device=arguments.device, watch=spoken(tell))
         quality = measure_quality(
             engine, texts, lengths, arguments.texts * arguments.questions, tell, questions_per_text=arguments.questions
         )
         _deliver(arguments, quality_json(quality), quality_table(quality))
         return 0
     if arguments.needle:
-        engine = load_engine(preset, drafter=PLAIN, device=arguments.device, on_progress=tell)
+        engine = load_engine(preset, drafter=PLAIN, device=arguments.device, watch=spoken(tell))
         needles = measure_needles(engine, texts, lengths, arguments.texts, tell)
         _deliver(arguments, needle_json(needles), needle_table(needles))
         return 0
@@ -259,7 +260,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.traces is not None:
         check_targets(presets)
         arguments.traces.parent.mkdir(parents=True, exist_ok=True)
-        plain = load_engine(preset, drafter=PLAIN, device=arguments.device, on_progress=tell)
+        plain = load_engine(preset, drafter=PLAIN, device=arguments.device, watch=spoken(tell))
         save_traces(record_traces(plain, presets, texts, plan, tell), arguments.traces)
         return 0
     drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(presets)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 
@@ -19,10 +20,11 @@ from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_d
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
-from spec_engine.model.load import load_target, load_tokenizer
-from spec_engine.model.memory import allocating, check_memory, model_need
+from spec_engine.model.load import fetch, load_target, load_tokenizer
+from spec_engine.model.memory import MemoryUse, allocating, check_memory, fits, held_bytes, model_need
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
+from spec_engine.model.watch import LoadProgress, LoadWatch, watching
 from spec_engine.pacer import PrefillPacer
 from spec_engine.retrieval import Retriever
 from spec_engine.sampling import SamplingParams
@@ -42,6 +44,17 @@ class EngineConfig:
     adaptive: bool = True  # choose the number of nodes by measured speed; False: always `max_nodes`
     prefill_chunk: int = 512  # tokens per prefill pass at most
     preset: Preset | None = None  # what the engine was built from, if it was
+
+
+class Room(Protocol):
+    """Memory that could be freed for the models of a load, say that of an engine in use."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How much it is."""
+
+    def free(self) -> None:
+        """Free it."""
 
 
 def never() -> bool:
@@ -105,6 +118,12 @@ class Engine:
     def preset(self) -> Preset | None:
         """The preset that the engine was built from."""
         return self._config.preset
+
+    @property
+    def memory(self) -> MemoryUse:
+        """The memory that models and caches take, as measured."""
+        weights, cache, draft = held_bytes(self._target.model, self._target, self._drafter)
+        return MemoryUse(weights, cache, draft, self._target.capacity)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = never) -> Iterator[Event]:
         """Make an answer: ``PromptReady, Prefilled*, (TokensAccepted ContextFocused?)*, Finished``.
@@ -251,33 +270,39 @@ def load_engine(
     drafter: DrafterKind | None = None,
     device: str = "auto",
     adaptive: bool = True,
-    on_progress: Callable[[str], None] | None = None,
+    watch: LoadWatch | None = None,
+    room: Room | None = None,
 ) -> Engine:
-    """Load the preset's models and put them together.
+    """Load the preset's models and put them together; what is not on this machine is downloaded first.
 
-    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `on_progress` is told in a few words
-    what happens next. Raises `ModelError` kinds when a model cannot be loaded, and `RequestError` for a drafter that
-    the preset cannot run.
+    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `watch` is told what happens and may
+    end it, and `room` is freed once everything is here if the models do not fit beside it. Raises `ModelError` kinds
+    when a model cannot be loaded, and `RequestError` for a drafter that the preset cannot run.
     """
-    tell = on_progress or _ignore
+    watch = watch or LoadWatch()
     kind = drafter or preset.draft.kind
     _check_kind(preset, kind)
-    tell(f"Loading {preset.target.id}")
-    tokenizer = load_tokenizer(preset, preset.target)
-    draft_model = preset.draft.model if kind in NEED_MODEL else None
-    needs = [(preset.target.id, model_need(preset, preset.target, device))]
-    if draft_model is not None:
-        needs.append((draft_model.id, draft_need(preset, device)))
-    check_memory(preset, needs, device)
-    model = load_target(preset, preset.target, device=device)
-    with allocating(preset.name):
-        target = Target(model, preset.context_length, preset.prefill_chunk)
-    if draft_model is not None:
-        tell(f"Loading {draft_model.id}")
-    config = EngineConfig(
-        max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, preset.prefill_chunk, preset
-    )
-    return Engine(target, _build_drafter(preset, kind, target), tokenizer, config)
+    draft = preset.draft.model if kind in NEED_MODEL else None
+    with watching(watch):
+        watch.tell(LoadProgress(f"Loading {preset.target.id}"))
+        tokenizer = load_tokenizer(preset, preset.target)
+        needs = [(preset.target.id, model_need(preset, preset.target, device))]
+        if draft is not None:
+            needs.append((draft.id, draft_need(preset, device)))
+        check_memory(preset, needs, device, room.num_bytes if room else 0)
+        for ref in (preset.target, *((draft,) if draft is not None else ())):
+            fetch(preset, ref, weights=True)
+        if room is not None and not fits(needs, device):
+            room.free()
+        model = load_target(preset, preset.target, device=device)
+        with allocating(preset.name):
+            target = Target(model, preset.context_length, preset.prefill_chunk)
+        if draft is not None:
+            watch.tell(LoadProgress(f"Loading {draft.id}"))
+        config = EngineConfig(
+            max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, preset.prefill_chunk, preset
+        )
+        return Engine(target, _build_drafter(preset, kind, target), tokenizer, config)
 
 
 def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
@@ -304,7 +329,3 @@ def _check_kind(preset: Preset, kind: DrafterKind) -> None:
 
 
 _SORTS = {"lm": "a language model", "eagle3": "an EAGLE head", "longspec": "a LongSpec head"}
-
-
-def _ignore(message: str) -> None:
-    """Progress that nobody wants to see."""

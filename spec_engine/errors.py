@@ -17,7 +17,9 @@ Non-job: assertions about our own bugs, which stay ``AssertionError``.
     │   └── MissingDependency
     ├── RequestError             a generation request cannot be served
     │   └── ContextOverflow
-    └── TrainingError            a training run cannot start or go on
+    ├── StoreError               the history on disk cannot be read or written
+    ├── TrainingError            a training run cannot start or go on
+    └── Stopped                  the user stopped it; nothing is broken
 """
 
 
@@ -83,3 +85,7 @@ class StoreError(SpecEngineError):
 
 class TrainingError(SpecEngineError):
     """A training run cannot start or go on."""
+
+
+class Stopped(SpecEngineError):
+    """The user stopped it; nothing is broken."""

@@ -18,6 +18,7 @@ from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
+from spec_engine.model.watch import spoken
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 from tests.fakes import END_ID, VOCAB_SIZE, OracleDrafter, byte_tokenizer, pair_preset, perturbed, save_pair, tiny_lm
@@ -413,10 +414,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_engines_from_a_preset_share_their_target(pair: Path) -> None:
     messages: list[str] = []
     preset = pair_preset(pair, "lm", tree=TreeConfig(num_nodes=9, threshold=0.2, max_depth=5))
-    engine = load_engine(preset, device="cpu", adaptive=False, on_progress=messages.append)
+    engine = load_engine(preset, device="cpu", adaptive=False, watch=spoken(messages.append))
     assert (engine.drafter_name, engine.capacity, engine.preset) == ("lm", 1024, preset)
     assert engine.device == "cpu"
-    assert len(messages) == 2
+    assert messages == ["Loading target", "Reading target", "Loading draft", "Reading draft"]
     baseline = engine.with_drafter("none")
     copies = engine.with_drafter("lookup")
     assert baseline.target is engine.target

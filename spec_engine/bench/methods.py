@@ -15,6 +15,7 @@ from spec_engine.drafters import DRAFTERS, available_drafters
 from spec_engine.engine import Engine, load_engine
 from spec_engine.errors import RequestError
 from spec_engine.model.load import load_target
+from spec_engine.model.watch import spoken
 
 
 def build_peers(preset: Preset, engine: Engine) -> Peers:
@@ -49,7 +50,7 @@ def build_engines(
     if PLAIN not in methods:
         raise RequestError("A speed-up needs plain decoding to compare with. Add 'none' to --drafters.")
     check_targets(presets)
-    plain = load_engine(presets[0], drafter=PLAIN, device=device, adaptive=adaptive, on_progress=tell)
+    plain = load_engine(presets[0], drafter=PLAIN, device=device, adaptive=adaptive, watch=spoken(tell))
     engines: dict[str, Engine] = {PLAIN: plain}
     for method in methods:
         kind = without.get(method) or cast(DrafterKind, method)

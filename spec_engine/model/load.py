@@ -8,25 +8,15 @@ Weights get their dtype while they are read. Casting a loaded model would also c
 bfloat16 models at long context.
 """
 
-import errno
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -41,16 +31,16 @@ from transformers.utils import logging as transformers_logging
 from spec_engine.config import DTypeName, ModelRef, Preset, Quantization, resolve_model
 from spec_engine.errors import (
     MissingDependency,
-    ModelDownloadError,
     ModelError,
     ModelNotFound,
     UnsupportedModel,
     VocabularyMismatch,
 )
+from spec_engine.model.hub import fetch_repository
 from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.tokenizer import Tokenizer
+from spec_engine.model.watch import LoadProgress, LoadWatch, current_watch
 
-_CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _INSTALL_QUANT = "Run in the project's folder: pip install -e '.[quant]'"
 _OLDEST_BITSANDBYTES = (0, 50)  # before it, a pass over more than one token dequantised every weight
@@ -89,18 +79,17 @@ def pick_dtype(name: DTypeName, device: torch.device, checkpoint: torch.dtype | 
 def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTrainedModel:
     """The causal language model of `ref`, in eval mode on its device; for drafts too.
 
-    Raises `ModelNotFound`, `ModelDownloadError`, `UnsupportedModel`, `MissingDependency`, or `ModelError` when it does
-    not fit the memory.
+    Raises `ModelNotFound`, `ModelDownloadError`, `UnsupportedModel`, `MissingDependency`, `Stopped`, or
+    `ModelError` when it does not fit the memory.
     """
     where = pick_device(device)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # only that of reading files
     if ref.quantization != "none":
         _require_bitsandbytes()
     folder = fetch(preset, ref, weights=True)
     config = _load_config(folder, ref)
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, where, checkpoint)
-    with reading(ref.id):
+    with reading(ref.id), _telling_weights(ref.id):
         if ref.quantization == "none":
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
             torch.nn.Module.to(model, where)  # device only: see the module's docstring
@@ -113,6 +102,41 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
     model.train(False)
     lay_out_for_small_passes(model)
     return model
+
+
+class _Weights:
+    """Takes the place of transformers' progress bar: tells how many of a model's tensors are read."""
+
+    def __init__(self, name: str, watch: LoadWatch, items: Iterable[object], total: int) -> None:
+        self._message = f"Reading {name}"
+        self._watch = watch
+        self._items = items
+        self._total = total
+
+    def __iter__(self) -> Iterator[object]:
+        for number, item in enumerate(self._items):
+            self._watch.tell(LoadProgress(self._message, number / max(1, self._total)))
+            yield item
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """What else a progress bar can do does nothing here."""
+        return lambda *args, **kwargs: None
+
+
+@contextmanager
+def _telling_weights(name: str) -> Iterator[None]:
+    """transformers tells the watch of this thread, between two tensors, how far it is with reading a model."""
+    watch = current_watch()
+
+    def bar(factory: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Weights:
+        items = args[0] if args else kwargs.get("iterable", ())
+        return _Weights(name, watch, items, kwargs.get("total") or len(items))
+
+    before = transformers_logging.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
 
 
 def load_config(preset: Preset, ref: ModelRef) -> PretrainedConfig:
@@ -170,43 +194,7 @@ def fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
         return found
     if path.is_absolute() or found.startswith((".", "~")):
         raise ModelNotFound(f"The folder {found} does not exist. Correct the path in preset '{preset.name}'.")
-    with _downloading(ref):
-        folder = snapshot_download(found, revision=ref.revision, allow_patterns=list(_CONFIG_FILES))
-        if weights:
-            folder = snapshot_download(found, revision=ref.revision, allow_patterns=["*.safetensors"])
-            if not any(Path(folder).glob("*.safetensors")):
-                folder = snapshot_download(found, revision=ref.revision, allow_patterns=["pytorch_model*.bin"])
-    return str(folder)
-
-
-@contextmanager
-def _downloading(ref: ModelRef) -> Iterator[None]:
-    """What the hub says, in our words."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelNotFound(
-            f"Access to '{ref.id}' was refused: its owner asks for a consent. Accept the terms on "
-            f"https://huggingface.co/{ref.id} and log in with: hf auth login"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFound(f"'{ref.id}' has no revision '{ref.revision}'. Correct it in the preset.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelNotFound(
-            f"There is no model '{ref.id}' on the hub, and no such folder. Check the spelling; for a private model log "
-            "in with: hf auth login"
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ModelDownloadError(
-            f"'{ref.id}' is not on this machine and the hub cannot be reached. Connect to the network, or use the "
-            "preset 'builtin', which needs no download."
-        ) from error
-    except HfHubHTTPError as error:
-        raise ModelDownloadError(f"The hub did not deliver '{ref.id}': {error}. Try again later.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelDownloadError(f"The disk is full: '{ref.id}' was not stored. Free space, try again.") from error
-        raise ModelDownloadError(f"Downloading '{ref.id}' failed: {error}. Try again.") from error
+    return str(fetch_repository(found, ref.revision, weights=weights))
 
 
 @contextmanager

@@ -1,16 +1,18 @@
-"""How much memory a model needs, known before anything is loaded.
+"""How much memory a model needs, known before anything is loaded, and how much it takes once it is.
 
 Job: bytes of weights, of keys and values per token, and of the working tensors of a prefill chunk, computed from a
-configuration; refusing models that cannot fit what is free.
+configuration; refusing models that cannot fit what is free; measuring what loaded models take.
 Non-job: choosing something smaller.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from spec_engine.config import ModelRef, Preset, Quantization
@@ -47,6 +49,60 @@ class MemoryNeed:
         return f"{self.total / _GIB:.1f} GiB ({listed})"
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes that an engine takes, by part; `cache` is that of the target, made for `num_tokens` tokens."""
+
+    weights: int
+    cache: int
+    draft: int  # the draft's weights and caches
+    num_tokens: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.draft
+
+
+def held_bytes(*roots: object) -> list[int]:
+    """Bytes of the tensors that each of these holds; what several hold counts for the first.
+
+    Looked into are modules, containers and objects of this package.
+    """
+    seen: set[int] = set()
+    storages: set[int] = set()
+    return [_held(root, seen, storages) for root in roots]
+
+
+def _held(root: object, seen: set[int], storages: set[int]) -> int:
+    num_bytes, waiting = 0, [root]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            storage = item.untyped_storage()
+            if storage.data_ptr() not in storages:
+                storages.add(storage.data_ptr())
+                num_bytes += storage.nbytes()
+        elif id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(_parts(item))
+    return num_bytes
+
+
+def _parts(item: object) -> Iterator[object]:
+    """What an object holds that may hold tensors."""
+    if isinstance(item, torch.nn.Module):
+        yield from item.parameters()
+        yield from item.buffers()
+    elif isinstance(item, Mapping):
+        yield from item.values()
+    elif isinstance(item, list | tuple | set | frozenset | deque):
+        yield from item
+    elif type(item).__module__.startswith("spec_engine."):
+        yield from vars(item).values() if hasattr(item, "__dict__") else ()
+        yield from (getattr(item, name, None) for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()))
+
+
 def memory_need(
     config: PretrainedConfig,
     dtype: torch.dtype,
@@ -74,13 +130,20 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
     return memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
 
 
-def check_memory(preset: Preset, needs: Sequence[tuple[str, MemoryNeed]], device: str) -> None:
+def fits(needs: Sequence[tuple[str, MemoryNeed]], device: str) -> bool:
+    """Whether these models with all they need fit what is free on the device now; True where nobody knows."""
+    free = free_bytes(pick_device(device))
+    return free is None or sum(need.total for _, need in needs) <= free
+
+
+def check_memory(preset: Preset, needs: Sequence[tuple[str, MemoryNeed]], device: str, reclaimable: int = 0) -> None:
     """Raise `ModelError` when weights and full caches of these models, by name, are more than is free on the device.
 
-    What a pass needs on top is not counted, so what this refuses cannot work.
+    What a pass needs on top is not counted, so what this refuses cannot work. `reclaimable` bytes count as free.
     """
     where = pick_device(device)
     free = free_bytes(where)
+    free = None if free is None else free + reclaimable
     total = sum(need.weights + need.cache for _, need in needs)
     if free is not None and total > free:
         listed = "; ".join(f"{name} {need}" for name, need in needs)

@@ -1,35 +1,25 @@
 """Loading from folders, and what is said when something is missing."""
 
-import errno
 import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from spec_engine.config import DrafterKind, ModelRef, Preset, Quantization
 from spec_engine.engine import Request, StopRules, load_engine
 from spec_engine.errors import (
     MissingDependency,
-    ModelDownloadError,
     ModelError,
     ModelNotFound,
     UnsupportedModel,
     VocabularyMismatch,
 )
 from spec_engine.events import Finished
-from spec_engine.model import load, memory
+from spec_engine.model import memory
 from spec_engine.model.load import (
     check_vocabulary,
     load_config,
@@ -128,35 +118,6 @@ def test_damaged_weights_are_named(preset: Preset) -> None:
     (folder / "model.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(ModelError, match="damaged"):
         load_target(preset, ModelRef("damaged"), device="cpu")
-
-
-def hub_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/a/b"))
-    return kind("said the hub", response=response)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected", "words"),
-    [
-        (hub_error(RepositoryNotFoundError, 404), ModelNotFound, "no model 'a/b' on the hub"),
-        (hub_error(GatedRepoError, 403), ModelNotFound, "Accept the terms"),
-        (hub_error(RevisionNotFoundError, 404), ModelNotFound, "no revision 'v9'"),
-        (hub_error(HfHubHTTPError, 500), ModelDownloadError, "did not deliver"),
-        (LocalEntryNotFoundError("offline"), ModelDownloadError, "cannot be reached"),
-        (OSError(errno.ENOSPC, "No space left on device"), ModelDownloadError, "disk is full"),
-        (OSError("connection reset"), ModelDownloadError, "failed"),
-    ],
-    ids=["404", "403", "revision", "500", "offline", "disk", "broken"],
-)
-def test_hub_errors_in_words(
-    preset: Preset, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[ModelError], words: str
-) -> None:
-    def fail(*args: object, **kwargs: object) -> str:
-        raise error
-
-    monkeypatch.setattr(load, "snapshot_download", fail)
-    with pytest.raises(expected, match=words):
-        load_target(preset, ModelRef("a/b", revision="v9"), device="cpu")
 
 
 def test_a_name_that_cannot_be_on_the_hub(preset: Preset) -> None:
