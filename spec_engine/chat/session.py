@@ -7,7 +7,7 @@ A stopped answer is stored as it was shown; an answer of which nothing was shown
 token ids the model wrote, so the next prompt extends this one and only the new question is read.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -15,12 +15,13 @@ from spec_engine.answer import Request
 from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
 from spec_engine.documents.anchors import Document
 from spec_engine.errors import ContextOverflow, RequestError
-from spec_engine.events import Event, Finished, TokensAccepted
+from spec_engine.events import Event, Finished, Prefilled, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
 
 MIN_ANSWER_TOKENS: Final = 32  # with less room than this an answer is not begun
 GREEDY: Final = SamplingParams()
+_ANY_QUESTION: Final = "?"  # stands where the question will
 
 
 class SessionTokenizer(ChatTokenizer, Protocol):
@@ -142,6 +143,23 @@ class Session:
                 yield event
         finally:
             self._store(asked)
+
+    def read_ahead(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Read what the next prompt begins with, the document and the conversation, so that only the question is left.
+
+        Yields the engine's events up to the end of the prompt. Nothing is answered and nothing is stored.
+        """
+        token_ids = tuple(self.prompt(_ANY_QUESTION))
+        request = Request(token_ids, GREEDY, StopRules(1, self._engine.tokenizer.stop_token_ids))
+        events = self._engine.generate(request, cancelled)
+        for event in events:
+            if isinstance(event, TokensAccepted | Finished):
+                break
+            yield event
+            if isinstance(event, Prefilled) and event.num_done >= len(token_ids) - 1:
+                break
+        if isinstance(events, Generator):
+            events.close()
 
     def regenerate(
         self,

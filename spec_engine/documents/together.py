@@ -6,7 +6,8 @@ Non-job: the formats (`read`).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
@@ -14,12 +15,17 @@ from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError
 
 
-def read_documents(paths: Sequence[Path], password: str | None = None) -> Document:
+def read_documents(
+    paths: Sequence[Path],
+    password: str | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda name, num_done, num_parts: None,
+) -> Document:
     """Read files, in this order, as one document. `password` is tried on every locked one.
 
-    Raises what `read_document` and `join` raise.
+    `on_progress` is called with a file's name, the parts of it that are read and the parts in all; what it raises ends
+    the reading. Raises what `read_document` and `join` raise.
     """
-    return join([read_document(path, password) for path in paths])
+    return join([read_document(path, password, partial(on_progress, path.name)) for path in paths])
 
 
 def join(documents: Sequence[Document]) -> Document:

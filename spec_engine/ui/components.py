@@ -18,7 +18,6 @@ class DocumentPane:
     drop: gr.File
     sample: gr.Button
     locked_row: gr.Column
-    locked_path: gr.State
     password: gr.Textbox
     unlock: gr.Button
     card: gr.HTML

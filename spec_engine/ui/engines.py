@@ -1,20 +1,26 @@
 """What the page needs of an engine, and where it gets one.
 
 Job: the two protocols that tests stand in for, and the loader of real engines.
-Non-job: when to load (`workspace`).
+Non-job: when to load (`models`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from spec_engine.chat.session import AnsweringEngine
 from spec_engine.config import DrafterKind, Preset
-from spec_engine.engine import Engine, load_engine
+from spec_engine.engine import Engine, Room, load_engine
+from spec_engine.model.memory import MemoryUse
+from spec_engine.model.watch import LoadWatch
 
 
 class PageEngine(AnsweringEngine, Protocol):
     """What the page needs of an engine."""
+
+    @property
+    def memory(self) -> MemoryUse:
+        """The memory that it takes."""
 
     def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "PageEngine":
         """The same target with another drafter, with or without retrieval if that is said."""
@@ -27,9 +33,9 @@ class PageEngine(AnsweringEngine, Protocol):
 
 
 class EngineLoader(Protocol):
-    """Loads the engine of a preset; tells its progress in sentences."""
+    """Loads the engine of a preset; tells the watch how far it is, and frees the room if it needs it."""
 
-    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> PageEngine: ...
+    def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> PageEngine: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,6 @@ class EngineSource:
 
     device: str = "auto"
 
-    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> Engine:
+    def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> Engine:
         """The engine of a preset. Raises `ModelError`."""
-        return load_engine(preset, device=self.device, on_progress=on_progress)
+        return load_engine(preset, device=self.device, watch=watch, room=room)

@@ -18,17 +18,16 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
-from spec_engine.errors import PasswordRequired, SpecEngineError
+from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.shelf import PresetShelf
+from spec_engine.ui.state import Wanted
 from spec_engine.ui.views import Updates, Views
 from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
-_BETWEEN_PATHS: Final = "\n"
-_CONVERSATION: Final = "conversation:"  # before the number of one that waits for its document's password
 MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
 
 
@@ -64,18 +63,18 @@ class Handlers:
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
         _on(chat.new_chat.click, self.new_chat, None, everything)
-        _on(doc.drop.upload, self.open_files, [doc.drop], everything)
-        _on(doc.sample.click, self.open_sample, None, everything)
+        self._follow(_on(doc.drop.upload, self.open_files, [doc.drop], everything))
+        self._follow(_on(doc.sample.click, self.open_sample, None, everything))
         for unlock in (doc.unlock.click, doc.password.submit):
-            _on(unlock, self.unlock, [doc.locked_path, doc.password], everything)
+            self._follow(_on(unlock, self.unlock, [doc.password], everything))
         settings = [doc.max_tokens, doc.temperature, doc.seed]
         for setting in (doc.max_tokens.input, doc.temperature.input, doc.seed.input):
             _on(setting, self.set_settings, settings, None)
         chosen = [doc.range_first, doc.range_last]
         for dropdown in (doc.range_first, doc.range_last):
             _on(dropdown.input, self.range_note, chosen, [doc.range_note])
-        _on(doc.range_use.click, self.use_range, chosen, everything)
-        _on(doc.range_all.click, self.use_all, None, everything)
+        self._follow(_on(doc.range_use.click, self.use_range, chosen, everything))
+        self._follow(_on(doc.range_all.click, self.use_all, None, everything))
 
         self._connect_history(everything)
         self._connect_editor()
@@ -94,7 +93,7 @@ class Handlers:
         """The list of conversations."""
         history, listed = self._page.history, self._views.history_outputs
         _on(history.search.change, self._views.conversations, [history.search], listed)
-        _on(history.listing.input, self.open_conversation, [history.listing], everything)
+        self._follow(_on(history.listing.input, self.open_conversation, [history.listing], everything))
         for rename in (history.rename.click, history.title.submit):
             _on(rename, self.rename, [history.title], everything)
         _on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])
@@ -156,9 +155,7 @@ class Handlers:
 
     def open_conversation(self, conversation: int | None) -> Updates:
         """A conversation was chosen from the list."""
-        return self._open(
-            lambda: self._workspace.open_conversation(conversation or 0), f"{_CONVERSATION}{conversation}"
-        )
+        return self._begin(lambda: self._workspace.start_opening(Wanted(conversation=conversation or 0)))
 
     def rename(self, title: str) -> Updates:
         """The conversation got another title."""
@@ -225,20 +222,21 @@ class Handlers:
 
     def open_files(self, paths: list[str] | None) -> Updates:
         """Files were dropped."""
-        updates = self._open_uploads(paths, None) if paths else self._views.everything(notice=None)
+        folder = Path(get_upload_folder()).resolve()  # the paths come from the browser: they may name nothing else
+        if not paths or not all(Path(path).resolve().is_relative_to(folder) for path in paths):
+            updates = {**self._views.everything(notice=text.NOT_AN_UPLOAD), self._page.chat.has_job: False}
+        else:
+            wanted = Wanted(tuple(Path(path) for path in paths))
+            updates = self._begin(lambda: self._workspace.start_opening(wanted))
         return {**updates, self._page.document.drop: None}
 
     def open_sample(self) -> Updates:
         """The bundled report was asked for."""
-        return self._open(lambda: self._workspace.open_documents([SAMPLE]), str(SAMPLE))
+        return self._begin(lambda: self._workspace.start_opening(Wanted((SAMPLE,))))
 
-    def unlock(self, waiting: str, password: str) -> Updates:
+    def unlock(self, password: str) -> Updates:
         """A password was given for the file or the conversation that waits for one."""
-        if waiting.startswith(_CONVERSATION):
-            number = int(waiting.removeprefix(_CONVERSATION))
-            return self._open(lambda: self._workspace.open_conversation(number, password), waiting, password)
-        paths = waiting.split(_BETWEEN_PATHS)
-        return self._open_uploads(paths, password) if waiting else self._views.everything(notice=None)
+        return self._begin(lambda: self._workspace.unlock(password))
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
@@ -278,27 +276,6 @@ class Handlers:
         except SpecEngineError as error:
             return self._views.everything(notice=str(error))
         return self._views.everything(notice="")
-
-    def _open_uploads(self, paths: Sequence[str], password: str | None) -> Updates:
-        """Open files that a page sent. The paths come from the browser, so they may name nothing but uploads."""
-        folder = Path(get_upload_folder()).resolve()
-        if not all(Path(path).resolve().is_relative_to(folder) for path in paths):
-            return self._views.everything(notice=text.NOT_AN_UPLOAD)
-        files = [Path(path) for path in paths]
-        return self._open(lambda: self._workspace.open_documents(files, password), _BETWEEN_PATHS.join(paths), password)
-
-    def _open(self, action: Callable[[], object], waiting: str, password: str | None = None) -> Updates:
-        """Open a document or a conversation with its document; a locked one asks for its password and is `waiting`."""
-        doc = self._page.document
-        hidden: Updates = {doc.locked_row: gr.update(visible=False), doc.locked_path: "", doc.password: ""}
-        try:
-            action()
-        except PasswordRequired as error:
-            shown: Updates = {doc.locked_row: gr.update(visible=True), doc.locked_path: waiting, doc.password: ""}
-            return {**self._views.everything(notice=str(error) if password else ""), **shown}
-        except SpecEngineError as error:
-            return {**self._views.everything(notice=str(error)), **hidden}
-        return {**self._views.everything(notice=""), **hidden}
 
 
 def _turn_number(index: int | tuple[int, int]) -> int:

@@ -15,7 +15,7 @@ from spec_engine.errors import SpecEngineError
 from spec_engine.ui import text
 from spec_engine.ui.logbook import LOG, note_error
 
-JobKind = Literal["load", "answer", "calibrate", "compare"]
+JobKind = Literal["load", "open", "read", "answer", "calibrate", "compare"]
 Fact = TypeVar("Fact")
 MIN_INTERVAL_S: Final = 1 / 14  # between two looks of one watcher: faster than an eye, slower than a browser minds
 
@@ -27,10 +27,14 @@ class Job(Generic[Fact]):
         kind: what is being done, for the pages that join later.
         work: gets the job, reports through `report`, looks at `is_cancelled` often. A `SpecEngineError` becomes the
             job's `error`; any other exception leaves a general sentence there and goes to the terminal.
+        after: called when the work has ended without an error; may begin the next job.
     """
 
-    def __init__(self, kind: JobKind, work: "Callable[[Job[Fact]], None]") -> None:
+    def __init__(
+        self, kind: JobKind, work: "Callable[[Job[Fact]], None]", after: Callable[[], object] = lambda: None
+    ) -> None:
         self.kind = kind
+        self._after = after
         self.error: str | None = None
         self._work = work
         self._facts: list[Fact] = []
@@ -46,6 +50,10 @@ class Job(Generic[Fact]):
     def stop(self) -> None:
         """Wish that the work ends; returns at once."""
         self._cancelled.set()
+
+    def rearm(self) -> None:
+        """Forget the wish: the work goes on with something that a later `stop` ends."""
+        self._cancelled.clear()
 
     def is_cancelled(self) -> bool:
         """Whether `stop` was called."""
@@ -110,3 +118,5 @@ class Job(Generic[Fact]):
             with self._changed:
                 self.error, self._is_running = error, False
                 self._changed.notify_all()
+        if error is None:
+            self._after()

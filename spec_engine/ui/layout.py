@@ -78,7 +78,6 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         drop=drop,
         sample=sample,
         locked_row=locked_row,
-        locked_path=gr.State(""),
         password=password,
         unlock=unlock,
         card=card,

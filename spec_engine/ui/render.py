@@ -18,6 +18,7 @@ from spec_engine.chat.store import StoredTurn
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
+from spec_engine.model.watch import LoadProgress
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, RaceLane
@@ -28,6 +29,7 @@ _CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in dou
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`))""",
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
+_LISTED_BYTES: Final = 1_000_000  # smaller files of a download have no line of their own
 _MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
 
 
@@ -193,6 +195,45 @@ def live_answer(answer: LiveAnswer | None) -> str:
 def working(message: str) -> str:
     """A line with a pulse, for work without an answer: loading a model."""
     return f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{escape(message)}</div>'
+
+
+def loading(progress: LoadProgress, elapsed_s: float) -> str:
+    """What a load does: a line, a bar where the share is known, and the files that are downloaded."""
+    facts = [text.seconds(elapsed_s)]
+    if progress.files:
+        facts = [text.transfer(progress.num_done, progress.num_bytes)]
+        if progress.bytes_per_second > 0:
+            facts.append(text.megabytes_per_second(progress.bytes_per_second))
+        if progress.seconds_left is not None:
+            facts.append(f"{text.seconds(progress.seconds_left)} left")
+    elif progress.share is not None:
+        facts.insert(0, text.percent(progress.share))
+    bar = "" if progress.share is None else meter(progress.share, "", progress.message)
+    rows = "".join(
+        f"<li><span>{escape(file.name)}</span>"
+        f"{meter(file.num_done / max(1, file.num_bytes), '', file.name)}"
+        f"<b>{text.transfer(file.num_done, file.num_bytes)}</b></li>"
+        for file in progress.files
+        if file.num_bytes >= _LISTED_BYTES
+    )
+    listed = f'<ul class="se-files">{rows}</ul>' if rows else ""
+    line = " · ".join([progress.message, *facts])
+    return (
+        f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{escape(line)}</div>'
+        f'<div class="se-loading">{bar}{listed}</div>'
+    )
+
+
+def reading_ahead(reading: LiveAnswer) -> str:
+    """How far the document is read before the first question."""
+    if not reading.num_prompt or reading.num_read >= reading.num_prompt - 1:
+        return ""
+    facts = [text.READING_AHEAD, text.percent(reading.num_read / reading.num_prompt)]
+    if reading.read_tokens_per_second > 0:
+        facts.append(f"{text.rate(reading.read_tokens_per_second)} tokens/s")
+    if reading.read_seconds_left is not None:
+        facts.append(f"{text.seconds(reading.read_seconds_left)} left")
+    return working(" · ".join(facts))
 
 
 def authors(answer: LiveAnswer | None) -> str:

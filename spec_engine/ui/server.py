@@ -153,7 +153,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     shelf = PresetShelf(presets, data_dir / "presets", _free_gb(options.device))
     for problem in shelf.problems:
         announce(problem)
-    workspace = Workspace(EngineSource(options.device), History(data_dir))
+    workspace = Workspace(EngineSource(options.device), History(data_dir), reads_ahead=True)
     try:
         announce(f"Conversations are kept in {data_dir}; the log, without their text, is {open_log(data_dir)}")
     except OSError as error:

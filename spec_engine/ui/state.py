@@ -5,7 +5,7 @@ Non-job: changing them (`workspace`), widgets and markup.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,12 @@ from spec_engine.chat.history import History
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import Session
 from spec_engine.config import GenerationDefaults, Preset
+from spec_engine.errors import RequestError
 from spec_engine.events import Event, TokensAccepted
+from spec_engine.model.memory import MemoryUse
+from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
-from spec_engine.ui.engines import EngineLoader, PageEngine
+from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.race import LaneCompared, LaneStarted
@@ -25,35 +28,37 @@ from spec_engine.ui.readouts import DraftingState
 from spec_engine.ui.speed import PlainBaseline
 from spec_engine.ui.talk import Talk
 
+_COUNTED_AT_ONCE: Final = 32  # parts of a document whose tokens are counted between two looks at the wish to stop
 RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A sentence about a job that writes no answer."""
+class Wanted:
+    """What is to be opened: files, or a kept conversation with its document."""
 
-    message: str
+    paths: tuple[Path, ...] = ()
+    conversation: int | None = None
 
 
-Fact = Event | Progress | LaneStarted | LaneCompared
+Fact = Event | LoadProgress | LaneStarted | LaneCompared
 
 
 class PageState:
     """What is there, and what can be done with it now.
 
     Args:
-        load: loads an engine.
         history: where conversations are kept; None forgets them when the process ends.
     """
 
-    def __init__(self, load: EngineLoader, history: History | None = None) -> None:
-        self._load = load
+    def __init__(self, history: History | None = None) -> None:
         self._history = history or History(None)
         self.talk = Talk(self._history)
         self._lock = threading.RLock()
         self._engine: PageEngine | None = None
         self._session: Session | None = None
+        self.memory: MemoryUse | None = None  # of the engine, measured when it was loaded
         self.opened: OpenedDocument | None = None
+        self.locked: Wanted | None = None  # what waits for its password
         self._document_paths: tuple[Path, ...] = ()  # its files, until a conversation keeps copies
         self.preset: Preset | None = None
         self.settings = GenerationDefaults()  # the preset's until the user changes them
@@ -61,7 +66,7 @@ class PageState:
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
         self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
-        self._measured: Job[Fact] | None = None  # the answer that a baseline was looked for behind
+        self._measured_behind: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None
         self.race_job: Job[Fact] | None = None  # the last race, finished or not
         self._trouble = ""  # why the last engine could not be loaded
@@ -110,8 +115,11 @@ class PageState:
     @property
     def why_not_ask(self) -> str:
         """Why a question cannot be asked now; "" when it can."""
-        if self._engine is None or ((job := self.active_job) and job.kind == "load"):
+        job = self.active_job
+        if self._engine is None or (job and job.kind == "load"):
             return text.ASK_NEEDS_ENGINE
+        if job and job.kind == "open":
+            return text.ASK_NEEDS_OPENING
         if self.opened is None:
             return text.ASK_NEEDS_DOCUMENT
         budget = self.opened.budget
@@ -141,6 +149,26 @@ class PageState:
 
     # --- for the actions ----------------------------------------------------------------------------------------------
 
+    def _require_idle(self) -> None:
+        """Raise `RequestError` unless no job runs; measuring and reading ahead give way."""
+        job = self.active_job
+        if job is not None and job.kind in ("calibrate", "read"):
+            job.stop()
+            job.join(2.0)
+            job = self.active_job
+        if job is not None:
+            raise RequestError({"load": text.BUSY_LOADING, "open": text.BUSY_OPENING}.get(job.kind, text.BUSY))
+
+    def _begin(self, job: Job[Fact], *, keeps_trouble: bool = False) -> Job[Fact]:
+        """Make a job the running one."""
+        with self._lock:
+            if self.active_job is not None:
+                raise RequestError(text.BUSY)
+            self._trouble = self.trouble if keeps_trouble else ""
+            self.job = job
+            job.start()
+        return job
+
     def _leave_chat(self) -> None:
         self.talk.leave()
         self._forget_answer()
@@ -149,7 +177,7 @@ class PageState:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.job = "", None
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
-        self._measured = self.race_job = None
+        self._measured_behind = self.race_job = None
         self._session = self._new_session(len(self.talk.path))
 
     def _new_session(self, num_turns: int) -> Session | None:
@@ -160,14 +188,31 @@ class PageState:
         turns = self.turns[:num_turns]
         return Session(self._engine, document, instruction=self.preset.instruction, turns=turns)
 
-    def _measured_by_engine(self, opened: OpenedDocument) -> OpenedDocument:
-        """The document with its tokens counted, if there is an engine to count with."""
+    def _measured(self, opened: OpenedDocument, watch: LoadWatch | None = None) -> OpenedDocument:
+        """The document with its tokens counted, if there is an engine to count with. `watch` may stop it."""
         engine, preset = self._engine, self.preset
-        if engine is None or preset is None:
-            return opened
-        tokenizer = engine.tokenizer
-        reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
-        return opened.measured(lambda texts: count_document_tokens(tokenizer, texts), engine.capacity, reserved)
+        return opened if engine is None or preset is None else measured_for(opened, engine, preset, watch)
+
+
+def measured_for(
+    opened: OpenedDocument, engine: PageEngine, preset: Preset, watch: LoadWatch | None = None
+) -> OpenedDocument:
+    """The document with its tokens counted for an engine."""
+    reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
+    return opened.measured(_counter(engine, watch or LoadWatch()), engine.capacity, reserved)
+
+
+def _counter(engine: PageEngine, watch: LoadWatch) -> Callable[[list[str]], list[int]]:
+    """Counts the tokens of texts a few at a time."""
+
+    def count(texts: list[str]) -> list[int]:
+        counts: list[int] = []
+        for start in range(0, len(texts), _COUNTED_AT_ONCE):
+            watch.tell(LoadProgress(text.COUNTING_TOKENS, start / len(texts)))
+            counts += count_document_tokens(engine.tokenizer, texts[start : start + _COUNTED_AT_ONCE])
+        return counts
+
+    return count
 
 
 def events_of(facts: Sequence[Fact]) -> list[Event]:

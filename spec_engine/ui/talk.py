@@ -64,6 +64,10 @@ class Talk:
         summary = self._store.summary(self.conversation) if self.conversation is not None else None
         return DocumentRef.load(summary.document) if summary else None
 
+    def document_of(self, conversation: int) -> DocumentRef | None:
+        """The kept document of any conversation. Raises `StoreError` when that does not exist any more."""
+        return DocumentRef.load(self.summary(conversation).document)
+
     def keep_document(self, paths: Sequence[Path], chosen: tuple[int, int] | None) -> None:
         """Keep copies of the document's files for this conversation. Raises `StoreError`."""
         if self.conversation is not None and self.document is None:

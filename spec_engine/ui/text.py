@@ -23,6 +23,10 @@ LONG_FOR_MODEL: Final = (
     "read, but the longer the document, the more often it quotes a wrong passage. "
     "Check what it says, or choose a larger model."
 )
+OPENING_FILE: Final = "Reading {name}: {done:,} of {all:,} parts"
+OPENING_STOPPED: Final = "Opening was stopped; nothing has changed."
+NOTHING_LOCKED: Final = "No file waits for a password. Drop it here again."
+COUNTING_TOKENS: Final = "Counting the document's tokens"
 COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
 PASSWORD_BUTTON: Final = "Unlock"
@@ -61,6 +65,7 @@ ASK_READY: Final = "Ask about the document"
 ASK_NEEDS_DOCUMENT: Final = "First drop a document"
 ASK_NEEDS_FIT: Final = "First choose a part that fits"
 ASK_NEEDS_ENGINE: Final = "The model is not loaded yet"
+ASK_NEEDS_OPENING: Final = "The document is being opened"
 ASK_BUTTON: Final = "Ask"
 STOP_BUTTON: Final = "Stop"
 NEW_CHAT_BUTTON: Final = "New chat"
@@ -72,7 +77,8 @@ WELCOME_STEPS: Final = (
     ("See why it is fast:", "how many drafted tokens were confirmed, and the measured speed-up, on the right."),
 )
 BUSY: Final = "Another answer is being written, perhaps in another tab. Stop it first, or wait until it is finished."
-BUSY_LOADING: Final = "A model is being loaded. This can be done once it is ready."
+BUSY_LOADING: Final = "A model is being loaded. This can be done once it is ready, or once you have stopped it."
+BUSY_OPENING: Final = "A document is being opened. This can be done once it is there, or once you have stopped it."
 EMPTY_QUESTION: Final = "Type a question first."
 STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
 UNEXPECTED: Final = (
@@ -114,8 +120,15 @@ OPEN_WITH_PASSWORD: Final = (
 # --- engine -----------------------------------------------------------------------------------------------------------
 PRESET_LABEL: Final = "Model"
 STARTING: Final = "Starting"
+READING_AHEAD: Final = "Reading the document ahead; ask whenever you like"
 MEASURING_PLAIN: Final = "Measuring plain decoding"
 DRAFTING_PAUSED: Final = "Drafting off"
+LOADING_FAILED: Final = "{title} could not be loaded. {reason}"
+LOADING_STOPPED: Final = "Loading was stopped; what was downloaded is kept."
+STILL_LOADED: Final = "{title} stays loaded."
+LOADED_AGAIN: Final = "{title} is loaded again."
+NOR_LOADED: Final = "Nor could {title} be loaded. {reason}"
+LETTING_GO: Final = "Letting go of the model whose loading was stopped"
 LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
@@ -161,7 +174,8 @@ HELP: Final[dict[str, str]] = {
     "histogram": "How many steps had 0, 1, 2 … drafted tokens confirmed.",
     "time": "Where the seconds of this answer went.",
     "prefill": "Reading the prompt: the document and the conversation, before the first word can be written.",
-    "reused": "Tokens whose computation was kept from the previous question, and tokens that had to be read now.",
+    "reused": "Tokens whose computation was kept, from reading ahead or from earlier questions, and tokens that had to be "
+    "read now.",
     "draft": "The small, fast drafter proposing tokens.",
     "verify": "The large model checking all proposed tokens in one pass.",
     "other": "Retrieval and bookkeeping.",
@@ -220,6 +234,17 @@ def seconds(value: float) -> str:
         return f"{value:.0f} s"
     minutes = round(value / 60)
     return f"{minutes} min" if minutes < 90 else f"{value / 3600:.1f} h"
+
+
+def transfer(num_done: int, num_bytes: int) -> str:
+    """Bytes that are here, of how many: '3.2 of 16.1 GB'."""
+    unit, name = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
+    return f"{num_done / unit:,.1f} of {num_bytes / unit:,.1f} {name}"
+
+
+def megabytes_per_second(bytes_per_second: float) -> str:
+    """The speed of a download."""
+    return f"{bytes_per_second / 1e6:,.1f} MB/s"
 
 
 def factor(value: float) -> str:

@@ -12,13 +12,14 @@ import gradio as gr
 from gradio.blocks import Block
 
 from spec_engine.chat.store import StoredTurn
+from spec_engine.model.watch import LoadProgress
 from spec_engine.ui import examples, render, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
-from spec_engine.ui.state import Fact, Progress, events_of
+from spec_engine.ui.state import Fact, events_of
 from spec_engine.ui.workspace import Workspace
 
 AUTHORS_INTERVAL_S: Final = 0.4
@@ -54,7 +55,6 @@ class Views:
             doc.preset_note,
             doc.drop,
             doc.locked_row,
-            doc.locked_path,
             doc.password,
             doc.card,
             doc.range_row,
@@ -152,6 +152,8 @@ class Views:
             doc.max_tokens: workspace.settings.max_tokens,
             doc.temperature: workspace.settings.temperature,
             doc.seed: workspace.settings.seed,
+            doc.locked_row: gr.update(visible=workspace.locked is not None),
+            doc.password: "",
             **self._range(),
         }
 
@@ -191,7 +193,7 @@ class Views:
     def _live_line(self) -> str:
         """The line below the conversation when nothing streams."""
         job, path = self._workspace.active_job, self._workspace.talk.path
-        if job is None or job.kind == "calibrate":
+        if job is None or job.kind in ("calibrate", "read"):
             return render.notice(text.BROKEN_OFF, "info") if path and path[-1].reason == "interrupted" else ""
         return render.working(text.STARTING) if job.kind != "compare" else ""
 
@@ -199,18 +201,18 @@ class Views:
         """What can be pressed now."""
         chat, workspace = self._chat, self._workspace
         job = workspace.active_job
-        is_answering = job is not None and job.kind in ("answer", "compare")
+        is_busy = job is not None and job.kind not in ("calibrate", "read")
         reason = workspace.why_not_ask
         updates: Updates = {
             chat.box: gr.update(placeholder=reason or text.ASK_READY),
-            chat.ask: gr.update(visible=not is_answering, interactive=not reason),
-            chat.stop: gr.update(visible=is_answering, interactive=True),
-            chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_answering),
+            chat.ask: gr.update(visible=not is_busy, interactive=not reason),
+            chat.stop: gr.update(visible=is_busy, interactive=True),
+            chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_busy),
             self._speed.compare: self._compare_button(),
         }
         opened = workspace.opened
         questions = examples.suggest(opened.used) if opened and not reason and not workspace.turns else ()
-        updates[chat.examples_row] = gr.update(visible=bool(questions) and job is None)
+        updates[chat.examples_row] = gr.update(visible=bool(questions) and not is_busy)
         for index, button in enumerate(chat.examples):
             is_used = index < len(questions)
             updates[button] = gr.update(value=questions[index] if is_used else "", visible=is_used)
@@ -250,8 +252,10 @@ class Views:
             return
         if job.kind == "answer":
             yield from self._follow_answer(job)
-        elif job.kind == "load":
+        elif job.kind in ("load", "open"):
             yield from self._follow_loading(job)
+        elif job.kind == "read":
+            yield from self._follow_reading(job)
         elif job.kind == "compare":
             yield from self._follow_race(job)
         else:
@@ -274,10 +278,18 @@ class Views:
 
     def _follow_loading(self, job: Job[Fact]) -> Iterator[Updates]:
         """What the loader says, with the seconds it takes."""
-        started, message = time.monotonic(), text.STARTING
-        for batch in job.watch(interval_s=0.3):
-            message = next((fact.message for fact in reversed(batch) if isinstance(fact, Progress)), message)
-            yield {self._chat.live: render.working(f"{message} · {text.seconds(time.monotonic() - started)}")}
+        started, latest = time.monotonic(), LoadProgress(text.STARTING)
+        for batch in job.watch(interval_s=0.2):
+            latest = next((fact for fact in reversed(batch) if isinstance(fact, LoadProgress)), latest)
+            yield {self._chat.live: render.loading(latest, time.monotonic() - started)}
+
+    def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:
+        """How far the engine has read ahead; a question can be asked meanwhile."""
+        reading = LiveAnswer()
+        for batch in job.watch(interval_s=0.2):
+            reading.apply(events_of(batch))
+            yield {self._chat.live: render.reading_ahead(reading)}
+        yield {self._chat.live: self._live_line()}
 
     def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:
         """The lanes side by side."""

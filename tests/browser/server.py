@@ -26,7 +26,7 @@ ARGUMENTS: Final = (
 @contextmanager
 def running_server(presets: Sequence[Preset]) -> Iterator[str]:
     """The address of a fresh server with the first preset loaded."""
-    workspace = Workspace(EngineSource("cpu"))
+    workspace = Workspace(EngineSource("cpu"), reads_ahead=True)
     own = tempfile.TemporaryDirectory(prefix="spec-engine-presets-")
     server = PageServer(workspace, PresetShelf(presets, Path(own.name)))
     listener = socket.socket()

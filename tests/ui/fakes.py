@@ -14,6 +14,7 @@ from spec_engine.chat.prompt import Message
 from spec_engine.config import DrafterKind
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
+from spec_engine.model.memory import MemoryUse
 
 SPECIALS = ("<|doc|>", "<|user|>", "<|assistant|>", "<|end|>")
 _PIECES = re.compile(r"<\|\w+\|>|\s*[^\s<]+|\s+|<")
@@ -83,6 +84,10 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.is_closed = False
 
+    @property
+    def memory(self) -> MemoryUse:
+        return MemoryUse(4_000_000, 2_000_000, 1_000_000, self.capacity)
+
     def with_drafter(self, kind: DrafterKind, *, use_retrieval: bool | None = None) -> "ScriptedEngine":
         sibling = ScriptedEngine(
             self.answer,
@@ -112,6 +117,7 @@ class ScriptedEngine:
             if cancelled():
                 break
             time.sleep(self.chunk_s)
+            self.cached[0] = prompt[: done + 256]
             yield Prefilled(min(done + 256, len(prompt) - 1), len(prompt), time.perf_counter() - started)
         prefill_s = time.perf_counter() - started
         recorder.prefilled(prefill_s)
@@ -120,7 +126,8 @@ class ScriptedEngine:
             if isinstance(event, TokensAccepted):
                 token_ids += event.token_ids
             yield event
-        self.cached[0] = (*prompt, *token_ids[:-1])
+        if token_ids:
+            self.cached[0] = (*prompt, *token_ids[:-1])
         stop = self.tokenizer.stop_token_ids
         reason = "stop" if token_ids and token_ids[-1] in stop else "cancelled" if cancelled() else "length"
         text = self.tokenizer.decode([token_id for token_id in token_ids if token_id not in stop])

@@ -1,7 +1,6 @@
 """The rules behind the page: one job at a time, nothing lost when something fails."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +8,14 @@ import pytest
 
 from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, Preset
+from spec_engine.engine import Room
 from spec_engine.errors import DocumentError, ModelNotFound, RequestError, StoreError
 from spec_engine.events import Finished, Prefilled, TokensAccepted
+from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.job import Job
-from spec_engine.ui.state import Fact, Progress
+from spec_engine.ui.state import Fact
 from spec_engine.ui.workspace import Workspace
 from tests.ui.fakes import ScriptedEngine
 
@@ -31,11 +32,14 @@ class Loader:
     def __init__(self, step_s: float = 0.0, chunk_s: float = 0.0) -> None:
         self.engines: list[ScriptedEngine] = []
         self.failing = {"broken"}
+        self.has_room_for_two = False
         self.step_s, self.chunk_s = step_s, chunk_s
 
-    def __call__(self, preset: Preset, on_progress: Callable[[str], None], /) -> ScriptedEngine:
-        on_progress(f"Loading {preset.target.id}")
-        assert all(engine.is_closed for engine in self.engines), "the old engine must be freed first"
+    def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> ScriptedEngine:
+        watch.tell(LoadProgress(f"Loading {preset.target.id}"))
+        if not self.has_room_for_two:
+            room.free()
+            assert all(engine.is_closed for engine in self.engines), "the old engine must be freed first"
         if preset.name == "huge":
             raise RuntimeError("out of memory\nTried to allocate 40 GiB")
         if preset.name in self.failing:
@@ -183,7 +187,7 @@ def test_switching_frees_the_old_engine_and_keeps_document_and_chat(report: Path
     workspace = ready(report, loader)
     done(workspace.ask("What?"))
     job = done(workspace.switch(preset("other", 8192)))
-    assert [fact.message for fact in job.facts if isinstance(fact, Progress)][-1] == "Loading other"
+    assert [fact.message for fact in job.facts if isinstance(fact, LoadProgress)][-1] == "Loading other"
     assert [engine.is_closed for engine in loader.engines] == [True, False]
     assert workspace.opened is not None
     assert workspace.opened.budget is not None

@@ -1,0 +1,95 @@
+"""Work that is let go of at once when it is not wanted any more.
+
+Job: `Apart` runs a piece of work in a thread of its own and waits for it only as long as it is wanted. What was let go
+of ends at its next look at the wish to stop, and its result is thrown away; the next piece begins when it has ended.
+Non-job: what the work is (`models`, `papers`), telling anybody about it (`job`).
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from spec_engine.errors import SpecEngineError, Stopped
+
+Result = TypeVar("Result")
+_LOOK_EVERY_S: Final = 0.05
+_FORESEEN: Final = (SpecEngineError, RuntimeError, OSError, MemoryError)  # what whoever waits can say in words
+
+
+class _Piece(Generic[Result]):
+    """A piece of work in its thread."""
+
+    def __init__(self, work: Callable[[], Result], discard: Callable[[Result], None]) -> None:
+        self._work = work
+        self._discard = discard
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="apart", daemon=True)
+
+    def let_go(self) -> None:
+        """The result is not wanted any more."""
+        with self._lock:
+            self._is_wanted = False
+            for result in self._results:
+                self._discard(result)
+            self._results = []
+
+    def result(self) -> Result:
+        """What came of it. Raises what the work raised."""
+        if self._error is not None:
+            raise self._error
+        return self._results.pop()
+
+    def _run(self) -> None:
+        try:
+            result = self._work()
+        except _FORESEEN as error:
+            self._error = error
+            return
+        finally:
+            self._error = self._error or sys.exc_info()[1]  # the rest goes to the terminal too
+        with self._lock:
+            if self._is_wanted:
+                self._results.append(result)
+            else:
+                self._discard(result)
+
+
+class Apart:
+    """Runs one piece of work at a time."""
+
+    def __init__(self) -> None:
+        self._last: threading.Thread | None = None
+
+    def run(
+        self,
+        work: Callable[[], Result],
+        cancelled: Callable[[], bool],
+        discard: Callable[[Result], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """The result of `work`. Raises what it raises, and `Stopped` as soon as `cancelled` says yes.
+
+        `discard` gets a result that came too late; `on_wait` is called once if an earlier piece has to end first.
+        """
+        if self._last is not None and self._last.is_alive():
+            on_wait()
+            self._wait(self._last, cancelled)
+        piece = _Piece(work, discard)
+        self._last = piece.thread
+        piece.thread.start()
+        try:
+            self._wait(piece.thread, cancelled)
+        except Stopped:
+            piece.let_go()
+            raise
+        return piece.result()
+
+    def _wait(self, thread: threading.Thread, cancelled: Callable[[], bool]) -> None:
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_S)
+            if cancelled() and thread.is_alive():
+                raise Stopped("Stopped.")

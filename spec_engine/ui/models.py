@@ -1,0 +1,148 @@
+"""The model side of what the page works on: loading, exchanging and giving up engines.
+
+Job: `ModelSide`: `switch` and what belongs to it.
+Non-job: reading models (`engine.load_engine`), documents (`papers`), answers (`workspace`).
+
+The engine in use stays until the new one is there if the memory holds both, and is freed first if not. When a load
+fails or is stopped, the preset before is in use again.
+"""
+
+import gc
+
+from spec_engine.chat.history import History
+from spec_engine.config import Preset
+from spec_engine.errors import SpecEngineError, Stopped
+from spec_engine.model.watch import LoadProgress, LoadWatch
+from spec_engine.ui import text
+from spec_engine.ui.apart import Apart
+from spec_engine.ui.engines import EngineLoader
+from spec_engine.ui.job import Job
+from spec_engine.ui.state import Fact, PageState, measured_for
+
+
+class _OldEngine:
+    """The memory of the engine in use, for a load that needs it."""
+
+    def __init__(self, state: "ModelSide", job: Job[Fact]) -> None:
+        self._state = state
+        self._job = job
+
+    @property
+    def num_bytes(self) -> int:
+        """What freeing it would bring."""
+        return self._state.engine_bytes
+
+    def free(self) -> None:
+        """Free it, unless the load was stopped in the meantime."""
+        self._state.free_engine(self._job)
+
+
+class ModelSide(PageState):
+    """The state, and what changes its engine.
+
+    Args:
+        load: loads an engine.
+        history: where conversations are kept; None forgets them when the process ends.
+    """
+
+    def __init__(self, load: EngineLoader, history: History | None = None) -> None:
+        super().__init__(history)
+        self._load = load
+        self._loads = Apart()
+
+    def switch(self, preset: Preset) -> Job[Fact]:
+        """Load a preset's engine in place of the present one. Document and chat are kept."""
+        with self._lock:
+            self._require_idle()
+            return self._begin(Job("load", lambda job: self._exchange(job, preset), after=self.read_ahead))
+
+    def read_ahead(self) -> Job[Fact] | None:
+        """Have the engine read what the next prompt begins with, if it can."""
+        return None
+
+    @property
+    def engine_bytes(self) -> int:
+        """Memory of the engine in use."""
+        engine = self._engine
+        return engine.memory.total if engine else 0
+
+    def free_engine(self, job: Job[Fact]) -> None:
+        """Close the engine in use for the load that `job` does. Raises `Stopped` when that was stopped."""
+        with self._lock:
+            if job.is_cancelled():
+                raise Stopped(text.LOADING_STOPPED)
+            engine, self._engine, self._session = self._engine, None, None
+            self.opened = self.opened.unmeasured() if self.opened else None
+        if engine:
+            engine.close()
+            del engine
+            gc.collect()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _exchange(self, job: Job[Fact], preset: Preset) -> None:
+        """Load, and on failure go back to the preset before."""
+        before = self.preset if self._engine else None
+        reason = self._try_install(job, preset)
+        if reason is None:
+            return
+        self._trouble = text.LOADING_FAILED.format(title=preset.title, reason=reason)
+        with self._lock:
+            if self._engine is not None and before is not None:
+                self._trouble += f" {text.STILL_LOADED.format(title=before.title)}"
+                return
+            self.preset = None
+        if before is None:
+            return
+        gc.collect()  # what was loaded of the failed model
+        job.rearm()  # a second stop ends this too
+        again = self._try_install(job, before)
+        self._trouble += (
+            f" {text.LOADED_AGAIN.format(title=before.title)}"
+            if again is None
+            else f" {text.NOR_LOADED.format(title=before.title, reason=again)}"
+        )
+
+    def _try_install(self, job: Job[Fact], preset: Preset) -> str | None:
+        """Load a preset's engine; the reason when that is impossible. No part of a failed engine stays in memory."""
+        try:
+            self._install(job, preset)
+            return None
+        except Stopped:
+            return text.LOADING_STOPPED
+        except SpecEngineError as error:
+            return str(error)
+        except (RuntimeError, OSError, MemoryError) as error:  # torch runs out of memory by RuntimeError
+            return text.LOADING_BROKE.format(reason=str(error).partition("\n")[0])
+
+    def _install(self, job: Job[Fact], preset: Preset) -> None:
+        """Load a preset's engine, measure the document with its tokenizer, and put both in use."""
+        job.report(LoadProgress(f"Loading {preset.title}"))
+        watch = LoadWatch(job.report, job.is_cancelled)
+        room = _OldEngine(self, job)
+        engine = self._loads.run(
+            lambda: self._load(preset, watch, room),
+            job.is_cancelled,
+            discard=lambda late: late.close(),
+            on_wait=lambda: job.report(LoadProgress(text.LETTING_GO)),
+        )
+        opened = measured_for(self.opened, engine, preset) if self.opened else None
+        with self._lock:
+            old, self._engine, self.preset, self.settings = self._engine, engine, preset, preset.generation
+            self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
+            self.memory, self.opened = engine.memory, opened
+            self._session = self._new_session(len(self.talk.path))
+        if old:
+            old.close()
+
+    def close(self) -> None:
+        """Stop what runs and free the engine."""
+        job = self.active_job
+        if job:
+            job.stop()
+            job.join(5.0)
+        with self._lock:
+            engine, self._engine, self._session = self._engine, None, None
+        if engine:
+            engine.close()
+        self._history.close()

@@ -1,0 +1,159 @@
+"""The document side of what the page works on: opening files, choosing parts, reading ahead.
+
+Job: `DocumentSide`: what reads documents and kept conversations with their documents, and has the engine read the
+document before the first question.
+Non-job: the formats (`documents`), engines (`models`), answers (`workspace`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spec_engine.chat.history import History
+from spec_engine.chat.session import Session
+from spec_engine.documents.anchors import Document
+from spec_engine.documents.together import read_documents
+from spec_engine.errors import PasswordRequired, RequestError, Stopped
+from spec_engine.model.watch import LoadProgress, LoadWatch
+from spec_engine.ui import text
+from spec_engine.ui.apart import Apart
+from spec_engine.ui.engines import EngineLoader
+from spec_engine.ui.job import Job
+from spec_engine.ui.models import ModelSide
+from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.state import Fact, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was wanted, as it was read; no document for a conversation without one."""
+
+    wanted: Wanted
+    opened: OpenedDocument | None
+    paths: tuple[Path, ...]
+
+
+class DocumentSide(ModelSide):
+    """The state, and what changes its document.
+
+    Args:
+        load, history: as for `ModelSide`.
+        reads_ahead: whether the engine reads a document as soon as it is open, so that the first question finds it
+            read. Costs nothing but the machine's time: a question stops it and goes on from where it was.
+    """
+
+    def __init__(self, load: EngineLoader, history: History | None = None, *, reads_ahead: bool = False) -> None:
+        super().__init__(load, history)
+        self._reads_ahead = reads_ahead
+        self._readings = Apart()
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def open_documents(self, paths: Sequence[Path], password: str | None = None) -> None:
+        """Read files and make them the document; the conversation about the old one ends.
+
+        Raises `DocumentError`; then everything stays as it was.
+        """
+        self._open_now(Wanted(tuple(paths)), password)
+
+    def open_conversation(self, conversation: int, password: str | None = None) -> None:
+        """Show a kept conversation with its document. Raises `StoreError` or `DocumentError`; then all stays as is."""
+        self._open_now(Wanted(conversation=conversation), password)
+
+    def start_opening(self, wanted: Wanted, password: str | None = None) -> Job[Fact]:
+        """Open files or a conversation as a job. What needs a password is `locked` afterwards."""
+        with self._lock:
+            self._require_idle()
+            self.locked = None
+            return self._begin(Job("open", lambda job: self._open(job, wanted, password), after=self.read_ahead))
+
+    def unlock(self, password: str) -> Job[Fact]:
+        """Open what waits for a password with this one. Raises `RequestError` when nothing waits."""
+        if self.locked is None:
+            raise RequestError(text.NOTHING_LOCKED)
+        return self.start_opening(self.locked, password)
+
+    def choose_range(self, first: int, last: int) -> None:
+        """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
+        with self._lock:
+            if self.opened is None:
+                raise RequestError(f"{text.NO_DOCUMENT} Open one first.")
+            self._require_idle()
+            self.opened = self._measured(self.opened.narrowed(first, last))
+            self._leave_chat()
+        self.read_ahead()
+
+    # --- reading ahead ------------------------------------------------------------------------------------------------
+
+    def read_ahead(self) -> Job[Fact] | None:
+        """Have the engine read the document and the conversation so far; None when it cannot or has something to do."""
+        with self._lock:
+            if not self._reads_ahead or self.why_not_ask or self.active_job:
+                return None
+            session = self._new_session(len(self.talk.path))
+            if session is None:
+                return None
+            return self._begin(Job("read", lambda job: _read_ahead(job, session)), keeps_trouble=True)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _open_now(self, wanted: Wanted, password: str | None) -> None:
+        """Open while the caller waits."""
+        with self._lock:
+            self._require_idle()
+        read = self._read(wanted, password, LoadWatch())
+        with self._lock:
+            self._require_idle()
+            self._use(read)
+
+    def _open(self, job: Job[Fact], wanted: Wanted, password: str | None) -> None:
+        """The opening job."""
+        watch = LoadWatch(job.report, job.is_cancelled)
+        try:
+            read = self._readings.run(lambda: self._read(wanted, password, watch), job.is_cancelled, lambda read: None)
+        except PasswordRequired as error:
+            self.locked = wanted
+            self._trouble = str(error) if password else ""
+            return
+        except Stopped:
+            self._trouble = text.OPENING_STOPPED
+            return
+        with self._lock:
+            self._use(read)
+
+    def _read(self, wanted: Wanted, password: str | None, watch: LoadWatch) -> _Read:
+        """Read what is wanted and count its tokens. Changes nothing."""
+        paths, chosen = wanted.paths, None
+        if wanted.conversation is not None:
+            ref = self.talk.document_of(wanted.conversation)
+            if ref is None:
+                return _Read(wanted, None, ())
+            paths, chosen = tuple(self.talk.find(ref)), ref.chosen
+        document: Document = read_documents(
+            paths,
+            password,
+            lambda name, num_done, num_parts: watch.tell(
+                LoadProgress(text.OPENING_FILE.format(name=name, done=num_done, all=num_parts), num_done / num_parts)
+            ),
+        )
+        opened = OpenedDocument(document, document)
+        opened = opened.narrowed(*chosen) if chosen else opened
+        return _Read(wanted, self._measured(opened, watch), paths)
+
+    def _use(self, read: _Read) -> None:
+        """Put in use what was read. The lock is held."""
+        self.locked = None
+        if read.wanted.conversation is None:
+            self.opened, self._document_paths = read.opened, read.paths
+            self._leave_chat()
+            return
+        self.talk.open(read.wanted.conversation)
+        if read.opened is not None:
+            self.opened, self._document_paths = read.opened, read.paths
+        self._forget_answer()
+
+
+def _read_ahead(job: Job[Fact], session: Session) -> None:
+    """The body of a reading job."""
+    for event in session.read_ahead(job.is_cancelled):
+        job.report(event)
