@@ -144,6 +144,21 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFigures:
+    """GB (10^9 bytes) on a GPU with the preset's context, computed from published configurations; 0: nobody did. Once a
+    model's configuration is on the machine, that is asked instead."""
+
+    weights: float = 0.0
+    cache: float = 0.0  # of the target, full
+    draft: float = 0.0  # its weights and caches
+    working: float = 0.0  # tensors of a pass
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.cache + self.draft + self.working
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
     """A runnable pairing. `context_length` in tokens, prompt and answer together."""
 
@@ -157,7 +172,7 @@ class Preset:
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     prefill_chunk: int = 512  # tokens per prefill pass; a cancelled prefill stops after one of them
-    min_memory_gb: float = 0.0  # what it needs on the device, weights and full context; 0: any machine
+    memory: MemoryFigures = field(default_factory=MemoryFigures)
     folder: Path = Path()  # where the file lies; relative model paths start here
 
 
@@ -256,7 +271,7 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("context_length", preset.context_length, 1, math.inf),
         ("reliable_length", preset.reliable_length, 0, preset.context_length),
         ("prefill_chunk", preset.prefill_chunk, 1, math.inf),
-        ("min_memory_gb", preset.min_memory_gb, 0, math.inf),
+        *((f"memory.{key}", value, 0.0, math.inf) for key, value in dataclasses.asdict(preset.memory).items()),
         ("draft.tree.num_nodes", tree.num_nodes, 1, MAX_DRAFT_NODES),
         ("draft.tree.max_depth", tree.max_depth, 1, MAX_DRAFT_NODES),
         ("draft.tree.threshold", tree.threshold, 0, math.inf),

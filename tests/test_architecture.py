@@ -32,6 +32,7 @@ LAYERS = {
     "drafters": 3,
     "answer": 4,
     "engine": 4,
+    "needs": 4,
     "dropin": 4,
     "chat": 5,
     "ui": 6,

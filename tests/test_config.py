@@ -48,7 +48,7 @@ def test_the_pairings_that_were_asked_for_are_there() -> None:
     assert vicuna.target.id == "lmsys/vicuna-7b-v1.5-16k"
     assert vicuna.draft.model is not None
     assert vicuna.draft.model.id == "double7/vicuna-68m"
-    assert any(preset.target.quantization == "4bit" and preset.min_memory_gb <= 12 for preset in presets.values())
+    assert any(preset.target.quantization == "4bit" and 0 < preset.memory.total <= 12 for preset in presets.values())
     assert any(preset.draft.kind == "lookup" for preset in presets.values())
 
 

@@ -56,7 +56,7 @@ def _presets() -> str:
         model = f"`{preset.draft.model.id}`" if preset.draft.model else ""
         kind = preset.draft.kind
         draft = model if kind in MODEL_DRAFTERS else " or ".join(filter(None, (f"`{kind}`", model)))
-        memory = f"{preset.min_memory_gb:.0f} GB" if preset.min_memory_gb else "any machine"
+        memory = f"{preset.memory.total:.0f} GB" if preset.memory.total else "any machine"
         suffix = "" if preset.target.quantization == "none" else f", {preset.target.quantization}"
         reliable = f"{preset.reliable_length:,}" if preset.reliable_length else "not measured"
         lines.append(

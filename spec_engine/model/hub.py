@@ -73,6 +73,17 @@ def fetch_repository(repo: str, revision: str | None, *, weights: bool) -> Path:
         raise
 
 
+def is_cached(repo: str, revision: str | None, *, weights: bool) -> bool:
+    """Whether `fetch_repository` would find everything here. A name that cannot be on the hub is not."""
+    try:
+        folder = _cached_folder(repo, revision)
+    except ModelNotFound:
+        return False
+    if folder is None:
+        return False
+    return _has_weights(folder) if weights else (folder / "config.json").is_file()
+
+
 def _cached_folder(repo: str, revision: str | None) -> Path | None:
     """Where the cache keeps this revision, if it has its configuration."""
     with _in_words(repo, revision):

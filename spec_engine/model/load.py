@@ -36,7 +36,7 @@ from spec_engine.errors import (
     UnsupportedModel,
     VocabularyMismatch,
 )
-from spec_engine.model.hub import fetch_repository
+from spec_engine.model.hub import fetch_repository, is_cached
 from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.model.watch import LoadProgress, LoadWatch, current_watch
@@ -182,6 +182,12 @@ def _stop_ids(folder: str) -> list[int]:
         if found is not None:
             return [found] if isinstance(found, int) else list(found)
     return []
+
+
+def is_here(preset: Preset, ref: ModelRef, *, weights: bool) -> bool:
+    """Whether the configuration of `ref`, or its weights too, are on this machine."""
+    found = resolve_model(preset, ref)
+    return (Path(found) / "config.json").is_file() or is_cached(found, ref.revision, weights=weights)
 
 
 def fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:

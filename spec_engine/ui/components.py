@@ -15,6 +15,10 @@ class DocumentPane:
 
     preset: gr.Dropdown
     preset_note: gr.HTML
+    fit_row: gr.Column  # shown while a preset that does not fit is picked
+    fit_note: gr.HTML
+    fit_others: tuple[gr.Button, ...]
+    fit_anyway: gr.Button
     drop: gr.File
     sample: gr.Button
     locked_row: gr.Column

@@ -10,6 +10,7 @@ the answer is complete: an update of it costs as much as eight of the light ones
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from spec_engine.errors import SpecEngineError
-from spec_engine.ui import render, text
+from spec_engine.ui import render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
@@ -41,7 +42,7 @@ class Handlers:
     def __init__(self, page: Page, workspace: Workspace, shelf: PresetShelf) -> None:
         self._page = page
         self._workspace = workspace
-        self._views = Views(page, workspace)
+        self._views = Views(page, workspace, shelf)
         self._shelf = shelf
 
     def connect(self, blocks: gr.Blocks) -> None:
@@ -61,6 +62,9 @@ class Handlers:
         _on(chat.branches.input, self.show_branch, [chat.branches], everything)
         self._follow(_on(speed.compare.click, self.race, None, everything))
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
+        self._follow(_on(doc.fit_anyway.click, lambda: self.take_offer(None), None, everything))
+        for number, button in enumerate(doc.fit_others):
+            self._follow(_on(button.click, partial(self.take_offer, number), None, everything))
         _on(chat.stop.click, self.stop, None, [chat.stop])
         _on(chat.new_chat.click, self.new_chat, None, everything)
         self._follow(_on(doc.drop.upload, self.open_files, [doc.drop], everything))
@@ -183,10 +187,21 @@ class Handlers:
         self._workspace.calibrate()
 
     def switch(self, name: str) -> Updates:
-        """Another model was picked."""
-        if self._workspace.preset is self._shelf[name]:
+        """Another model was picked. One that does not fit is not loaded: what would fit is offered."""
+        picked = self._shelf[name]
+        fit = self._shelf.fit(picked)
+        self._workspace.offered = None if fit.is_enough else fit
+        if self._workspace.preset is picked or not fit.is_enough:
             return {**self._views.everything(notice=None), self._page.chat.has_job: False}
-        return self._begin(lambda: self._workspace.switch(self._shelf[name]))
+        return self._begin(lambda: self._workspace.switch(picked))
+
+    def take_offer(self, number: int | None) -> Updates:
+        """One of the offers was taken, or None of them: the preset as it was picked."""
+        offered = self._workspace.offered
+        if offered is None:
+            return {**self._views.everything(notice=None), self._page.chat.has_job: False}
+        chosen = offered.preset if number is None else offered.others[number]
+        return self._begin(lambda: self._workspace.switch(chosen))
 
     def copy_preset(self, name: str | None) -> tuple[str, str, str]:
         """The chosen preset is to be changed; one of the user's own keeps its name."""
@@ -200,7 +215,7 @@ class Handlers:
         if not source.strip():
             return ""
         try:
-            return render.preset_verdict(self._shelf.check(name, source))
+            return render_models.preset_verdict(self._shelf.check(name, source))
         except SpecEngineError as error:
             return render.notice(str(error))
 
@@ -210,7 +225,7 @@ class Handlers:
             preset = self._shelf.save(name, source)
         except SpecEngineError as error:
             return gr.skip(), render.notice(str(error))
-        return gr.update(choices=self._shelf.choices()), render.preset_verdict(preset, is_saved=True)
+        return gr.update(choices=self._shelf.choices()), render_models.preset_verdict(preset, is_saved=True)
 
     def delete_preset(self, name: str) -> tuple[object, str]:
         """The preset is to be forgotten."""

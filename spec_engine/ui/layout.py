@@ -15,6 +15,7 @@ from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
 NUM_EXAMPLES: Final = 3
+NUM_OTHERS: Final = 3  # variants of a preset that would fit
 UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
 
 
@@ -51,6 +52,10 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         filterable=False,
     )
     preset_note = _html()
+    with gr.Column(visible=False, elem_id="se-fit") as fit_row:
+        fit_note = _html()
+        fit_others = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_OTHERS))
+        fit_anyway = gr.Button(text.NEED_ANYWAY, size="sm", elem_id="se-fit-anyway")
     drop = gr.File(label=text.DROP_LABEL, type="filepath", file_count="multiple", height=72, elem_id="se-drop")
     sample = gr.Button(text.SAMPLE_BUTTON, size="sm", elem_id="se-sample")
     with gr.Column(visible=False, elem_id="se-locked") as locked_row:
@@ -75,6 +80,10 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
     return DocumentPane(
         preset=preset,
         preset_note=preset_note,
+        fit_row=fit_row,
+        fit_note=fit_note,
+        fit_others=fit_others,
+        fit_anyway=fit_anyway,
         drop=drop,
         sample=sample,
         locked_row=locked_row,

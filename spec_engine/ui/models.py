@@ -54,6 +54,7 @@ class ModelSide(PageState):
         """Load a preset's engine in place of the present one. Document and chat are kept."""
         with self._lock:
             self._require_idle()
+            self.offered = None
             return self._begin(Job("load", lambda job: self._exchange(job, preset), after=self.read_ahead))
 
     def read_ahead(self) -> Job[Fact] | None:

@@ -12,9 +12,11 @@ from typing import Final
 from spec_engine.chat.compare import Comparison
 from spec_engine.events import ContextFocused
 from spec_engine.metrics import GenerationMetrics
+from spec_engine.model.memory import MemoryUse
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
+from spec_engine.ui.render_models import memory_bar
 from spec_engine.ui.speed import MIN_BASELINE_TOKENS, PlainBaseline
 
 MAX_CELLS: Final = 96
@@ -49,6 +51,7 @@ def readouts(
     drafting: DraftingState,
     speed: SpeedView,
     locate: Callable[[int], str],
+    memory: MemoryUse | None = None,
 ) -> str:
     """All readouts. `locate` names the place in the document of a token of the context, "" when there is none."""
     parts = [_state(answer, drafting)]
@@ -63,7 +66,7 @@ def readouts(
             _time(metrics, answer.read_s) if answer.phase != "reading" else "",
             _view(answer.focus, locate),
         ]
-    parts.append(_comparison(speed))
+    parts += [_comparison(speed), _memory(memory)]
     return f'<div class="se-readouts">{"".join(parts)}</div>'
 
 
@@ -248,6 +251,18 @@ def _view(focus: ContextFocused | None, locate: Callable[[int], str]) -> str:
     )
     body = f'<div class="se-strip">{"".join(cells)}</div><p class="se-figures">{caption}</p>'
     return _section("Where the drafter looks", text.HELP["view"], body)
+
+
+def _memory(use: MemoryUse | None) -> str:
+    """The memory that the models take, by part, as it was measured when they were loaded."""
+    if use is None:
+        return ""
+    parts = (
+        ("weights", use.weights),
+        (f"room for {text.count(use.num_tokens)} tokens", use.cache),
+        ("draft", use.draft),
+    )
+    return _section(f"Memory: {text.gigabytes(use.total)}", text.HELP["memory"], memory_bar(parts))
 
 
 def _comparison(speed: SpeedView) -> str:

@@ -15,10 +15,8 @@ from typing import Final
 from spec_engine.chat.export import footer
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.chat.store import StoredTurn
-from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
-from spec_engine.model.watch import LoadProgress
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, RaceLane
@@ -29,7 +27,6 @@ _CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in dou
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`))""",
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
-_LISTED_BYTES: Final = 1_000_000  # smaller files of a download have no line of their own
 _MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
 
 
@@ -197,33 +194,6 @@ def working(message: str) -> str:
     return f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{escape(message)}</div>'
 
 
-def loading(progress: LoadProgress, elapsed_s: float) -> str:
-    """What a load does: a line, a bar where the share is known, and the files that are downloaded."""
-    facts = [text.seconds(elapsed_s)]
-    if progress.files:
-        facts = [text.transfer(progress.num_done, progress.num_bytes)]
-        if progress.bytes_per_second > 0:
-            facts.append(text.megabytes_per_second(progress.bytes_per_second))
-        if progress.seconds_left is not None:
-            facts.append(f"{text.seconds(progress.seconds_left)} left")
-    elif progress.share is not None:
-        facts.insert(0, text.percent(progress.share))
-    bar = "" if progress.share is None else meter(progress.share, "", progress.message)
-    rows = "".join(
-        f"<li><span>{escape(file.name)}</span>"
-        f"{meter(file.num_done / max(1, file.num_bytes), '', file.name)}"
-        f"<b>{text.transfer(file.num_done, file.num_bytes)}</b></li>"
-        for file in progress.files
-        if file.num_bytes >= _LISTED_BYTES
-    )
-    listed = f'<ul class="se-files">{rows}</ul>' if rows else ""
-    line = " · ".join([progress.message, *facts])
-    return (
-        f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{escape(line)}</div>'
-        f'<div class="se-loading">{bar}{listed}</div>'
-    )
-
-
 def reading_ahead(reading: LiveAnswer) -> str:
     """How far the document is read before the first question."""
     if not reading.num_prompt or reading.num_read >= reading.num_prompt - 1:
@@ -331,17 +301,3 @@ def _span(piece: str, is_drafted: bool, num_tokens: int) -> str:
     """One stretch of tokens by one author."""
     kind, who = ("se-drafted", "drafted, confirmed") if is_drafted else ("se-target", "large model")
     return f'<span class="{kind}" title="{text.plural(num_tokens, "token")}, {who}">{escape(piece)}</span>'
-
-
-def preset_verdict(preset: Preset, *, is_saved: bool = False) -> str:
-    """What a valid preset says, or that it was saved."""
-    words = text.PRESET_VALID.format(
-        title=preset.title, target=preset.target.id, kind=preset.draft.kind, context=text.count(preset.context_length)
-    )
-    return notice(f"{text.PRESET_SAVED} {words}" if is_saved else words, "info")
-
-
-def preset_note(description: str, facts: Sequence[str]) -> str:
-    """What a preset is for, below its picker."""
-    tail = f'<span class="se-facts">{escape(" · ".join(facts))}</span>' if facts else ""
-    return f'<p class="se-quiet se-preset">{escape(description)}{tail}</p>'

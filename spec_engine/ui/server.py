@@ -150,10 +150,12 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     if first not in presets:
         presets.append(first)
     data_dir = options.data_dir or default_data_dir()
-    shelf = PresetShelf(presets, data_dir / "presets", _free_gb(options.device))
+    workspace = Workspace(EngineSource(options.device), History(data_dir), reads_ahead=True)
+    shelf = PresetShelf(
+        presets, data_dir / "presets", options.device, lambda: _free(options.device, workspace.engine_bytes)
+    )
     for problem in shelf.problems:
         announce(problem)
-    workspace = Workspace(EngineSource(options.device), History(data_dir), reads_ahead=True)
     try:
         announce(f"Conversations are kept in {data_dir}; the log, without their text, is {open_log(data_dir)}")
     except OSError as error:
@@ -179,10 +181,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     workspace.close()
 
 
-def _free_gb(device: str) -> float | None:
-    """Memory that models may take, in GB; None where the system does not tell."""
+def _free(device: str, num_reclaimable: int) -> int | None:
+    """Bytes that models may take, those of the engine in use included; None where the system does not tell."""
     free = free_bytes(pick_device(device))
-    return None if free is None else free / 1e9
+    return None if free is None else free + num_reclaimable
 
 
 def default_data_dir() -> Path:

@@ -1,17 +1,19 @@
 """The presets that the page offers: those shipped, and the user's own.
 
-Job: which there are and which of them this machine has the memory for; reading, checking, saving and deleting the
-user's own, which are files in a folder of theirs.
+Job: which there are and which of them this machine has the memory for, by part; reading, checking, saving and deleting
+the user's own, which are files in a folder of theirs.
 Non-job: what a preset may hold (`config`), loading its models (`workspace`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from spec_engine.config import Preset, load_preset, parse_preset, preset_names
-from spec_engine.errors import PresetError
+from spec_engine.errors import ModelError, PresetError
+from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
 from spec_engine.ui import text
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
@@ -23,14 +25,23 @@ class PresetShelf:
     Args:
         shipped: those that cannot be changed.
         folder: of the user's own; None: there are none and none can be saved.
-        free_gb: memory of the device that models would be loaded on; None if the system does not tell.
+        device: what models would be loaded on.
+        free: bytes that models may take there, those of the engine in use included; None if the system does not tell.
     """
 
-    def __init__(self, shipped: Sequence[Preset], folder: Path | None = None, free_gb: float | None = None) -> None:
+    def __init__(
+        self,
+        shipped: Sequence[Preset],
+        folder: Path | None = None,
+        device: str = "auto",
+        free: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._shipped = {preset.name: preset for preset in shipped}
         self._own: dict[str, Preset] = {}
         self._folder = folder
-        self._free_gb = free_gb
+        self._device = device
+        self._free = free
+        self._needs: dict[Preset, PresetNeed | None] = {}  # of presets whose configurations are here, which stay as is
         self.problems: list[str] = []  # what is wrong with files of the user's
         for name in preset_names(folder) if folder is not None and folder.is_dir() else ():
             try:
@@ -48,9 +59,27 @@ class PresetShelf:
         return name in self._own
 
     def choices(self) -> list[tuple[str, str]]:
-        """Label and name of each preset, those first that fit this machine."""
-        offered = [*self._shipped.values(), *self._own.values()]
-        return [(self._label(preset), preset.name) for preset in sorted(offered, key=lambda one: not self._fits(one))]
+        """Label and name of each preset, those first that fit this machine; of these first what is here."""
+        fits = [self.fit(preset) for preset in (*self._shipped.values(), *self._own.values())]
+        ordered = sorted(fits, key=lambda fit: (not fit.is_enough, not fit.is_here))
+        return [(_label(fit), fit.preset.name) for fit in ordered]
+
+    def fit(self, preset: Preset) -> "Fit":
+        """What a preset needs, what there is, and what would fit instead."""
+        is_here = is_downloaded(preset)
+        need = self._needs[preset] if is_here and preset in self._needs else self._need(preset)
+        self._needs[preset] = need
+        free = self._free()
+        is_enough = need is None or free is None or need.total <= free
+        others = () if is_enough or need is None or free is None else tuple(alternatives(preset, need, free))
+        return Fit(preset, need, free, is_here, others)
+
+    def _need(self, preset: Preset) -> PresetNeed | None:
+        """What it needs; None if that cannot be said, for reasons that are said when it is loaded."""
+        try:
+            return need_of(preset, self._device)
+        except ModelError:
+            return None
 
     def source(self, name: str) -> str:
         """A preset's file as text."""
@@ -89,10 +118,37 @@ class PresetShelf:
         preset = self._own.pop(name)
         (preset.folder / f"{preset.name}.toml").unlink(missing_ok=True)
 
-    def _fits(self, preset: Preset) -> bool:
-        return self._free_gb is None or preset.min_memory_gb <= self._free_gb
 
-    def _label(self, preset: Preset) -> str:
-        if self._fits(preset):
-            return preset.title
-        return text.PRESET_TOO_LARGE.format(title=preset.title, needs=preset.min_memory_gb, free=self._free_gb or 0.0)
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A preset on this machine.
+
+    Attributes:
+        need: bytes by part; None if nothing is known.
+        free: bytes that there are; None if the system does not tell.
+        is_here: whether nothing has to be downloaded.
+        others: what would fit instead.
+    """
+
+    preset: Preset
+    need: PresetNeed | None
+    free: int | None
+    is_here: bool
+    others: tuple[Preset, ...] = ()
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it fits, as far as is known."""
+        return self.need is None or self.free is None or self.need.total <= self.free
+
+
+def _label(fit: Fit) -> str:
+    """A preset in the picker."""
+    if fit.need is None:
+        facts = [text.PRESET_UNKNOWN]
+    elif fit.is_enough:
+        facts = [text.gigabytes(fit.need.total)]
+    else:
+        needs, free = text.gigabytes(fit.need.total), text.gigabytes(fit.free or 0)
+        facts = [text.PRESET_TOO_LARGE.format(needs=needs, free=free)]
+    return " · ".join([fit.preset.title, *facts, *([] if fit.is_here else [text.PRESET_TO_DOWNLOAD])])

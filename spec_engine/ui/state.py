@@ -25,6 +25,7 @@ from spec_engine.ui.job import Job
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.race import LaneCompared, LaneStarted
 from spec_engine.ui.readouts import DraftingState
+from spec_engine.ui.shelf import Fit
 from spec_engine.ui.speed import PlainBaseline
 from spec_engine.ui.talk import Talk
 
@@ -59,6 +60,7 @@ class PageState:
         self.memory: MemoryUse | None = None  # of the engine, measured when it was loaded
         self.opened: OpenedDocument | None = None
         self.locked: Wanted | None = None  # what waits for its password
+        self.offered: Fit | None = None  # a preset that was picked and does not fit, with what would
         self._document_paths: tuple[Path, ...] = ()  # its files, until a conversation keeps copies
         self.preset: Preset | None = None
         self.settings = GenerationDefaults()  # the preset's until the user changes them

@@ -38,7 +38,14 @@ RANGE_BUTTON: Final = "Use this part"
 RANGE_ALL_BUTTON: Final = "Take it all"
 
 # --- presets ----------------------------------------------------------------------------------------------------------
-PRESET_TOO_LARGE: Final = "{title} · needs {needs:.0f} GB, {free:.0f} GB are free"
+PRESET_TOO_LARGE: Final = "needs {needs}, {free} are free"
+PRESET_TO_DOWNLOAD: Final = "to be downloaded"
+PRESET_UNKNOWN: Final = "size unknown"
+NEED_HEADING: Final = "Memory of this model"
+NEED_SENTENCE: Final = "{title} needs {needs} of memory with its context of {tokens} tokens; {free} are free."
+NEED_INSTEAD: Final = "What would fit instead:"
+NEED_NOTHING: Final = "Nothing of it would fit here; choose a smaller model."
+NEED_ANYWAY: Final = "Load it all the same"
 PRESET_NO_FOLDER: Final = "There is no folder for presets of your own. Start the app with --data-dir FOLDER."
 PRESET_NAME_RULE: Final = (
     "Give the preset a name of lower-case letters, digits, dots and dashes, 40 at most, for example my-model."
@@ -174,8 +181,8 @@ HELP: Final[dict[str, str]] = {
     "histogram": "How many steps had 0, 1, 2 … drafted tokens confirmed.",
     "time": "Where the seconds of this answer went.",
     "prefill": "Reading the prompt: the document and the conversation, before the first word can be written.",
-    "reused": "Tokens whose computation was kept, from reading ahead or from earlier questions, and tokens that had to be "
-    "read now.",
+    "reused": "Tokens whose computation was kept, from reading ahead or from earlier questions, and tokens that had "
+    "to be read now.",
     "draft": "The small, fast drafter proposing tokens.",
     "verify": "The large model checking all proposed tokens in one pass.",
     "other": "Retrieval and bookkeeping.",
@@ -184,6 +191,8 @@ HELP: Final[dict[str, str]] = {
     "drafting": "A fast drafter proposes tokens, the large model confirms or replaces them. The text is exactly what "
     "the large model alone would write.",
     "context": "Tokens are pieces of words. The context is how many the model can hold: document, chat and answer.",
+    "memory": "Measured when the models were loaded: their weights, the keys and values of document, chat and answer, "
+    "for which room is kept from the start, and what the drafter keeps. The tensors of a pass come on top for moments.",
     "identical": "All runs were compared token by token.",
 }
 
@@ -240,6 +249,12 @@ def transfer(num_done: int, num_bytes: int) -> str:
     """Bytes that are here, of how many: '3.2 of 16.1 GB'."""
     unit, name = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
     return f"{num_done / unit:,.1f} of {num_bytes / unit:,.1f} {name}"
+
+
+def gigabytes(num_bytes: int) -> str:
+    """An amount of memory."""
+    amount = num_bytes / 1e9
+    return f"{amount:.0f} GB" if amount >= 10 else f"{amount:.1f} GB" if amount >= 1 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def megabytes_per_second(bytes_per_second: float) -> str:

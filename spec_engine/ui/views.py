@@ -13,12 +13,13 @@ from gradio.blocks import Block
 
 from spec_engine.chat.store import StoredTurn
 from spec_engine.model.watch import LoadProgress
-from spec_engine.ui import examples, render, text
+from spec_engine.ui import examples, render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
+from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Fact, events_of
 from spec_engine.ui.workspace import Workspace
 
@@ -30,8 +31,9 @@ Updates = dict[Block, object]
 class Views:
     """The page as a function of the workspace."""
 
-    def __init__(self, page: Page, workspace: Workspace) -> None:
+    def __init__(self, page: Page, workspace: Workspace, shelf: PresetShelf) -> None:
         self._page = page
+        self._shelf = shelf
         self._workspace = workspace
         self._doc, self._chat, self._speed = page.document, page.chat, page.speed
 
@@ -53,6 +55,9 @@ class Views:
         return [
             doc.preset,
             doc.preset_note,
+            doc.fit_row,
+            doc.fit_note,
+            *doc.fit_others,
             doc.drop,
             doc.locked_row,
             doc.password,
@@ -136,13 +141,20 @@ class Views:
     def _document(self) -> Updates:
         """Model and document."""
         doc, workspace = self._doc, self._workspace
-        preset, opened = workspace.preset, workspace.opened
+        preset, opened, offered = workspace.preset, workspace.opened, workspace.offered
         facts = [f"{text.count(preset.context_length)} tokens of context"] if preset else []
-        if preset and preset.min_memory_gb:
-            facts.append(f"about {preset.min_memory_gb:g} GB on the device")
+        picked = offered.preset if offered else preset
+        others = offered.others if offered else ()
+        buttons = {
+            button: gr.update(value=others[number].title if number < len(others) else "", visible=number < len(others))
+            for number, button in enumerate(doc.fit_others)
+        }
         return {
-            doc.preset: gr.update(value=preset.name if preset else None),
-            doc.preset_note: render.preset_note(preset.description, facts) if preset else "",
+            doc.preset: gr.update(choices=self._shelf.choices(), value=picked.name if picked else None),
+            doc.fit_row: gr.update(visible=offered is not None),
+            doc.fit_note: render_models.fit_note(offered) if offered else "",
+            **buttons,
+            doc.preset_note: render_models.preset_note(preset.description, facts) if preset else "",
             doc.card: render.document_card(
                 opened.used if opened else None,
                 opened.budget if opened else None,
@@ -281,7 +293,7 @@ class Views:
         started, latest = time.monotonic(), LoadProgress(text.STARTING)
         for batch in job.watch(interval_s=0.2):
             latest = next((fact for fact in reversed(batch) if isinstance(fact, LoadProgress)), latest)
-            yield {self._chat.live: render.loading(latest, time.monotonic() - started)}
+            yield {self._chat.live: render_models.loading(latest, time.monotonic() - started)}
 
     def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:
         """How far the engine has read ahead; a question can be asked meanwhile."""
@@ -324,7 +336,7 @@ class Views:
         """The panel of figures."""
         workspace = self._workspace
         speed = SpeedView(workspace.baseline, workspace.comparison, progress)
-        return readouts(answer, workspace.drafting, speed, workspace.locate)
+        return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)
 
 
 def _message(role: str, content: str) -> dict[str, object]:

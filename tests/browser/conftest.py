@@ -62,9 +62,15 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> list[Preset]:
 
 
 @pytest.fixture
-def address(presets: list[Preset]) -> Iterator[str]:
+def more_presets(presets: list[Preset]) -> list[Preset]:
+    """What the page offers."""
+    return presets
+
+
+@pytest.fixture
+def address(more_presets: list[Preset]) -> Iterator[str]:
     """A fresh server with the first preset loaded."""
-    with running_server(presets) as address:
+    with running_server(more_presets) as address:
         yield address
 
 

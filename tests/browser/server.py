@@ -28,7 +28,7 @@ def running_server(presets: Sequence[Preset]) -> Iterator[str]:
     """The address of a fresh server with the first preset loaded."""
     workspace = Workspace(EngineSource("cpu"), reads_ahead=True)
     own = tempfile.TemporaryDirectory(prefix="spec-engine-presets-")
-    server = PageServer(workspace, PresetShelf(presets, Path(own.name)))
+    server = PageServer(workspace, PresetShelf(presets, Path(own.name), "cpu", lambda: 10**10))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -11,7 +11,8 @@ from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.budget import plan
 from spec_engine.events import ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
-from spec_engine.ui import render, text
+from spec_engine.model.watch import FileProgress, LoadProgress
+from spec_engine.ui import render, render_models, text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
 from spec_engine.ui.speed import PlainBaseline
@@ -52,7 +53,8 @@ def writing() -> LiveAnswer:
         render.document_card(document(ATTACK, name=ATTACK, problems=(Problem(None, ATTACK),)), None, ATTACK),
         render.preview(document(ATTACK)),
         render.working(ATTACK),
-        render.preset_note(ATTACK, [ATTACK]),
+        render_models.preset_note(ATTACK, [ATTACK]),
+        render_models.loading(LoadProgress(ATTACK, 0.5, (FileProgress(ATTACK, 1, 10**9),), 5.0), 1.0),
         readouts(writing(), DraftingState(True, ATTACK), SpeedView(progress=ATTACK), lambda token: ATTACK),
     ],
     ids=["notice", "card", "preview", "working", "preset", "readouts"],

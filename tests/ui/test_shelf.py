@@ -1,5 +1,6 @@
 """Presets of the user's own beside those that are shipped."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from spec_engine.config import load_preset
 from spec_engine.errors import PresetError
 from spec_engine.model.load import load_tokenizer
+from spec_engine.ui import render_models
 from spec_engine.ui.shelf import PresetShelf
 
 SHIPPED = [load_preset(name) for name in ("builtin", "qwen3-8b")]
@@ -22,21 +24,34 @@ kind = "lookup"
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> PresetShelf:
-    return PresetShelf(SHIPPED, tmp_path / "presets", free_gb=16.0)
+    return PresetShelf(SHIPPED, tmp_path / "presets", "cpu", lambda: 16 * 10**9)
 
 
 def test_what_does_not_fit_comes_last_and_says_why(shelf: PresetShelf) -> None:
-    assert shelf.choices() == [
-        ("Built-in quoting model", "builtin"),
-        (f"{SHIPPED[1].title} · needs 23 GB, 16 GB are free", "qwen3-8b"),
-    ]
+    first, second = shelf.choices()
+    assert first[1] == "builtin"
+    assert re.fullmatch(r"Built-in quoting model · \d+ MB", first[0])
+    assert second == (f"{SHIPPED[1].title} · needs 44 GB, 16 GB are free · to be downloaded", "qwen3-8b")
+
+
+def test_a_preset_that_does_not_fit_says_by_part_why_and_what_would(shelf: PresetShelf) -> None:
+    fit = shelf.fit(SHIPPED[1])
+    assert fit.need is not None
+    assert not fit.is_enough
+    assert fit.need.total == sum(size for _, size in fit.need.parts)
+    shown = render_models.fit_note(fit)
+    assert "needs 44 GB of memory with its context of 16,384 tokens; 16 GB are free" in shown
+    assert all(name in shown for name in ("weights 33 GB", "document and chat 4.8 GB", "draft 6.2 GB"))
+    assert [other.target.quantization for other in fit.others] == ["4bit"]
+    assert shelf.fit(SHIPPED[0]).is_enough
+    assert shelf.fit(SHIPPED[0]).is_here
 
 
 def test_a_preset_is_saved_found_again_and_deleted(shelf: PresetShelf, tmp_path: Path) -> None:
     saved = shelf.save(" mine ", SOURCE)
     assert (saved.name, saved.title, shelf["mine"]) == ("mine", "Mine", saved)
     again = PresetShelf(SHIPPED, tmp_path / "presets")
-    assert ("Mine", "mine") in again.choices()
+    assert any(label.startswith("Mine · ") and name == "mine" for label, name in again.choices())
     assert again.is_own("mine")
     assert again.source("mine") == SOURCE
     load_tokenizer(saved, saved.target)  # models beside the shipped presets are found from everywhere
@@ -77,7 +92,7 @@ def test_a_broken_file_is_named_and_the_others_are_there(tmp_path: Path) -> None
     (tmp_path / "bad.toml").write_text("title = 3")
     (tmp_path / "builtin.toml").write_text(SOURCE)
     shelf = PresetShelf(SHIPPED, tmp_path)
-    assert [name for _, name in shelf.choices()] == ["builtin", "qwen3-8b", "good"]
+    assert [name for _, name in shelf.choices()] == ["builtin", "good", "qwen3-8b"]  # what is here comes first
     assert shelf["builtin"] is SHIPPED[0]
     assert len(shelf.problems) == 2
 

@@ -1,0 +1,74 @@
+"""Sizes of the presets' models, from their published configurations on the Hugging Face hub."""
+
+from collections.abc import Mapping
+from typing import Final
+
+_LLAMA3: Final = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}  # fmt: skip
+_VICUNA_7B: Final = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000, "tie_word_embeddings": False,
+    "dtype": "float16",
+}  # fmt: skip
+
+
+def _qwen3(hidden: int, layers: int, heads: int, inner: int, *, tied: bool) -> dict[str, object]:
+    return {
+        "model_type": "qwen3", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": inner, "vocab_size": 151936,
+        "tie_word_embeddings": tied, "dtype": "bfloat16",
+    }  # fmt: skip
+
+
+_EAGLE3: Final = {**_LLAMA3, "num_hidden_layers": 1, "draft_vocab_size": 32000, "dtype": "float16"}
+
+
+def _longspec(target: Mapping[str, object]) -> dict[str, object]:
+    """LongSpec's heads have their target's widths (arXiv 2502.17421, section 3)."""
+    return {**target, "num_hidden_layers": 1}
+
+
+_VICUNA_13B: Final = {
+    **_VICUNA_7B,
+    "hidden_size": 5120,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "intermediate_size": 13824,
+}
+_QWQ: Final = {
+    "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}  # fmt: skip
+
+CONFIGS: Final[dict[str, Mapping[str, object]]] = {
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA3,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _LLAMA3,
+    "gradientai/Llama-3-8B-Instruct-262k": _LLAMA3,
+    "lmsys/vicuna-7b-v1.5-16k": _VICUNA_7B,
+    "lmsys/longchat-7b-v1.5-32k": _VICUNA_7B,
+    "lmsys/vicuna-13b-v1.5-16k": _VICUNA_13B,
+    "Qwen/QwQ-32B-Preview": _QWQ,
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 36, 32, 9728, tied=True),
+    "Qwen/Qwen3-8B": _qwen3(4096, 36, 32, 12288, tied=False),
+    "Qwen/Qwen3-14B": _qwen3(5120, 40, 40, 17408, tied=False),
+    "Qwen/Qwen3-32B": _qwen3(5120, 64, 64, 25600, tied=False),
+    "double7/vicuna-68m": {
+        "model_type": "llama", "hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12,
+        "num_key_value_heads": 12, "intermediate_size": 3072, "vocab_size": 32000, "tie_word_embeddings": False,
+        "dtype": "float32",
+    },
+    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": _EAGLE3,
+    "yuhuili/EAGLE3-DeepSeek-R1-Distill-LLaMA-8B": _EAGLE3,
+    "sail/longspec-Llama-3-8B-Instruct-262k": _longspec(_LLAMA3),
+    "sail/longspec-longchat-7b-v1.5-32k": _longspec(_VICUNA_7B),
+    "sail/longspec-vicuna-7b-v1.5-16k": _longspec(_VICUNA_7B),
+    "sail/longspec-vicuna-13b-v1.5-16k": _longspec(_VICUNA_13B),
+    "sail/longspec-QwQ-32B-Preview": _longspec(_QWQ),
+}  # fmt: skip
