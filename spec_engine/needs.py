@@ -102,7 +102,9 @@ def _shorter(preset: Preset, need: PresetNeed, free: int) -> Iterator[Preset]:
     num_tokens = int(room / (need.cache / need.num_tokens)) // _STEP * _STEP if need.cache else 0
     if num_tokens < _LEAST_CONTEXT:
         return
-    num_tokens = min(num_tokens, preset.context_length)
+    if num_tokens >= preset.context_length:
+        yield preset
+        return
     yield replace(
         preset,
         title=f"{preset.title}, {num_tokens:,} tokens",

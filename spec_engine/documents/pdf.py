@@ -21,7 +21,7 @@ from spec_engine.errors import PasswordRequired, UnreadableDocument
 MIN_PAGE_CHARS = 20
 
 # PDFium keeps process-wide state and must never run in two threads at once, even on different files.
-_PDFIUM = threading.Lock()
+PDFIUM = threading.Lock()
 
 _FORMS = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]+")
 _GENERATOR_PREFIX = re.compile(r"^Microsoft \w+ - ", re.IGNORECASE)
@@ -51,7 +51,7 @@ def read_pdf(
         PasswordRequired: encrypted, and the password is missing or wrong.
         UnreadableDocument: damaged, or no page holds text.
     """
-    with _PDFIUM, closing(_open(data, name, password)) as pdf:
+    with PDFIUM, closing(_open(data, name, password)) as pdf:
         title = _title(pdf, stem)
         pages = []
         for index in range(len(pdf)):

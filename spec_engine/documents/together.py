@@ -38,7 +38,7 @@ def join(documents: Sequence[Document]) -> Document:
         raise RequestError("No document was given. Choose at least one file.")
     if len(documents) == 1:
         return documents[0]
-    names = _distinct([document.source_name for document in documents])
+    names = distinct([document.source_name for document in documents])
     blocks: list[Block] = []
     problems: list[Problem] = []
     for name, document in zip(names, documents, strict=True):
@@ -52,7 +52,7 @@ def join(documents: Sequence[Document]) -> Document:
     return Document(title, ", ".join(names), tuple(blocks), tuple(problems))
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """The names; those that occur again get a number."""
     seen: Counter[str] = Counter()
     distinct = []

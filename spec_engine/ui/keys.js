@@ -12,3 +12,29 @@ document.addEventListener("keydown", (event) => {
     document.querySelector("#se-box textarea, #se-box input")?.focus();
   }
 });
+
+// A link to a place in the document shows it in a dialog over the page; with a modifier key it opens as a page of its own.
+const showPlace = async (address) => {
+  const answer = await fetch(address);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  let dialog = document.querySelector("#se-place");
+  if (!dialog) {
+    dialog = document.createElement("dialog");
+    dialog.id = "se-place";
+    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    document.body.append(dialog);
+  }
+  const close = Object.assign(document.createElement("button"), { textContent: "×", title: "Close", className: "se-close" });
+  close.setAttribute("aria-label", "Close");
+  close.addEventListener("click", () => dialog.close());
+  const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: "This place is not there any more." });
+  dialog.replaceChildren(close, place);
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a.se-place-link");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+  event.preventDefault();
+  showPlace(link.href);
+});

@@ -6,7 +6,7 @@ Non-job: the formats (`documents`), engines (`models`), answers (`workspace`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spec_engine.chat.history import History
@@ -22,6 +22,7 @@ from spec_engine.ui.job import Job
 from spec_engine.ui.models import ModelSide
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.state import Fact, Wanted
+from spec_engine.ui.whereabouts import Place, find_place, source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class _Read:
     """What was wanted, as it was read; no document for a conversation without one."""
 
     wanted: Wanted
-    opened: OpenedDocument | None
-    paths: tuple[Path, ...]
+    opened: OpenedDocument | None = None
+    paths: tuple[Path, ...] = ()
+    password: str | None = field(default=None, repr=False)
 
 
 class DocumentSide(ModelSide):
@@ -46,6 +48,7 @@ class DocumentSide(ModelSide):
         super().__init__(load, history)
         self._reads_ahead = reads_ahead
         self._readings = Apart()
+        self._password: str | None = None  # of the open document's files
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -82,6 +85,26 @@ class DocumentSide(ModelSide):
             self.opened = self._measured(self.opened.narrowed(first, last))
             self._leave_chat()
         self.read_ahead()
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    def place_at(self, token: int, num_tokens: int) -> Place | None:
+        """Where tokens of the last prompt, or of the next one, stand in the document; None outside of it."""
+        with self._lock:
+            engine, opened = self._engine, self.opened
+            session = self._session or self._new_session(0)
+        if engine is None or opened is None or session is None:
+            return None
+        prompt = session.last_prompt_token_ids or session.prompt(text.ASK_READY)
+        return find_place(opened.used, engine.tokenizer.decode, prompt, token, num_tokens)
+
+    def page_of(self, part: int) -> tuple[Path, int, str | None] | None:
+        """File, page index and password of the page that a part was read from; None when it is no page of a PDF."""
+        opened, paths = self.opened, self._document_paths
+        if opened is None or not paths or not 0 <= part < len(opened.used.blocks):
+            return None
+        source = source_of(opened.used.blocks[part], paths)
+        return (*source, self._password) if source else None
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 
@@ -127,7 +150,7 @@ class DocumentSide(ModelSide):
         if wanted.conversation is not None:
             ref = self.talk.document_of(wanted.conversation)
             if ref is None:
-                return _Read(wanted, None, ())
+                return _Read(wanted)
             paths, chosen = tuple(self.talk.find(ref)), ref.chosen
         document: Document = read_documents(
             paths,
@@ -138,19 +161,19 @@ class DocumentSide(ModelSide):
         )
         opened = OpenedDocument(document, document)
         opened = opened.narrowed(*chosen) if chosen else opened
-        return _Read(wanted, self._measured(opened, watch), paths)
+        return _Read(wanted, self._measured(opened, watch), paths, password)
 
     def _use(self, read: _Read) -> None:
         """Put in use what was read. The lock is held."""
         self.locked = None
-        if read.wanted.conversation is None:
-            self.opened, self._document_paths = read.opened, read.paths
-            self._leave_chat()
-            return
-        self.talk.open(read.wanted.conversation)
+        if read.wanted.conversation is not None:
+            self.talk.open(read.wanted.conversation)
         if read.opened is not None:
-            self.opened, self._document_paths = read.opened, read.paths
-        self._forget_answer()
+            self.opened, self._document_paths, self._password = read.opened, read.paths, read.password
+        if read.wanted.conversation is None:
+            self._leave_chat()
+        else:
+            self._forget_answer()
 
 
 def _read_ahead(job: Job[Fact], session: Session) -> None:

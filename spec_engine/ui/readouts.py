@@ -21,6 +21,7 @@ from spec_engine.ui.speed import MIN_BASELINE_TOKENS, PlainBaseline
 
 MAX_CELLS: Final = 96
 MAX_BARS: Final = 16
+MAX_PLACES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +245,34 @@ def _view(focus: ContextFocused | None, locate: Callable[[int], str]) -> str:
         place = locate(token)
         title = f"{place}, from token {text.count(token)}" if place else f"from token {text.count(token)}"
         glow = min(1.0, number / per_cell)
-        cells.append(f'<i style="--glow:{glow:.2f}" title="{escape(title)}"></i>')
+        style = f'style="--glow:{glow:.2f}" title="{escape(title)}"'
+        num_tokens = max(focus.chunk_size, round(per_cell * focus.chunk_size))
+        cells.append(f"<i {style}></i>" if not number or not place else f"<a {style} {_place(token, num_tokens)}></a>")
     caption = (
         f"{text.count(focus.num_tokens)} of {text.count(focus.num_context_tokens)} tokens in view "
         f"({text.percent(focus.num_tokens / focus.num_context_tokens)})"
     )
-    body = f'<div class="se-strip">{"".join(cells)}</div><p class="se-figures">{caption}</p>'
+    body = f'<div class="se-strip">{"".join(cells)}</div><p class="se-figures">{caption}</p>{_most_seen(focus, locate)}'
     return _section("Where the drafter looks", text.HELP["view"], body)
+
+
+def _place(token: int, num_tokens: int) -> str:
+    """What makes a link show some tokens of the context in the document."""
+    return f'class="se-place-link" href="document/at/{token}?n={num_tokens}"'
+
+
+def _most_seen(focus: ContextFocused, locate: Callable[[int], str]) -> str:
+    """Links to the parts of the document with the most chunks in view, in the document's order."""
+    chunks: dict[str, list[int]] = {}
+    for chunk_id in focus.chunk_ids:
+        if place := locate(chunk_id * focus.chunk_size):
+            chunks.setdefault(place, []).append(chunk_id)
+    most = sorted(chunks, key=lambda place: -len(chunks[place]))[:MAX_PLACES]
+    links = "".join(
+        f"<a {_place(chunks[place][0] * focus.chunk_size, focus.chunk_size)}>{escape(place)}</a>"
+        for place in sorted(most, key=lambda place: chunks[place][0])
+    )
+    return f'<p class="se-places">{escape(text.LOOKS_AT)} {links}</p>' if links else ""
 
 
 def _memory(use: MemoryUse | None) -> str:

@@ -120,12 +120,13 @@ def preview(document: Document | None, budget: Budget | None = None) -> str:
         return f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
     counts = budget.num_tokens_by_block if budget else (None,) * len(document.blocks)
     parts, num_left, last_label = [_parts_table(document, budget)], text.PREVIEW_CHARS, ""
-    for block, num_tokens in zip(document.blocks, counts, strict=True):
+    for number, (block, num_tokens) in enumerate(zip(document.blocks, counts, strict=True)):
         if num_left <= 0:
             break
         label = block.anchor.label
         size = "" if num_tokens is None else f' <span class="se-tokens">{text.plural(num_tokens, "token")}</span>'
-        heading = f"<h4>{escape(label)}{size}</h4>" if label != last_label else ""
+        link = f'<a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
+        heading = f"<h4>{link}{size}</h4>" if label != last_label else ""
         parts.append(f"{heading}<p>{escape(block.text[:num_left])}</p>")
         num_left, last_label = num_left - len(block.text), label
     if len(document.text) > text.PREVIEW_CHARS:
@@ -141,8 +142,9 @@ def _parts_table(document: Document, budget: Budget | None) -> str:
     if budget is None or len(document.blocks) < 2:
         return ""
     rows = "".join(
-        f"<li><span>{escape(label)}</span><b>{text.count(num_tokens)}</b></li>"
-        for label, num_tokens in zip(budget.labels, budget.num_tokens_by_block, strict=True)
+        f'<li><a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
+        f"<b>{text.count(num_tokens)}</b></li>"
+        for number, (label, num_tokens) in enumerate(zip(budget.labels, budget.num_tokens_by_block, strict=True))
     )
     return f'<details class="se-parts"><summary>{escape(text.PARTS_HEADING)}</summary><ol>{rows}</ol></details>'
 

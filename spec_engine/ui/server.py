@@ -33,6 +33,7 @@ from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.logbook import open_log
+from spec_engine.ui.places import places_of
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
@@ -104,6 +105,7 @@ def build_app(
     """The guarded application; `closing` is set when its server ends, `login` is "name:password"."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(exports_of(workspace))
+    app.include_router(places_of(workspace))
     names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
     app.add_middleware(OwnPagesOnly, names=names, closing=closing, login=login)
     blocks = build_page(workspace, shelf).queue(default_concurrency_limit=8, max_size=64, api_open=False)

@@ -142,8 +142,8 @@ class Views:
         """Model and document."""
         doc, workspace = self._doc, self._workspace
         preset, opened, offered = workspace.preset, workspace.opened, workspace.offered
-        facts = [f"{text.count(preset.context_length)} tokens of context"] if preset else []
         picked = offered.preset if offered else preset
+        facts = [f"{text.count(picked.context_length)} tokens of context"] if picked else []
         others = offered.others if offered else ()
         buttons = {
             button: gr.update(value=others[number].title if number < len(others) else "", visible=number < len(others))
@@ -154,7 +154,7 @@ class Views:
             doc.fit_row: gr.update(visible=offered is not None),
             doc.fit_note: render_models.fit_note(offered) if offered else "",
             **buttons,
-            doc.preset_note: render_models.preset_note(preset.description, facts) if preset else "",
+            doc.preset_note: render_models.preset_note(picked.description, facts) if picked else "",
             doc.card: render.document_card(
                 opened.used if opened else None,
                 opened.budget if opened else None,

@@ -1,0 +1,92 @@
+"""A page of a PDF as a picture, with a passage of it marked.
+
+Job: `page_picture`, for showing where a passage stands.
+Non-job: reading text (`pdf`), serving pictures (`ui.places`).
+
+The text of a page was put together from its characters: words torn by a line's end are joined, columns sorted. So a
+passage is looked for by its letters and digits alone, in the order in which pdfium has them.
+"""
+
+import ctypes
+import io
+import unicodedata
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+from PIL import Image, ImageDraw
+
+from spec_engine.documents.pdf import PDFIUM
+from spec_engine.errors import UnreadableDocument
+
+_MARK: Final = (255, 196, 0, 96)  # red, green, blue, opacity
+_LEAST_LETTERS: Final = 12  # a shorter passage could stand anywhere
+_MAX_PIXELS: Final = 8_000_000
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def page_picture(path: Path, index: int, passage: str = "", password: str | None = None, width: int = 1000) -> bytes:
+    """Page `index` of a PDF as PNG, `width` pixels wide, with `passage` marked where it is found.
+
+    Raises `UnreadableDocument` when the file or the page cannot be drawn.
+    """
+    try:
+        with PDFIUM, closing(pdfium.PdfDocument(path.read_bytes(), password=password)) as pdf:
+            if not 0 <= index < len(pdf):
+                raise UnreadableDocument(f"{path.name} has no page {index + 1}. Open the document again.")
+            with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
+                scale = min(width / page.get_width(), (_MAX_PIXELS / (page.get_width() * page.get_height())) ** 0.5)
+                picture = page.render(scale=scale, may_draw_forms=False).to_pil().convert("RGBA")
+                boxes = list(_boxes(page, textpage, passage, picture.size))
+    except (pdfium.PdfiumError, OSError) as error:
+        raise UnreadableDocument(f"{path.name} cannot be drawn: {error}. Open the document again.") from error
+    marks = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(marks)
+    for left, top, right, bottom in boxes:
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=_MARK)
+    written = io.BytesIO()
+    Image.alpha_composite(picture, marks).convert("RGB").save(written, "PNG", optimize=False)
+    return written.getvalue()
+
+
+def _boxes(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, passage: str, size: tuple[int, int]) -> Iterator[Box]:
+    """Where the lines of the passage stand; nowhere if it is not found."""
+    letters, indices = [], []
+    for index in range(textpage.count_chars()):
+        for letter in _letters(chr(raw.FPDFText_GetUnicode(textpage, index))):
+            letters.append(letter)
+            indices.append(index)
+    found = _find("".join(letters), _letters(passage))
+    if found is None:
+        return
+    first, last = indices[found[0]], indices[found[1] - 1]
+    for number in range(textpage.count_rects(first, last - first + 1)):
+        left, bottom, right, top = textpage.get_rect(number)
+        (x0, y0), (x1, y1) = _pixel(page, size, left, top), _pixel(page, size, right, bottom)
+        yield min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def _find(text: str, passage: str) -> tuple[int, int] | None:
+    """Start and end of the passage; of a beginning or an end of it where no more is found."""
+    for share in (1.0, 0.75, 0.5, 0.25):
+        size = round(len(passage) * share)
+        for piece in (passage[:size], passage[len(passage) - size :]):
+            if size >= _LEAST_LETTERS and (start := text.find(piece)) >= 0:
+                return start, start + size
+    return None
+
+
+def _letters(text: str) -> str:
+    """Letters and digits without case, ligatures and forms taken apart."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", text).lower() if letter.isalnum())
+
+
+def _pixel(page: pdfium.PdfPage, size: tuple[int, int], x: float, y: float) -> tuple[float, float]:
+    """A point of the page in the picture, whatever the page's rotation and crop box."""
+    across, down = ctypes.c_int(), ctypes.c_int()
+    raw.FPDF_PageToDevice(page, 0, 0, size[0], size[1], 0, x, y, across, down)
+    return float(across.value), float(down.value)

@@ -1,0 +1,97 @@
+"""Places in the open document: the part that holds some tokens, with the passage marked.
+
+Job: the addresses ``/document/at/TOKEN`` and ``/document/parts/NUMBER``, which show a place as text and, of a PDF, as a
+picture of its page.
+Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who may ask (`guard`).
+"""
+
+from html import escape
+from typing import Final
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import HTMLResponse
+
+from spec_engine.documents.pdf_page import page_picture
+from spec_engine.errors import SpecEngineError
+from spec_engine.ui import text
+from spec_engine.ui.papers import DocumentSide
+from spec_engine.ui.whereabouts import Place
+
+_MAX_TOKENS: Final = 4096
+_NO_STORE: Final = {"Cache-Control": "no-store"}  # another document may be open under the same address next time
+_STYLE: Final = (
+    "body{margin:0;font:15px/1.55 system-ui,sans-serif;color-scheme:light dark}main{max-width:820px;margin:24px auto;"
+    "padding:0 16px}img{width:100%;border:1px solid #8884}mark{background:#ffc40066;color:inherit}"
+    "p{white-space:pre-wrap}"
+)
+
+
+def places_of(workspace: DocumentSide) -> APIRouter:
+    """The addresses of the open document's places."""
+    router = APIRouter()
+
+    @router.get("/document/at/{token}", include_in_schema=False)
+    def at(token: int, n: int = 1) -> HTMLResponse:
+        """The place of some tokens of the last prompt."""
+        place = workspace.place_at(max(0, token), min(max(1, n), _MAX_TOKENS))
+        if place is None:
+            raise HTTPException(404, text.NO_PLACE)
+        return _page(workspace, place)
+
+    @router.get("/document/parts/{number}", include_in_schema=False)
+    def part(number: int) -> HTMLResponse:
+        """A part of the open document."""
+        return _page(workspace, Place(number))
+
+    @router.get("/document/pictures/{number}.png", include_in_schema=False)
+    def picture(number: int, start: int = 0, end: int = 0) -> Response:
+        """The page of a PDF that a part was read from, with some of its characters marked."""
+        document = workspace.opened.used if workspace.opened else None
+        source = workspace.page_of(number)
+        if document is None or source is None:
+            raise HTTPException(404, text.NO_PLACE)
+        path, page, password = source
+        passage = document.blocks[number].text[max(0, start) : max(0, end)]
+        try:
+            return Response(page_picture(path, page, passage, password), media_type="image/png", headers=_NO_STORE)
+        except SpecEngineError as error:
+            raise HTTPException(404, str(error)) from error
+
+    return router
+
+
+def _page(workspace: DocumentSide, place: Place) -> HTMLResponse:
+    """A place as a page; the open page shows its ``main`` in a dialog."""
+    document = workspace.opened.used if workspace.opened else None
+    if document is None or not 0 <= place.part < len(document.blocks):
+        raise HTTPException(404, text.NO_PLACE)
+    labels = [block.anchor.label for block in document.blocks]
+    picture = ""
+    if workspace.page_of(place.part) is not None:
+        marked = f"start={place.start}&amp;end={place.end}&amp;of={document.sha256[:8]}"
+        address = f"/document/pictures/{place.part}.png?{marked}"
+        picture = f'<img src="{address}" alt="{escape(text.PLACE_PICTURE.format(label=labels[place.part]))}">'
+    words, is_open = _marked(document.blocks[place.part].text, place), "" if picture else " open"
+    links = "".join(
+        f'<a class="se-place-link" href="/document/parts/{number}">{escape(label)}</a>'
+        for number, label in ((place.part - 1, f"‹ {labels[place.part - 1]}"), (place.part + 1, ""))
+        if 0 <= number < len(labels)
+        for label in [label or f"{labels[number]} ›"]
+    )
+    body = (
+        f'<main class="se-place"><header><h2>{escape(labels[place.part])}</h2><nav>{links}</nav></header>{picture}'
+        f"<details{is_open}><summary>{escape(text.PLACE_TEXT)}</summary><p>{words}</p></details></main>"
+    )
+    title = escape(f"{labels[place.part]} · {document.source_name}")
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"</head><body>{body}</body></html>",
+        headers=_NO_STORE,
+    )
+
+
+def _marked(words: str, place: Place) -> str:
+    """A part's text with the passage marked."""
+    before, passage, after = words[: place.start], words[place.start : place.end], words[place.end :]
+    marked = f"<mark>{escape(passage)}</mark>" if passage else ""
+    return f"{escape(before)}{marked}{escape(after)}"

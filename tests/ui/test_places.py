@@ -1,0 +1,150 @@
+"""Places in the open document: found from tokens, shown as text and as pictures."""
+
+import asyncio
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image, ImageChops
+
+from spec_engine.config import ModelRef, Preset
+from spec_engine.documents.anchors import Anchor, Block, Document
+from spec_engine.documents.pdf_page import page_picture
+from spec_engine.errors import UnreadableDocument
+from spec_engine.ui.server import build_app
+from spec_engine.ui.shelf import PresetShelf
+from spec_engine.ui.state import Wanted
+from spec_engine.ui.whereabouts import find_place, source_of
+from spec_engine.ui.workspace import Workspace
+from tests.documents.files import make_pdf, paragraph, show
+from tests.ui.fakes import ScriptedEngine, WordTokenizer
+
+LINES = [f"Line {number}: district {number} closed its fund in {1950 + number} by vote." for number in range(24)]
+ATTACK = "<script>alert(1)</script>"
+
+
+def pdf(tmp_path: Path, name: str = "report.pdf", password: str = "") -> Path:
+    path = tmp_path / name
+    pages = [show(paragraph(60, 740, LINES[:12])), show(paragraph(60, 740, LINES[12:]))]
+    path.write_bytes(make_pdf(pages, password=password) if password else make_pdf(pages))
+    return path
+
+
+def marked_area(path: Path, index: int, passage: str, password: str | None = None) -> tuple[int, int, int, int] | None:
+    """Bounds of what differs from the unmarked page."""
+    one, other = (
+        Image.open(io.BytesIO(page_picture(path, index, words, password))).convert("RGB") for words in (passage, "")
+    )
+    return ImageChops.difference(one, other).getbbox()
+
+
+def test_the_marked_line_is_the_one_with_the_passage(tmp_path: Path) -> None:
+    path = pdf(tmp_path)
+    tops = []
+    for number in (2, 7):
+        area = marked_area(path, 0, LINES[number])
+        assert area is not None
+        assert area[3] - area[1] < 60  # one line
+        tops.append(area[1])
+    assert tops[0] < tops[1]
+    assert marked_area(path, 0, "words that stand nowhere on this page") is None
+    assert marked_area(path, 1, LINES[2]) is None
+    assert marked_area(path, 0, f"{LINES[2]} and an end that stands somewhere else altogether, no matter") is not None
+
+
+def test_pages_that_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableDocument, match="no page 9"):
+        page_picture(pdf(tmp_path), 8)
+    with pytest.raises(UnreadableDocument, match="cannot be drawn"):
+        page_picture(pdf(tmp_path, "locked.pdf", "sesame"), 0)
+    assert page_picture(tmp_path / "locked.pdf", 0, password="sesame")
+
+
+def test_tokens_are_found_in_the_document() -> None:
+    tokenizer = WordTokenizer()
+    texts = ["The same words stand here. " * 20 + "One.", "The same words stand here. " * 20 + "Two, the end."]
+    document = Document(
+        "t", "t.txt", tuple(Block(Anchor("section", f"§ {i}", i), part) for i, part in enumerate(texts))
+    )
+    prompt = tokenizer.encode(f"<|doc|>Read this.\n\n{document.text}<|end|><|user|>Who?<|end|><|assistant|>")
+    seen = ""
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return re.sub(r"<\|\w+\|>", "", tokenizer.decode(token_ids))
+
+    for token in range(0, len(prompt), 8):
+        place = find_place(document, decode, prompt, token, 8)
+        if place is not None:
+            start, _ = document.span(place.part)
+            passage = document.text[start + place.start : start + place.end]
+            assert seen == "" or passage == decode(prompt[token : token + 8]).strip()[: len(passage)]
+            seen += passage
+    assert seen.replace(" ", "").endswith("Two,theend.")
+    assert len(seen) > 0.8 * len(document.text)  # the blanks between two passages belong to none
+    assert find_place(document, decode, prompt, len(prompt) - 2, 8) is None
+
+
+def test_the_file_of_a_part() -> None:
+    paths = [Path("/x/a.pdf"), Path("/y/a.pdf"), Path("/z/notes.txt")]
+    block = Block(Anchor("page", "a.pdf (2) p. 3", 2), "text")
+    assert source_of(block, paths) == (Path("/y/a.pdf"), 2)
+    assert source_of(Block(Anchor("page", "a.pdf p. 3", 2), "text"), paths) == (Path("/x/a.pdf"), 2)
+    assert source_of(Block(Anchor("line", "notes.txt lines 1-9", 0), "text"), paths) is None
+    assert source_of(Block(Anchor("page", "p. 1", 0), "text"), paths[:1]) == (Path("/x/a.pdf"), 0)
+
+
+@pytest.fixture
+def workspace() -> Workspace:
+    workspace = Workspace(lambda preset, watch, room: ScriptedEngine("answer"))
+    assert workspace.switch(Preset("p", "P", "", ModelRef("p"), 16384)).join(10)
+    return workspace
+
+
+@pytest.fixture
+def client(workspace: Workspace) -> TestClient:
+    app = build_app(workspace, PresetShelf([]), "127.0.0.1", asyncio.Event())
+    return TestClient(app, base_url="http://127.0.0.1")
+
+
+def test_a_place_is_served_with_its_page(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    workspace.open_documents([pdf(tmp_path, "locked.pdf", "sesame")], "sesame")
+    assert workspace.opened is not None
+    assert workspace.opened.budget is not None
+    token = workspace.opened.budget.num_tokens_by_block[0] + 30
+    page = client.get(f"/document/at/{token}?n=8")
+    assert page.status_code == 200
+    assert "<h2>p. 2</h2>" in page.text
+    assert "<mark>" in page.text
+    assert 'href="/document/parts/0">‹ p. 1<' in page.text
+    address = page.text.partition('<img src="')[2].partition('"')[0].replace("&amp;", "&")
+    picture = client.get(address)
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content.startswith(b"\x89PNG")
+    assert client.get("/document/parts/1").text.count("<mark>") == 0
+
+
+def test_foreign_text_stays_text(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    path = tmp_path / "evil.txt"
+    path.write_text(f"{ATTACK} and more words. " * 30)
+    workspace.open_documents([path])
+    shown = client.get("/document/at/12?n=16").text
+    assert ATTACK not in shown
+    assert "<mark>" in shown
+    assert "<img" not in shown
+
+
+@pytest.mark.parametrize(
+    "address", ["/document/at/5", "/document/parts/0", "/document/parts/-1", "/document/pictures/0.png"]
+)
+def test_without_a_document_there_are_no_places(client: TestClient, address: str) -> None:
+    assert client.get(address).status_code in (404, 422)
+
+
+def test_places_beyond_the_document(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    workspace.start_opening(Wanted((pdf(tmp_path),))).join(10)
+    for address in ("/document/at/999999", "/document/parts/7", "/document/pictures/7.png", "/document/parts/-1"):
+        assert client.get(address).status_code == 404
+    assert client.get("/document/pictures/0.png?start=-5&end=99999999").status_code == 200
