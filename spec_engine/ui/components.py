@@ -52,6 +52,7 @@ class ChatPane:
     ask: gr.Button
     stop: gr.Button
     new_chat: gr.Button
+    authors_of: gr.Dropdown  # which answer
     authors: gr.HTML
     has_job: gr.State  # whether the last action began a job, or a running one was found
 

@@ -22,9 +22,10 @@ from gradio.utils import get_upload_folder
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render, render_models, text
 from spec_engine.ui.components import Page
+from spec_engine.ui.following import Following
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
-from spec_engine.ui.views import Updates, Views
+from spec_engine.ui.views import Updates
 from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
@@ -42,7 +43,7 @@ class Handlers:
     def __init__(self, page: Page, workspace: Workspace, shelf: PresetShelf) -> None:
         self._page = page
         self._workspace = workspace
-        self._views = Views(page, workspace, shelf)
+        self._views = Following(page, workspace, shelf)
         self._shelf = shelf
 
     def connect(self, blocks: gr.Blocks) -> None:
@@ -60,6 +61,7 @@ class Handlers:
         ):
             self._follow(again)
         _on(chat.branches.input, self.show_branch, [chat.branches], everything)
+        _on(chat.authors_of.input, self._views.authors, [chat.authors_of], [chat.authors])
         self._follow(_on(speed.compare.click, self.race, None, everything))
         self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
         self._follow(_on(doc.fit_anyway.click, lambda: self.take_offer(None), None, everything))

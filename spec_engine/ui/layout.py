@@ -181,12 +181,33 @@ def _chat_pane() -> ChatPane:
         ask = gr.Button(text.ASK_BUTTON, variant="primary", scale=0, min_width=84, interactive=False, elem_id="se-ask")
         stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
-    with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
-        authors = _html(render.authors(None))
+    authors_of, authors = _authors()
     has_job = gr.State(False)
     return ChatPane(
-        chat, live, race, branches, notice, examples_row, examples, box, ask, stop, new_chat, authors, has_job
+        chat=chat,
+        live=live,
+        race=race,
+        branches=branches,
+        notice=notice,
+        examples_row=examples_row,
+        examples=examples,
+        box=box,
+        ask=ask,
+        stop=stop,
+        new_chat=new_chat,
+        authors_of=authors_of,
+        authors=authors,
+        has_job=has_job,
     )
+
+
+def _authors() -> tuple[gr.Dropdown, gr.HTML]:
+    """An answer token by token: which one, and its coloured text."""
+    with gr.Accordion(text.AUTHORS_LABEL, open=False, elem_id="se-authors"):
+        picker = gr.Dropdown(
+            choices=[], label=text.AUTHORS_OF, visible=False, filterable=False, elem_id="se-authors-of"
+        )
+        return picker, _html(render.authors(()))
 
 
 def _speed_pane() -> SpeedPane:

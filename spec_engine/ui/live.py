@@ -5,14 +5,16 @@ Non-job: markup, threads, clocks (an event carries its own time).
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Literal
 
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import GenerationMetrics, MetricsRecorder
 
 RATE_WINDOW_S: Final = 2.0
+_REPLACEMENT: Final = "\ufffd"  # what a decoder writes for bytes that are no character yet
 
 Phase = Literal["waiting", "reading", "writing", "done"]
 
@@ -24,6 +26,21 @@ class Stretch:
     text: str
     is_drafted: bool
     num_tokens: int
+
+
+def stretches_of(
+    decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], is_drafted: Sequence[bool]
+) -> list[Stretch]:
+    """A kept answer's stretches. What a decoder joins across their borders goes to the later one."""
+    stretches: list[Stretch] = []
+    shown = ""
+    for author, run in groupby(range(len(token_ids)), key=lambda index: is_drafted[index]):
+        *_, last = indices = list(run)
+        now = decode(token_ids[: last + 1])
+        is_certain = now.startswith(shown) and (last + 1 == len(token_ids) or not now.endswith(_REPLACEMENT))
+        stretches.append(Stretch(now[len(shown) :] if is_certain else "", author, len(indices)))
+        shown = now if is_certain else shown
+    return stretches
 
 
 class LiveAnswer:

@@ -18,7 +18,7 @@ from spec_engine.chat.store import StoredTurn
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
-from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.race import LiveRace, RaceLane
 
 _CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in doubt is no code
@@ -208,13 +208,13 @@ def reading_ahead(reading: LiveAnswer) -> str:
     return working(" · ".join(facts))
 
 
-def authors(answer: LiveAnswer | None) -> str:
-    """The answer as plain text, each stretch coloured by who proposed it."""
-    if answer is None or not answer.stretches:
-        return f'<p class="se-quiet">{escape(text.AUTHORS_EMPTY)}</p>'
-    num_drafted = sum(stretch.num_tokens for stretch in answer.stretches if stretch.is_drafted)
-    num_tokens = sum(stretch.num_tokens for stretch in answer.stretches)
-    spans = "".join(_span(stretch.text, stretch.is_drafted, stretch.num_tokens) for stretch in answer.stretches)
+def authors(stretches: Sequence[Stretch], empty: str = text.AUTHORS_EMPTY) -> str:
+    """An answer as plain text, each stretch coloured by who proposed it; `empty` when there is none."""
+    if not stretches:
+        return f'<p class="se-quiet">{escape(empty)}</p>'
+    num_drafted = sum(stretch.num_tokens for stretch in stretches if stretch.is_drafted)
+    num_tokens = sum(stretch.num_tokens for stretch in stretches)
+    spans = "".join(_span(stretch.text, stretch.is_drafted, stretch.num_tokens) for stretch in stretches)
     legend = (
         f'<p class="se-legend"><span class="se-drafted">proposed by the drafter, confirmed: {text.count(num_drafted)}'
         f'</span><span class="se-target">written by the large model: {text.count(num_tokens - num_drafted)}</span></p>'

@@ -14,6 +14,7 @@ from spec_engine.chat.compare import Comparison
 from spec_engine.chat.history import History
 from spec_engine.chat.prompt import Turn, count_document_tokens
 from spec_engine.chat.session import Session
+from spec_engine.chat.store import StoredTurn
 from spec_engine.config import GenerationDefaults, Preset
 from spec_engine.errors import RequestError
 from spec_engine.events import Event, TokensAccepted
@@ -22,6 +23,7 @@ from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.job import Job
+from spec_engine.ui.live import Stretch, stretches_of
 from spec_engine.ui.opened import OpenedDocument
 from spec_engine.ui.race import LaneCompared, LaneStarted
 from spec_engine.ui.readouts import DraftingState
@@ -144,6 +146,13 @@ class PageState:
             return ""
         question, self.pending_question = self.pending_question, ""
         return question
+
+    def stretches(self, turn: StoredTurn) -> list[Stretch]:
+        """Who wrote which token of a kept answer; nothing for one of another model."""
+        engine = self._engine
+        if engine is None or turn.model != self._model or len(turn.is_drafted) < len(turn.token_ids):
+            return []
+        return stretches_of(engine.tokenizer.decode, turn.token_ids, turn.is_drafted)
 
     def locate(self, token: int) -> str:
         """The part of the document that holds a token of the prompt; "" when it lies behind the document."""

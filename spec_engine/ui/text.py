@@ -98,6 +98,8 @@ UNEXPECTED: Final = (
 )
 AUTHORS_LABEL: Final = "Who wrote which token"
 AUTHORS_EMPTY: Final = "Ask something: the answer appears here token by token, coloured by who proposed it."
+AUTHORS_OF: Final = "Of the answer to"
+AUTHORS_UNKNOWN: Final = "This answer was written by another model; load it to see its tokens."
 SETTINGS_LABEL: Final = "Settings"
 MAX_TOKENS_LABEL: Final = "Longest answer, in tokens"
 TEMPERATURE_LABEL: Final = "Temperature (0 = always the likeliest word)"

@@ -1,29 +1,21 @@
 """What every widget shows, given the state of the workspace.
 
-Job: turn the workspace into updates of widgets, all at once or, while a job runs, the light ones only.
-Non-job: changing the workspace (`handlers`), markup (`render`, `readouts`).
+Job: turn the workspace into updates of widgets, all at once.
+Non-job: following a job (`following`), changing the workspace (`handlers`), markup (`render`, `readouts`).
 """
-
-import time
-from collections.abc import Iterator
-from typing import Final
 
 import gradio as gr
 from gradio.blocks import Block
 
 from spec_engine.chat.store import StoredTurn
-from spec_engine.model.watch import LoadProgress
 from spec_engine.ui import examples, render, render_models, text
 from spec_engine.ui.components import Page
-from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
 from spec_engine.ui.shelf import PresetShelf
-from spec_engine.ui.state import Fact, events_of
+from spec_engine.ui.state import events_of
 from spec_engine.ui.workspace import Workspace
-
-AUTHORS_INTERVAL_S: Final = 0.4
 
 Updates = dict[Block, object]
 
@@ -73,6 +65,7 @@ class Views:
             doc.seed,
             chat.chat,
             chat.branches,
+            chat.authors_of,
             chat.notice,
             chat.examples_row,
             *chat.examples,
@@ -241,8 +234,27 @@ class Views:
         return {
             self._speed.readouts: self._readouts(answer),
             self._speed.answers: render.answers(self._workspace.talk.path),
-            self._chat.authors: render.authors(answer),
+            **self._authors(answer),
             self._chat.race: self._race(),
+        }
+
+    def authors(self, number: int) -> str:
+        """Who wrote which token of an earlier answer of this conversation, counted from 0."""
+        path = self._workspace.talk.path
+        stretches = self._workspace.stretches(path[number]) if 0 <= number < len(path) else []
+        return render.authors(stretches, text.AUTHORS_UNKNOWN)
+
+    def _authors(self, answer: LiveAnswer | None) -> Updates:
+        """The last answer token by token, and the choice of another one."""
+        path = self._workspace.talk.path
+        choices = [(f"{number}: {turn.question}"[:80], number - 1) for number, turn in enumerate(path, 1)]
+        last = len(path) - 1
+        shown = (
+            render.authors(answer.stretches) if answer and answer.stretches else self.authors(last) if path else None
+        )
+        return {
+            self._chat.authors_of: gr.update(choices=choices, value=last if path else None, visible=len(path) > 1),
+            self._chat.authors: shown if path else render.authors(()),
         }
 
     def _race(self) -> str:
@@ -253,73 +265,6 @@ class Views:
         race = LiveRace(lanes(preset.draft))
         race.apply(job.facts)
         return render.race(race, is_running=job.is_running)
-
-    # --- while a job runs ---------------------------------------------------------------------------------------------
-
-    def follow(self) -> Iterator[Updates]:
-        """Updates of the light widgets until the running job has ended; none when nothing runs."""
-        job = self._workspace.active_job
-        yield {self._chat.has_job: gr.skip() if job is None else True}  # without an update all widgets would be cleared
-        if job is None:
-            return
-        if job.kind == "answer":
-            yield from self._follow_answer(job)
-        elif job.kind in ("load", "open"):
-            yield from self._follow_loading(job)
-        elif job.kind == "read":
-            yield from self._follow_reading(job)
-        elif job.kind == "compare":
-            yield from self._follow_race(job)
-        else:
-            yield from self._follow_plain(job)
-
-    def _follow_answer(self, job: Job[Fact]) -> Iterator[Updates]:
-        """The answer, the figures, and now and then the coloured text."""
-        answer, authors_at = LiveAnswer(), 0.0
-        for batch in job.watch():
-            answer.apply(events_of(batch))
-            updates: Updates = {
-                self._chat.live: render.live_answer(answer),
-                self._speed.readouts: self._readouts(answer),
-            }
-            now = time.monotonic()
-            if now - authors_at > AUTHORS_INTERVAL_S:
-                authors_at = now
-                updates[self._chat.authors] = render.authors(answer)
-            yield updates
-
-    def _follow_loading(self, job: Job[Fact]) -> Iterator[Updates]:
-        """What the loader says, with the seconds it takes."""
-        started, latest = time.monotonic(), LoadProgress(text.STARTING)
-        for batch in job.watch(interval_s=0.2):
-            latest = next((fact for fact in reversed(batch) if isinstance(fact, LoadProgress)), latest)
-            yield {self._chat.live: render_models.loading(latest, time.monotonic() - started)}
-
-    def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:
-        """How far the engine has read ahead; a question can be asked meanwhile."""
-        reading = LiveAnswer()
-        for batch in job.watch(interval_s=0.2):
-            reading.apply(events_of(batch))
-            yield {self._chat.live: render.reading_ahead(reading)}
-        yield {self._chat.live: self._live_line()}
-
-    def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:
-        """The lanes side by side."""
-        preset = self._workspace.preset
-        race = LiveRace(lanes(preset.draft) if preset else ())
-        for batch in job.watch(interval_s=0.15):
-            race.apply(batch)
-            yield {self._chat.race: render.race(race, is_running=True)}
-
-    def _follow_plain(self, job: Job[Fact]) -> Iterator[Updates]:
-        """The last answer's figures, and how far the plain run is."""
-        drafted, plain = self._last_answer(), LiveAnswer()
-        for batch in job.watch(interval_s=0.15):
-            plain.apply(events_of(batch))
-            rate = plain.metrics.tokens_per_second
-            speed = f" · {text.rate(rate)} tokens/s" if rate else ""
-            progress = f"{text.MEASURING_PLAIN}: {text.plural(len(plain.token_ids), 'token')}{speed}"
-            yield {self._speed.readouts: self._readouts(drafted, progress)}
 
     # --- figures ------------------------------------------------------------------------------------------------------
 

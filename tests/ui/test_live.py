@@ -1,10 +1,12 @@
 """An answer folded from its events."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
-from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.live import LiveAnswer, stretches_of
 
 
 def accepted(pieces: tuple[str, ...], at: float) -> TokensAccepted:
@@ -98,3 +100,25 @@ def test_in_the_end_a_pause_counts_when_it_covered_most_steps(num_plain: int, no
     answer = LiveAnswer()
     answer.apply([Finished("stop", (1,), "x", recorder.summary(1.0))])
     assert answer.drafting_note == note
+
+
+def test_a_kept_answer_has_the_stretches_that_it_had() -> None:
+    words = ["One ", "two ", "three ", "four ", "five."]
+    decoded = stretches_of(lambda ids: "".join(words[i] for i in ids), range(5), (False, True, True, False, True))
+    assert [(one.text, one.is_drafted, one.num_tokens) for one in decoded] == [
+        ("One ", False, 1),
+        ("two three ", True, 2),
+        ("four ", False, 1),
+        ("five.", True, 1),
+    ]
+
+
+def test_a_character_of_two_authors_goes_to_the_later_one() -> None:
+    data = "aé!".encode()
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return bytes(data[index] for index in token_ids).decode("utf-8", "replace")
+
+    decoded = stretches_of(decode, range(4), (False, False, True, False))
+    assert "".join(one.text for one in decoded) == "aé!"
+    assert sum(one.num_tokens for one in decoded) == 4

@@ -57,7 +57,7 @@ def writing() -> LiveAnswer:
         render_models.loading(LoadProgress(ATTACK, 0.5, (FileProgress(ATTACK, 1, 10**9),), 5.0), 1.0),
         readouts(writing(), DraftingState(True, ATTACK), SpeedView(progress=ATTACK), lambda token: ATTACK),
     ],
-    ids=["notice", "card", "preview", "working", "preset", "readouts"],
+    ids=["notice", "card", "preview", "working", "preset", "loading", "readouts"],
 )
 def test_foreign_text_makes_no_element_and_no_attribute(markup: str) -> None:
     assert not re.search(r"<(img|script)", markup)
@@ -70,7 +70,7 @@ def test_an_attack_in_an_answer_is_text_in_both_views() -> None:
     answer = LiveAnswer()
     record = StepRecord(0, 0, 1, 0, 0.1, 0.1)
     answer.apply([PromptReady(2, 0), TokensAccepted((1,), (False,), ATTACK, (ATTACK,), record, 0.1)])
-    for markup in (render.live_answer(answer), render.authors(answer)):
+    for markup in (render.live_answer(answer), render.authors(answer.stretches)):
         assert not re.search(r"<(img|script)", markup)
         assert ATTACK in unescape(markup)
 
@@ -196,7 +196,7 @@ def test_comparison_says_whether_the_texts_agree(comparison: Comparison, words: 
 
 
 def test_authors_are_coloured_by_the_record_of_the_verifier() -> None:
-    markup = render.authors(writing())
+    markup = render.authors(writing().stretches)
     assert re.findall(r'class="(se-drafted|se-target)" title="[^"]*">([^<]*)<', markup) == [
         ("se-drafted", "ab"),
         ("se-target", "cd"),
