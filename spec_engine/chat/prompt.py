@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from spec_engine.documents.anchors import Document
+from spec_engine.documents.anchors import Anchor, Block, Document
 
 WORD_JOINER: Final = "\u2060"
 _PROBE_DOCUMENT: Final = "DOCUMENT-PROBE"
@@ -53,8 +53,15 @@ class ChatTokenizer(Protocol):
     def special_spellings(self) -> tuple[str, ...]:
         """Spellings that `encode` turns into special tokens."""
 
+    @property
+    def writes_time(self) -> bool:
+        """Whether the chat template writes a time that cannot be held still."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids; spelled special tokens are recognised, none is added."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Their text without special tokens."""
 
     def render_chat(self, messages: Sequence[Message]) -> str | None:
         """The messages through the chat template, up to where the answer begins; None when the template refuses."""
@@ -78,6 +85,18 @@ def build(
         history += [Message("assistant", sentinel), Message("user", next_question)]
         token_ids += tokenizer.encode(_render(tokenizer, history).rpartition(sentinel)[2])
     return token_ids
+
+
+def reuse_trouble(tokenizer: ChatTokenizer) -> str:
+    """Why a question has to read the document again with this model; "" when it has not."""
+    if tokenizer.writes_time:
+        return "The chat format of this model writes the time before the document, so it may be read again."
+    document = Document("", "", (Block(Anchor("line", "", 0), _PROBE_DOCUMENT),))
+    prompts = [build(tokenizer, document, [], question) for question in (_PROBE_QUESTION, _SENTINEL)]
+    shared = next((i for i, pair in enumerate(zip(*prompts, strict=False)) if pair[0] != pair[1]), len(prompts[0]))
+    if _PROBE_DOCUMENT in tokenizer.decode(prompts[0][:shared]):
+        return ""
+    return "The chat format of this model puts the question before the document, so each question reads it again."
 
 
 def context_text(document: Document | None, instruction: str = "") -> str:

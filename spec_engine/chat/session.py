@@ -7,7 +7,7 @@ A stopped answer is stored as it was shown; an answer of which nothing was shown
 token ids the model wrote, so the next prompt extends this one and only the new question is read.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -30,9 +30,6 @@ class SessionTokenizer(ChatTokenizer, Protocol):
     @property
     def stop_token_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Their text without special tokens."""
 
 
 class AnsweringEngine(Protocol):

@@ -67,6 +67,12 @@ class Tokenizer:
         """Number of token ids, added tokens included; a model's embedding may be padded beyond it."""
         return len(self._tokenizer)
 
+    @property
+    def writes_time(self) -> bool:
+        """Whether the chat template writes a time that cannot be held still, as `render_chat` does with a date."""
+        template = self._tokenizer.chat_template
+        return isinstance(template, str) and "strftime_now" in _NOW.sub("", template)
+
     def encode(self, text: str) -> list[int]:
         """Token ids; spelled special tokens are recognised, none is added."""
         token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

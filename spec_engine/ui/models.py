@@ -10,6 +10,7 @@ fails or is stopped, the preset before is in use again.
 import gc
 
 from spec_engine.chat.history import History
+from spec_engine.chat.prompt import reuse_trouble
 from spec_engine.config import Preset
 from spec_engine.errors import SpecEngineError, Stopped
 from spec_engine.model.watch import LoadProgress, LoadWatch
@@ -132,6 +133,7 @@ class ModelSide(PageState):
             old, self._engine, self.preset, self.settings = self._engine, engine, preset, preset.generation
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
             self.memory, self.opened = engine.memory, opened
+            self.reuse_trouble = reuse_trouble(engine.tokenizer)
             self._session = self._new_session(len(self.talk.path))
         if old:
             old.close()

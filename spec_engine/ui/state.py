@@ -60,6 +60,7 @@ class PageState:
         self._engine: PageEngine | None = None
         self._session: Session | None = None
         self.memory: MemoryUse | None = None  # of the engine, measured when it was loaded
+        self.reuse_trouble = ""  # why the engine's model has to read the document again for each question
         self.opened: OpenedDocument | None = None
         self.locked: Wanted | None = None  # what waits for its password
         self.offered: Fit | None = None  # a preset that was picked and does not fit, with what would

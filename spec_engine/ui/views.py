@@ -137,6 +137,8 @@ class Views:
         preset, opened, offered = workspace.preset, workspace.opened, workspace.offered
         picked = offered.preset if offered else preset
         facts = [f"{text.count(picked.context_length)} tokens of context"] if picked else []
+        if workspace.reuse_trouble and preset is picked:
+            facts.append(workspace.reuse_trouble)
         others = offered.others if offered else ()
         buttons = {
             button: gr.update(value=others[number].title if number < len(others) else "", visible=number < len(others))

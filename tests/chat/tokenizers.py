@@ -58,6 +58,8 @@ class SmallTokenizer:
     def special_spellings(self) -> tuple[str, ...]:
         return SPECIALS
 
+    writes_time = False
+
     @property
     def stop_token_ids(self) -> frozenset[int]:
         return frozenset(self.fast.convert_tokens_to_ids(["</s>", "<|im_end|>"]))

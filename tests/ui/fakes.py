@@ -33,6 +33,8 @@ class WordTokenizer:
     def special_spellings(self) -> tuple[str, ...]:
         return SPECIALS
 
+    writes_time = False
+
     @property
     def stop_token_ids(self) -> frozenset[int]:
         return frozenset((self._ids["<|end|>"],))
