@@ -98,13 +98,24 @@ class History:
                 raise StoreError(f"The kept copy of {path.name} is gone from {self._documents}. Open it again.")
         return paths
 
+    def tidy(self, older_than_s: float = 86_400.0) -> None:
+        """Delete copies that no conversation is about, left behind when the program ended between two steps."""
+        used = self._used()
+        for folder in self._documents.iterdir() if self._documents.is_dir() else ():
+            if folder.name not in used and time.time() - folder.stat().st_mtime > older_than_s:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _used(self) -> set[str]:
+        """The folders of documents that conversations are about."""
+        refs = (DocumentRef.load(one.document) for one in self.store.conversations())
+        return {digest for ref in refs if ref for digest, _ in ref.files}
+
     def delete(self, conversation: int) -> None:
         """Forget a conversation, and its document where no other is about it."""
         summary = self.store.summary(conversation)
         self.store.delete(conversation)
         ref = DocumentRef.load(summary.document) if summary else None
-        others = [known for one in self.store.conversations() if (known := DocumentRef.load(one.document))]
-        used = {digest for known in others for digest, _ in known.files}
+        used = self._used()
         for digest, _ in ref.files if ref else ():
             if digest not in used:
                 shutil.rmtree(self._documents / digest, ignore_errors=True)

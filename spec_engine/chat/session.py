@@ -7,7 +7,7 @@ A stopped answer is stored as it was shown; an answer of which nothing was shown
 token ids the model wrote, so the next prompt extends this one and only the new question is read.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -90,7 +90,7 @@ class Session:
         self._document = document
         self._capacity = engine.capacity if context_length is None else min(context_length, engine.capacity)
         self._instruction = instruction
-        self._turns = list(turns)
+        self._turns = [_without_stop(turn, engine.tokenizer.stop_token_ids) for turn in turns]
         self._last: _Asked | None = None
 
     @property
@@ -218,6 +218,13 @@ class Session:
         answer = asked.finished.text if asked.finished else "".join(asked.texts)
         if not token_ids:
             return
-        if token_ids[-1] in self._engine.tokenizer.stop_token_ids:
-            token_ids.pop()
-        self._turns.append(Turn(asked.question, answer, tuple(token_ids)))
+        turn = Turn(asked.question, answer, tuple(token_ids))
+        self._turns.append(_without_stop(turn, self._engine.tokenizer.stop_token_ids))
+
+
+def _without_stop(turn: Turn, stop_token_ids: Collection[int]) -> Turn:
+    """A turn whose ids end before a closing stop token, which an answer that was broken off on disk may still have."""
+    token_ids = turn.answer_token_ids
+    if not token_ids or token_ids[-1] not in stop_token_ids:
+        return turn
+    return Turn(turn.question, turn.answer, token_ids[:-1])

@@ -98,7 +98,7 @@ class Handlers:
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
         history, listed = self._page.history, self._views.history_outputs
-        _on(history.search.change, self._views.conversations, [history.search], listed)
+        _on(history.search.change, self._views.search, [history.search], listed)
         self._follow(_on(history.listing.input, self.open_conversation, [history.listing], everything))
         for rename in (history.rename.click, history.title.submit):
             _on(rename, self.rename, [history.title], everything)

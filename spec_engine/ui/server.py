@@ -152,7 +152,9 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     if first not in presets:
         presets.append(first)
     data_dir = options.data_dir or default_data_dir()
-    workspace = Workspace(EngineSource(options.device), History(data_dir), reads_ahead=True)
+    history = History(data_dir)
+    history.tidy()
+    workspace = Workspace(EngineSource(options.device), history, reads_ahead=True)
     shelf = PresetShelf(
         presets, data_dir / "presets", options.device, lambda: _free(options.device, workspace.engine_bytes)
     )

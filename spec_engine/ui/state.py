@@ -70,6 +70,7 @@ class PageState:
         self.job: Job[Fact] | None = None
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
+        self.search = ""  # what the list of conversations is searched for
         self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
         self._measured_behind: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None

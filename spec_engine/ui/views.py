@@ -99,10 +99,15 @@ class Views:
             **shown,
         }
 
-    def conversations(self, search: str = "") -> Updates:
-        """The list of conversations, the one that is shown marked."""
+    def search(self, words: str) -> Updates:
+        """The list after something was typed into its search field; other updates keep to it."""
+        self._workspace.search = words
+        return self.conversations()
+
+    def conversations(self) -> Updates:
+        """The list of conversations as it was searched, the one that is shown marked."""
         history, talk = self._page.history, self._workspace.talk
-        found = talk.summaries(search)
+        found = talk.summaries(self._workspace.search)
         choices = [(text.conversation_line(one.title, one.num_turns, one.updated_at), one.id) for one in found]
         shown = next((one for one in found if one.id == talk.conversation), None)
         return {

@@ -102,3 +102,23 @@ def test_an_answer_goes_on_when_it_cannot_be_kept(history: History) -> None:
     assert [given for event in events for given in keeper.take(event)] == events
     keeper.finish("ab", 2, "stop", {})
     assert keeper.trouble.startswith("From here on this answer is not kept.")
+
+
+def test_copies_that_nobody_is_about_are_tidied_away(tmp_path: Path) -> None:
+    history = History(tmp_path / "data")
+    used, unused = tmp_path / "used.txt", tmp_path / "unused.txt"
+    used.write_text("used")
+    unused.write_text("unused")
+    conversation = history.store.begin("What?")
+    history.store.add_turn(conversation, None, "What?", model="m", preset="p")
+    history.store.set_document(conversation, history.keep([used]).dump())
+    left = history.keep([unused])
+    history.tidy()
+    assert history.find(left)  # perhaps another window has just kept it
+    history.tidy(older_than_s=-1.0)
+    with pytest.raises(StoreError, match="is gone"):
+        history.find(left)
+    ref = DocumentRef.load(history.store.conversations()[0].document)
+    assert ref is not None
+    assert history.find(ref)
+    history.close()

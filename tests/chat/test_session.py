@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spec_engine.chat.prompt import Message
+from spec_engine.chat.prompt import Message, Turn
 from spec_engine.chat.session import MIN_ANSWER_TOKENS, Session
 from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.errors import ContextOverflow, RequestError
@@ -145,3 +145,11 @@ def test_there_is_nothing_to_repeat_at_the_start() -> None:
         list(session(engine).regenerate())
     with pytest.raises(RequestError):
         list(session(engine).replay(engine))
+
+
+def test_a_closing_stop_token_of_a_kept_answer_is_left_out() -> None:
+    engine = ScriptedEngine("An answer.")
+    (stop,) = engine.tokenizer.stop_token_ids
+    ids = tuple(engine.tokenizer.encode("An answer."))
+    session = Session(engine, turns=[Turn("What?", "An answer.", (*ids, stop))])
+    assert session.turns[0].answer_token_ids == ids
