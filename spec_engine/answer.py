@@ -7,17 +7,17 @@ Non-job: models and caches; the order of the calls.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from spec_engine.controller import BudgetController
 from spec_engine.drafters.base import DraftSession
-from spec_engine.events import ContextFocused, Event, Finished, FinishReason, TokensAccepted
+from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, FinishReason, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.target import Step, Taps
-from spec_engine.retrieval import Focus, Retriever
+from spec_engine.retrieval import Focus, Retriever, most_attended
 from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens
 from spec_engine.stopping import Detokenizer, Scanned, StopRules, StopScanner
 from spec_engine.tree import DraftTree
@@ -76,6 +76,7 @@ class Answer:
         self._sampling = request.sampling
         self._retriever = parts.retriever
         self._controller = parts.controller
+        self._look_every, self._num_steps = parts.look_every, 0
         self._noise = GumbelNoise(request.sampling.seed)
         self._scanner = StopScanner(request.stop, parts.detokenizer)
         self._scanned = Scanned((), None)
@@ -92,7 +93,8 @@ class Answer:
         """What the next pass must record: what the drafter asks for. Attention only where it will be asked to draft;
         features always, because a later draft needs those of every token."""
         taps = self.draft.taps
-        return taps if self._controller.may_draft else Taps(features=taps.features)
+        taps = taps if self._controller.may_draft else Taps(features=taps.features)
+        return replace(taps, attention_row=True) if self._is_look_due() else taps
 
     def is_cancelled(self) -> bool:
         """Ask whether to stop; a yes is final."""
@@ -143,10 +145,25 @@ class Answer:
         is_drafted = (True,) * accepted.num_drafted + (False,)
         return TokensAccepted(accepted.token_ids, is_drafted, "".join(texts), texts, record, self._last_token_s)
 
+    def attended(self, step: Step) -> ContextAttended | None:
+        """Where the target looked in a step, if it is time to tell."""
+        is_due, self._num_steps = self._is_look_due(), self._num_steps + 1
+        if not is_due or step.attention_row is None:
+            return None
+        chunk_ids = most_attended(step.attention_row, self._retriever.config)
+        self._other_s += self.clock.lap()
+        return ContextAttended(chunk_ids, self._retriever.config.chunk_size, step.num_done)
+
+    def _is_look_due(self) -> bool:
+        """Every so many steps; in a short answer's first steps more often."""
+        step, every = self._num_steps, self._look_every
+        return bool(every) and step % (2 if step < every else every) == 0
+
     def refocus(self, step: Step) -> Focus | None:
         """A new view for the drafter, if the target's attention moved."""
         self._draft_s += self.clock.lap()
-        focus = self._retriever.update(step)
+        is_wanted = self.draft.taps.attention_row and self._controller.may_draft
+        focus = self._retriever.update(step) if is_wanted else None
         self._other_s += self.clock.lap()
         return focus
 
@@ -191,8 +208,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerParts:
-    """What an answer is made with: two parts of its own, and the engine's controller."""
+    """What an answer is made with: two parts of its own, the engine's controller, and how often to tell where the
+    target looks, in steps; 0: never."""
 
     retriever: Retriever
     detokenizer: Detokenizer
     controller: BudgetController
+    look_every: int = 0

@@ -1,7 +1,7 @@
 """What happened while an answer was made, as values in the past tense.
 
 Job: the one stream that the page, the command line and the bench read. Order within an answer:
-``PromptReady, Prefilled*, (TokensAccepted ContextFocused?)*, Finished``.
+``PromptReady, Prefilled*, (TokensAccepted ContextAttended? ContextFocused?)*, Finished``.
 Non-job: behaviour; an event holds facts and nothing that can change.
 """
 
@@ -58,6 +58,18 @@ class ContextFocused:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextAttended:
+    """The target attended to these chunks of the context far more than to the rest; none when its look was flat.
+
+    The first and the newest tokens, which always draw attention, are not counted.
+    """
+
+    chunk_ids: tuple[int, ...]
+    chunk_size: int
+    num_context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The answer is complete. `token_ids` and `text` are the whole answer, stop token excluded from `text` alone."""
 
@@ -67,4 +79,4 @@ class Finished:
     metrics: GenerationMetrics
 
 
-Event = PromptReady | Prefilled | TokensAccepted | ContextFocused | Finished
+Event = PromptReady | Prefilled | TokensAccepted | ContextFocused | ContextAttended | Finished

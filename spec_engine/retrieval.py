@@ -13,12 +13,15 @@ least that share of the chunk before it: a text that is quoted is read onwards, 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from spec_engine.config import RetrievalConfig
+
+_NUM_NOTABLE: Final = 8  # chunks that one look is said to have gone to, at most
+_NOTABLE: Final = 3.0  # times the attention that each token would get from a look at nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class Retriever:
         self._chosen: frozenset[int] = frozenset()  # chunks in view by their score
         self._num_tokens = 0  # context length when the view was last given out; 0: never
         self._is_whole = False  # the view was everything
+
+    @property
+    def config(self) -> RetrievalConfig:
+        """How views are chosen."""
+        return self._config
 
     def update(self, step: ScoredStep) -> Focus | None:
         """The new view after a step, or None when it is unchanged, not due, or no row was recorded.
@@ -105,6 +113,20 @@ class Retriever:
         starts = torch.tensor(ordered, dtype=torch.int64)[:, None] * size
         indices = (starts + torch.arange(size)).flatten()
         return Focus(ordered, indices[indices < num_tokens], size)
+
+
+def most_attended(row: Tensor, config: RetrievalConfig) -> tuple[int, ...]:
+    """The chunks that an attention row [num_tokens] looks at, ascending: those of the `_NUM_NOTABLE` best whose mean is
+    `_NOTABLE` times that of a flat row at least. Chunks of the sink and of the recent tokens are left out.
+    """
+    num_tokens, size = row.shape[0], config.chunk_size
+    means = chunk_means(row, size)
+    first = -(-config.num_sink // size)
+    last = max(num_tokens - config.num_recent, 0) // size
+    inside = means[first:last]
+    best = inside.topk(min(_NUM_NOTABLE, len(inside)))
+    notable = best.indices[best.values * num_tokens >= _NOTABLE]
+    return tuple(sorted((notable + first).tolist()))
 
 
 def chunk_means(row: Tensor, chunk_size: int) -> Tensor:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from spec_engine.config import TreeConfig
+from spec_engine.config import DrafterKind, RetrievalConfig, TreeConfig
 from spec_engine.drafters.base import Drafter
 from spec_engine.drafters.none import NoDrafter
 from spec_engine.engine import Engine, EngineConfig, Request, StopRules, load_engine
 from spec_engine.errors import ContextOverflow, RequestError
-from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.model.watch import spoken
@@ -469,3 +469,27 @@ def test_retrieval_is_shown_between_steps(pair: Path) -> None:
     assert isinstance(first, ContextFocused)
     assert first.chunk_ids[0] == 0
     assert first.num_tokens < first.num_context_tokens
+
+
+@pytest.mark.parametrize("drafter", ["none", "lookup", "lm"])
+def test_telling_where_it_looks_changes_nothing_else(pair: Path, drafter: DrafterKind) -> None:
+    preset = pair_preset(pair, "lm", retrieval=RetrievalConfig(chunk_size=8, top_k=2, num_sink=4, num_recent=16))
+    silent = load_engine(preset, drafter=drafter, device="cpu", adaptive=False)
+    told = load_engine(preset, drafter=drafter, device="cpu", adaptive=False).telling_where_it_looks(every=4)
+    asked = request(30, prompt=PROMPT * 4)
+    before, events = list(silent.generate(asked)), list(told.generate(asked))
+    looks = [event for event in events if isinstance(event, ContextAttended)]
+    assert looks
+    assert not any(isinstance(event, ContextAttended) for event in before)
+    assert all(look.chunk_size == 8 and max(look.chunk_ids, default=0) * 8 < look.num_context_tokens for look in looks)
+    assert isinstance(before[-1], Finished)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].token_ids == before[-1].token_ids
+    assert [e.chunk_ids for e in events if isinstance(e, ContextFocused)] == [
+        e.chunk_ids for e in before if isinstance(e, ContextFocused)
+    ]
+    steps = [event for event in events if isinstance(event, TokensAccepted)][:-1]
+    due = sum(index % (2 if index < 4 else 4) == 0 for index in range(len(steps)))
+    assert len(looks) == due
+    sibling = told.with_drafter("none")
+    assert any(isinstance(event, ContextAttended) for event in sibling.generate(asked))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spec_engine.config import RetrievalConfig
-from spec_engine.retrieval import Focus, Retriever, chunk_means
+from spec_engine.retrieval import Focus, Retriever, chunk_means, most_attended
 
 CONFIG = RetrievalConfig(chunk_size=4, top_k=2, num_sink=3, num_recent=5, hysteresis=0.2)
 
@@ -125,3 +125,17 @@ def test_chunk_means_are_exact_at_length() -> None:
     assert torch.allclose(means.double(), exact, rtol=1e-5, atol=0)
     assert torch.equal(means.argsort(), exact.argsort())
     assert torch.allclose(chunk_means(values.half(), 32), chunk_means(values.half().float(), 32))
+
+
+def test_a_look_is_named_only_where_it_stands_out() -> None:
+    config = RetrievalConfig(chunk_size=4, num_sink=3, num_recent=5)
+    flat = torch.full((80,), 1 / 80)
+    assert most_attended(flat, config) == ()
+    look = flat.clone()
+    look[[40, 41, 42, 43, 60]] = 0.1
+    look[0], look[79] = 0.9, 0.9  # the sink and the newest tokens always draw attention
+    assert most_attended(look / look.sum(), config) == (10,)
+    assert most_attended(torch.tensor([0.5, 0.5]), config) == ()
+    many = flat.clone()
+    many[8:76:4] = 0.5
+    assert len(most_attended(many, config)) == 8

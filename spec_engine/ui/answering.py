@@ -10,7 +10,7 @@ from collections.abc import Callable
 from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session
 from spec_engine.chat.store import Reason
-from spec_engine.events import ContextFocused, Event, Finished
+from spec_engine.events import ContextAttended, Event, Finished
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui.logbook import LOG
 from spec_engine.ui.talk import Talk
@@ -66,12 +66,12 @@ class AnswerWork:
         """Note what an event says beside the text."""
         if isinstance(event, Finished):
             self._finished = event
-        elif isinstance(event, ContextFocused):
+        elif isinstance(event, ContextAttended):
             first_tokens = (chunk * event.chunk_size for chunk in event.chunk_ids)
             self._seen.update({label for token in first_tokens if (label := self._locate(token))})
 
     def _details(self, sampling: SamplingParams) -> dict[str, object]:
-        """Figures, settings, and the parts that the drafter was shown most often."""
+        """Figures, settings, and the parts that the model looked at most often."""
         details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed, "read": self._read}
         if self._finished:
             metrics = self._finished.metrics

@@ -46,4 +46,4 @@ class EngineSource:
 
     def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> Engine:
         """The engine of a preset. Raises `ModelError`."""
-        return load_engine(preset, device=self.device, watch=watch, room=room)
+        return load_engine(preset, device=self.device, watch=watch, room=room).telling_where_it_looks()

@@ -4,13 +4,13 @@ Job: fold the events of one answer into what the page shows. A watcher that star
 Non-job: markup, threads, clocks (an event carries its own time).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal
 
-from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import GenerationMetrics, MetricsRecorder
 
 RATE_WINDOW_S: Final = 2.0
@@ -56,6 +56,9 @@ class LiveAnswer:
         self.token_ids: list[int] = []
         self.stretches: list[Stretch] = []
         self.focus: ContextFocused | None = None
+        self.attended: Counter[int] = Counter()  # looks of the target, by chunk of the context
+        self.chunk_size = 0
+        self.num_context_tokens = 0  # at the last look
         self.finished: Finished | None = None
         self._texts: list[str] = []
         self._steps_note = ""
@@ -75,6 +78,9 @@ class LiveAnswer:
                     self._accepted(event)
                 case ContextFocused():
                     self.focus = event
+                case ContextAttended():
+                    self.attended.update(event.chunk_ids)
+                    self.chunk_size, self.num_context_tokens = event.chunk_size, event.num_context_tokens
                 case Finished():
                     self.finished, self.phase = event, "done"
 

@@ -4,13 +4,13 @@ Job: markup of the readouts from the state of one answer. Pure functions; every 
 Non-job: measuring (`metrics`, `live`), comparing (`speed`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
 from spec_engine.chat.compare import Comparison
-from spec_engine.events import ContextFocused
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.model.memory import MemoryUse
 from spec_engine.ui import text
@@ -65,7 +65,7 @@ def readouts(
             _prefill(answer),
             _acceptance(metrics),
             _time(metrics, answer.read_s) if answer.phase != "reading" else "",
-            _view(answer.focus, locate),
+            _view(answer, locate),
         ]
     parts += [_comparison(speed), _memory(memory)]
     return f'<div class="se-readouts">{"".join(parts)}</div>'
@@ -228,32 +228,46 @@ def _time(metrics: GenerationMetrics, read_s: float) -> str:
     )
 
 
-def _view(focus: ContextFocused | None, locate: Callable[[int], str]) -> str:
-    """The context as cells; the ones the drafter has in view are lit."""
-    if focus is None or focus.num_context_tokens <= 0:
+def _view(answer: LiveAnswer, locate: Callable[[int], str]) -> str:
+    """The context as cells, lit where the target looked, with links to the places it looked at most; and how much of it
+    the drafter has in view. Before the first look, the drafter's view is what is lit."""
+    focus = answer.focus
+    seen = answer.attended or Counter(focus.chunk_ids if focus else ())
+    size = answer.chunk_size or (focus.chunk_size if focus else 0)
+    num_tokens = max(answer.num_context_tokens, focus.num_context_tokens if focus else 0)
+    if not seen or not num_tokens:
         return ""
-    num_chunks = -(-focus.num_context_tokens // focus.chunk_size)
+    name, help_text = ("the model", text.HELP["looks"]) if answer.attended else ("the drafter", text.HELP["view"])
+    view = ""
+    if focus is not None:
+        share = text.percent(focus.num_tokens / focus.num_context_tokens)
+        figures = f"{text.count(focus.num_tokens)} of {text.count(focus.num_context_tokens)} tokens ({share})"
+        view = f'<p class="se-figures" title="{escape(text.HELP["view"])}">The drafter sees {figures}</p>'
+    body = f"{_strip(seen, size, num_tokens, locate)}{_most_seen(seen, size, locate)}{view}"
+    return _section(f"Where {name} looks", help_text, body)
+
+
+def _strip(seen: Counter[int], size: int, num_tokens: int, locate: Callable[[int], str]) -> str:
+    """Cells for the chunks of a context, the brighter the more often they were seen."""
+    num_chunks = -(-num_tokens // size)
     num_cells = min(MAX_CELLS, num_chunks)
     lit = [0] * num_cells
-    for chunk_id in focus.chunk_ids:
+    first: dict[int, int] = {}  # chunk seen in a cell
+    for chunk_id, number in seen.items():
         if chunk_id < num_chunks:
-            lit[chunk_id * num_cells // num_chunks] += 1
-    per_cell = num_chunks / num_cells
+            cell = chunk_id * num_cells // num_chunks
+            lit[cell] += number
+            first[cell] = min(chunk_id, first.get(cell, chunk_id))
+    per_cell, most = num_chunks / num_cells, max(lit) or 1
     cells = []
     for cell, number in enumerate(lit):
-        token = int(cell * per_cell) * focus.chunk_size
+        token = int(cell * per_cell) * size
         place = locate(token)
         title = f"{place}, from token {text.count(token)}" if place else f"from token {text.count(token)}"
-        glow = min(1.0, number / per_cell)
-        style = f'style="--glow:{glow:.2f}" title="{escape(title)}"'
-        num_tokens = max(focus.chunk_size, round(per_cell * focus.chunk_size))
-        cells.append(f"<i {style}></i>" if not number or not place else f"<a {style} {_place(token, num_tokens)}></a>")
-    caption = (
-        f"{text.count(focus.num_tokens)} of {text.count(focus.num_context_tokens)} tokens in view "
-        f"({text.percent(focus.num_tokens / focus.num_context_tokens)})"
-    )
-    body = f'<div class="se-strip">{"".join(cells)}</div><p class="se-figures">{caption}</p>{_most_seen(focus, locate)}'
-    return _section("Where the drafter looks", text.HELP["view"], body)
+        style = f'style="--glow:{number / most:.2f}" title="{escape(title)}"'
+        link = _place(first.get(cell, 0) * size, max(size, round(per_cell * size)))
+        cells.append(f"<a {style} {link}></a>" if number and place else f"<i {style}></i>")
+    return f'<div class="se-strip">{"".join(cells)}</div>'
 
 
 def _place(token: int, num_tokens: int) -> str:
@@ -261,16 +275,16 @@ def _place(token: int, num_tokens: int) -> str:
     return f'class="se-place-link" href="document/at/{token}?n={num_tokens}"'
 
 
-def _most_seen(focus: ContextFocused, locate: Callable[[int], str]) -> str:
-    """Links to the parts of the document with the most chunks in view, in the document's order."""
+def _most_seen(seen: Counter[int], size: int, locate: Callable[[int], str]) -> str:
+    """Links to the parts of the document that were seen most, in the document's order."""
     chunks: dict[str, list[int]] = {}
-    for chunk_id in focus.chunk_ids:
-        if place := locate(chunk_id * focus.chunk_size):
+    for chunk_id in seen:
+        if place := locate(chunk_id * size):
             chunks.setdefault(place, []).append(chunk_id)
-    most = sorted(chunks, key=lambda place: -len(chunks[place]))[:MAX_PLACES]
+    most = sorted(chunks, key=lambda place: -sum(seen[chunk] for chunk in chunks[place]))[:MAX_PLACES]
     links = "".join(
-        f"<a {_place(chunks[place][0] * focus.chunk_size, focus.chunk_size)}>{escape(place)}</a>"
-        for place in sorted(most, key=lambda place: chunks[place][0])
+        f"<a {_place(max(chunks[place], key=lambda chunk: seen[chunk]) * size, size)}>{escape(place)}</a>"
+        for place in sorted(most, key=lambda place: min(chunks[place]))
     )
     return f'<p class="se-places">{escape(text.LOOKS_AT)} {links}</p>' if links else ""
 

@@ -192,6 +192,8 @@ HELP: Final[dict[str, str]] = {
     "draft": "The small, fast drafter proposing tokens.",
     "verify": "The large model checking all proposed tokens in one pass.",
     "other": "Retrieval and bookkeeping.",
+    "looks": "Where the large model's attention went while it wrote, beyond the beginning and the newest words, which "
+    "always draw some. Press a place to see it. Where it looked is a hint at what it used, not a proof.",
     "view": "The stretches of the context that the drafter has in view. The large model scores the whole context and "
     "hands the drafter the parts that matter now; the large model itself always sees everything.",
     "drafting": "A fast drafter proposes tokens, the large model confirms or replaces them. The text is exactly what "

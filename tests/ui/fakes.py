@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from spec_engine.answer import Request
 from spec_engine.chat.prompt import Message
 from spec_engine.config import DrafterKind
-from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.memory import MemoryUse
 
@@ -155,6 +155,8 @@ class ScriptedEngine:
             pieces = tuple("" if token_id in stop else self.tokenizer.decode([token_id]) for token_id in new)
             authors = (*(True for _ in new[:-1]), False)
             yield TokensAccepted(tuple(new), authors, "".join(pieces), pieces, record, time.perf_counter() - started)
+            num_all = len(request.prompt_token_ids) + at
+            yield ContextAttended((max(0, num_all // 64),), 32, num_all)
             if self.drafts:
                 num_context = len(request.prompt_token_ids) + at
                 chunks = tuple(sorted({rng.randrange(max(1, num_context // 32)) for _ in range(24)}))

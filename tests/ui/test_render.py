@@ -9,7 +9,7 @@ from spec_engine.chat.compare import Comparison, Difference
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.budget import plan
-from spec_engine.events import ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.events import ContextAttended, ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.watch import FileProgress, LoadProgress
 from spec_engine.ui import render, render_models, text
@@ -160,10 +160,24 @@ def test_readouts_show_what_was_measured() -> None:
     assert "2.0×" in words  # 4 tokens in one second against 2 a second
     assert "drafted token 1: confirmed in 50 % of the steps" in panel
     assert "1 step with 2 confirmed" in panel
-    assert "64 of 1,024 tokens in view" in words
+    assert "The drafter sees 64 of 1,024 tokens (6 %)" in words
+    assert "Where the drafter looks" in words
     assert "p. 7, from token 0" in panel
     assert panel.count("--glow:1.00") == 2
     assert panel.count("--glow:") == 32
+
+
+def test_where_the_model_looked_is_lit_and_linked() -> None:
+    answer = writing()
+    for chunks in ((3, 20), (20,), ()):
+        answer.apply([ContextAttended(chunks, 32, 1024)])
+    panel = readouts(answer, ON, SpeedView(), lambda token: f"p. {token // 320 + 1}" if token < 960 else "")
+    assert "Where the model looks" in panel
+    assert panel.count("--glow:1.00") == 1
+    assert panel.count("--glow:0.50") == 1
+    assert 'href="document/at/640?n=32"' in panel
+    places = re.findall(r'href="document/at/(\d+)\?n=32">(p\. \d)<', panel)
+    assert places == [("96", "p. 1"), ("640", "p. 3")]
 
 
 def test_the_strip_stays_small_for_a_long_context() -> None:
