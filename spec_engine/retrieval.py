@@ -21,7 +21,7 @@ from torch import Tensor
 from spec_engine.config import RetrievalConfig
 
 _NUM_NOTABLE: Final = 8  # chunks that one look is said to have gone to, at most
-_NOTABLE: Final = 3.0  # times the attention that each token would get from a look at nothing
+_NOTABLE: Final = 3.0  # times the mean attention of a chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +116,18 @@ class Retriever:
 
 
 def most_attended(row: Tensor, config: RetrievalConfig) -> tuple[int, ...]:
-    """The chunks that an attention row [num_tokens] looks at, ascending: those of the `_NUM_NOTABLE` best whose mean is
-    `_NOTABLE` times that of a flat row at least. Chunks of the sink and of the recent tokens are left out.
+    """The chunks that an attention row [num_tokens] looks at, ascending: those of the `_NUM_NOTABLE` best with at least
+    `_NOTABLE` times the mean. Chunks of the sink and of the recent tokens, which draw most of any row, are left out.
     """
     num_tokens, size = row.shape[0], config.chunk_size
     means = chunk_means(row, size)
     first = -(-config.num_sink // size)
     last = max(num_tokens - config.num_recent, 0) // size
     inside = means[first:last]
+    if len(inside) == 0:
+        return ()
     best = inside.topk(min(_NUM_NOTABLE, len(inside)))
-    notable = best.indices[best.values * num_tokens >= _NOTABLE]
+    notable = best.indices[best.values >= _NOTABLE * inside.mean()]
     return tuple(sorted((notable + first).tolist()))
 
 
