@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
+from spec_engine.bench.looks import looks_json, looks_table, measure_looks
 from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
@@ -131,6 +132,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
     instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
+    instead.add_argument("--looks", action="store_true", help="whether the model is said to look where it quotes from")
     instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -252,6 +254,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         engine = load_engine(preset, drafter=PLAIN, device=arguments.device, watch=spoken(tell))
         needles = measure_needles(engine, texts, lengths, arguments.texts, tell)
         _deliver(arguments, needle_json(needles), needle_table(needles))
+        return 0
+    if arguments.looks:
+        engine = load_engine(preset, device=arguments.device, watch=spoken(tell))
+        looks = measure_looks(engine, texts, lengths, arguments.texts * arguments.questions, tell)
+        _deliver(arguments, looks_json(looks), looks_table(looks))
         return 0
     plan = BenchPlan(
         lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask, arguments.temperature

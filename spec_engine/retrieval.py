@@ -117,13 +117,12 @@ class Retriever:
 
 def most_attended(row: Tensor, config: RetrievalConfig) -> tuple[int, ...]:
     """The chunks that an attention row [num_tokens] looks at, ascending: those of the `_NUM_NOTABLE` best with at least
-    `_NOTABLE` times the mean. Chunks of the sink and of the recent tokens, which draw most of any row, are left out.
+    `_NOTABLE` times the mean. Chunks of the sink and the newest two, which draw most of any row, are left out.
     """
-    num_tokens, size = row.shape[0], config.chunk_size
+    size = config.chunk_size
     means = chunk_means(row, size)
     first = -(-config.num_sink // size)
-    last = max(num_tokens - config.num_recent, 0) // size
-    inside = means[first:last]
+    inside = means[first : max(len(means) - 2, first)]
     if len(inside) == 0:
         return ()
     best = inside.topk(min(_NUM_NOTABLE, len(inside)))

@@ -136,6 +136,6 @@ def test_a_look_is_named_only_where_it_stands_out() -> None:
     look[0], look[79] = 0.9, 0.9  # the sink and the newest tokens always draw attention
     assert most_attended(look / look.sum(), config) == (10,)
     assert most_attended(torch.tensor([0.5, 0.5]), config) == ()
-    many = flat.clone()
-    many[8:76:4] = 0.5
+    many = torch.full((400,), 1 / 400)
+    many[8:376:32] = 0.5
     assert len(most_attended(many, config)) == 8
