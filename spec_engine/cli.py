@@ -36,6 +36,7 @@ from spec_engine.events import Finished, TokensAccepted
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
 from spec_engine.model.watch import spoken
+from spec_engine.needs import is_downloaded, need_of
 from spec_engine.sampling import SamplingParams
 
 DRAFTER_KINDS = get_args(DrafterKind)
@@ -308,6 +309,10 @@ def _presets(arguments: argparse.Namespace) -> int:
             print(f"{'':16} target {preset.target.id}, draft {preset.draft.kind}")
             reliable = f", reliable up to {preset.reliable_length:,}" if preset.reliable_length else ""
             print(f"{'':16} {preset.context_length:,} tokens of context{reliable}")
+            if need := need_of(preset):
+                parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in need.parts if size)
+                print(f"{'':16} {need.total / 1e9:.1f} GB of memory on this machine's device: {parts}")
+            print(f"{'':16} {'on this machine' if is_downloaded(preset) else 'to be downloaded'}")
     return 0
 
 
