@@ -1,0 +1,51 @@
+"""Places of the document over the page, and earlier answers token by token."""
+
+import re
+from pathlib import Path
+
+from tests.browser.conftest import Opener, playwright
+from tests.browser.test_page import ask, bot_messages, drop, report
+
+__all__ = ["report"]  # a fixture
+
+expect = playwright.expect
+
+
+def test_a_page_of_the_document_opens_over_the_page(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    expect(page.locator("#se-document")).to_contain_text("2 parts")
+    page.locator("#se-preview > button").click()
+    page.locator("#se-preview h4 a.se-place-link").first.click()
+    dialog = page.locator("dialog#se-place")
+    expect(dialog).to_be_visible()
+    expect(dialog.locator("h2")).to_have_text("p. 1")
+    picture = dialog.locator("img")
+    expect(picture).to_be_visible()
+    assert page.wait_for_function("document.querySelector('#se-place img').naturalWidth > 500")
+    dialog.get_by_role("link", name="p. 2 ›").click()
+    expect(dialog.locator("h2")).to_have_text("p. 2")
+    dialog.get_by_text("The text as the model reads it").click()
+    expect(dialog).to_contain_text("Line 13: the fund of district 13 was closed")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#se-box textarea")).to_be_visible()
+
+
+def test_earlier_answers_show_their_authors(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.locator("#se-settings > button").click()
+    page.locator("#se-settings input[type=number]").first.fill("24")
+    page.keyboard.press("Tab")
+    for number, question in enumerate(("When was the fund closed?", "And by whom was it closed?"), 1):
+        ask(page, question)
+        expect(bot_messages(page)).to_have_count(number)
+        expect(page.locator("#se-ask")).to_be_visible()
+    page.locator("#se-authors > button").click()
+    shown = page.locator("#se-authors .se-authors")
+    last = shown.inner_text()
+    page.locator("#se-authors-of input").click()
+    page.get_by_role("option", name="1: When was the fund closed?").click()
+    expect(shown).not_to_have_text(last)
+    expect(page.locator("#se-authors .se-legend")).to_have_text(re.compile(r"confirmed: \d+.*large model: \d+"))
