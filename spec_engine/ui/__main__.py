@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted; 2 when it cannot start."""
     usual = ServeOptions()
     parser = argparse.ArgumentParser(description="Chat with a long document on a page in the browser.")
-    parser.add_argument("--preset", default=usual.preset, help="which models to load (default: %(default)s)")
+    parser.add_argument("--preset", help="which models to load (default: those of the last time, at first builtin)")
     parser.add_argument("--model", help="hub id or folder of another target for the preset")
     parser.add_argument("--document", type=Path, nargs="+", default=[], help="files to open at the start")
     parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")

@@ -8,6 +8,7 @@ fails or is stopped, the preset before is in use again.
 """
 
 import gc
+from collections.abc import Callable
 
 from spec_engine.chat.history import History
 from spec_engine.chat.prompt import reuse_trouble
@@ -44,19 +45,28 @@ class ModelSide(PageState):
     Args:
         load: loads an engine.
         history: where conversations are kept; None forgets them when the process ends.
+        on_loaded: told the preset of each engine that was put in use.
     """
 
-    def __init__(self, load: EngineLoader, history: History | None = None) -> None:
+    def __init__(
+        self,
+        load: EngineLoader,
+        history: History | None = None,
+        *,
+        on_loaded: Callable[[Preset], None] = lambda preset: None,
+    ) -> None:
         super().__init__(history)
         self._load = load
+        self._on_loaded = on_loaded
         self._loads = Apart()
 
-    def switch(self, preset: Preset) -> Job[Fact]:
-        """Load a preset's engine in place of the present one. Document and chat are kept."""
+    def switch(self, preset: Preset, otherwise: Preset | None = None) -> Job[Fact]:
+        """Load a preset's engine in place of the present one, or `otherwise` if that fails and there is no present one.
+        Document and chat are kept."""
         with self._lock:
             self._require_idle()
             self.offered = None
-            return self._begin(Job("load", lambda job: self._exchange(job, preset), after=self.read_ahead))
+            return self._begin(Job("load", lambda job: self._exchange(job, preset, otherwise), after=self.read_ahead))
 
     def read_ahead(self) -> Job[Fact] | None:
         """Have the engine read what the next prompt begins with, if it can."""
@@ -82,16 +92,16 @@ class ModelSide(PageState):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _exchange(self, job: Job[Fact], preset: Preset) -> None:
+    def _exchange(self, job: Job[Fact], preset: Preset, otherwise: Preset | None) -> None:
         """Load, and on failure go back to the preset before."""
-        before = self.preset if self._engine else None
+        before = self.preset if self._engine else otherwise
         reason = self._try_install(job, preset)
         if reason is None:
             return
         self._trouble = text.LOADING_FAILED.format(title=preset.title, reason=reason)
         with self._lock:
-            if self._engine is not None and before is not None:
-                self._trouble += f" {text.STILL_LOADED.format(title=before.title)}"
+            if self._engine is not None and self.preset is not None:
+                self._trouble += f" {text.STILL_LOADED.format(title=self.preset.title)}"
                 return
             self.preset = None
         if before is None:
@@ -99,8 +109,9 @@ class ModelSide(PageState):
         gc.collect()  # what was loaded of the failed model
         job.rearm()  # a second stop ends this too
         again = self._try_install(job, before)
+        loaded = text.LOADED_AGAIN if before is not otherwise else text.LOADED_INSTEAD
         self._trouble += (
-            f" {text.LOADED_AGAIN.format(title=before.title)}"
+            f" {loaded.format(title=before.title)}"
             if again is None
             else f" {text.NOR_LOADED.format(title=before.title, reason=again)}"
         )
@@ -137,6 +148,7 @@ class ModelSide(PageState):
             self._session = self._new_session(len(self.talk.path))
         if old:
             old.close()
+        self._on_loaded(preset)
 
     def close(self) -> None:
         """Stop what runs and free the engine."""

@@ -5,12 +5,13 @@ document before the first question.
 Non-job: the formats (`documents`), engines (`models`), answers (`workspace`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from spec_engine.chat.history import History
 from spec_engine.chat.session import Session
+from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.together import read_documents
 from spec_engine.errors import PasswordRequired, RequestError, Stopped
@@ -39,13 +40,20 @@ class DocumentSide(ModelSide):
     """The state, and what changes its document.
 
     Args:
-        load, history: as for `ModelSide`.
+        load, history, on_loaded: as for `ModelSide`.
         reads_ahead: whether the engine reads a document as soon as it is open, so that the first question finds it
             read. Costs nothing but the machine's time: a question stops it and goes on from where it was.
     """
 
-    def __init__(self, load: EngineLoader, history: History | None = None, *, reads_ahead: bool = False) -> None:
-        super().__init__(load, history)
+    def __init__(
+        self,
+        load: EngineLoader,
+        history: History | None = None,
+        *,
+        reads_ahead: bool = False,
+        on_loaded: Callable[[Preset], None] = lambda preset: None,
+    ) -> None:
+        super().__init__(load, history, on_loaded=on_loaded)
         self._reads_ahead = reads_ahead
         self._readings = Apart()
         self._password: str | None = None  # of the open document's files

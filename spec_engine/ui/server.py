@@ -53,7 +53,8 @@ class ServeOptions:
     """How the page is served.
 
     Attributes:
-        preset: name of the preset to load first, or a path ending in ``.toml``.
+        preset: name of the preset to load first, or a path ending in ``.toml``; None for the one that was loaded last
+            time, at first ``builtin``.
         documents: opened at the start as one, if any.
         host: address to listen on; anything but a loopback address opens the page to the network.
         port: a free one above it is taken when it is in use.
@@ -64,7 +65,7 @@ class ServeOptions:
         login: "name:password" that the browser asks for; None for no password.
     """
 
-    preset: str = "builtin"
+    preset: str | None = None
     documents: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = 7860
@@ -145,16 +146,19 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     `announce` is told the address and what the user should know. Raises `PresetError` for an unknown preset and
     `DocumentError` when the document cannot be read.
     """
-    first = load_preset(options.preset)
-    if options.model is not None:
-        first = replace(first, target=replace(first.target, id=options.model, revision=None))
-    presets = [first if preset.name == first.name else preset for preset in available_presets(announce)]
-    if first not in presets:
-        presets.append(first)
+    builtin = load_preset("builtin")
+    named = None if options.preset is None and options.model is None else load_preset(options.preset or builtin.name)
+    if named is not None and options.model is not None:
+        named = replace(named, target=replace(named.target, id=options.model, revision=None))
+    presets = [named if named and preset.name == named.name else preset for preset in available_presets(announce)]
+    if named is not None and named not in presets:
+        presets.append(named)
     data_dir = options.data_dir or default_data_dir()
     history = History(data_dir)
     history.tidy()
-    workspace = Workspace(EngineSource(options.device), history, reads_ahead=True)
+    workspace = Workspace(
+        EngineSource(options.device), history, reads_ahead=True, on_loaded=lambda preset: shelf.remember(preset)
+    )
     shelf = PresetShelf(
         presets, data_dir / "presets", options.device, lambda: _free(options.device, workspace.engine_bytes)
     )
@@ -179,7 +183,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     shown_host = "localhost" if options.host in (*LOOPBACK_NAMES, *ANY_ADDRESS) else options.host
     address = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
     server = PageServer(workspace, shelf, options.host, port, options.login)
-    workspace.switch(first)
+    workspace.switch(named or shelf[shelf.last or builtin.name], otherwise=None if named else builtin)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()
     workspace.close()

@@ -7,6 +7,7 @@ Non-job: what a preset may hold (`config`), loading its models (`workspace`).
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from spec_engine.errors import ModelError, PresetError
 from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
 from spec_engine.ui import text
 
+_LAST: Final = ".last"  # file with the name of the preset that was loaded last
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 
 
@@ -53,6 +55,25 @@ class PresetShelf:
 
     def __getitem__(self, name: str) -> Preset:
         return self._own[name] if name in self._own else self._shipped[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._own or name in self._shipped
+
+    @property
+    def last(self) -> str:
+        """Name of the preset that was loaded last, perhaps in an earlier run; "" when none is known any more."""
+        try:
+            name = (self._folder / _LAST).read_text("utf-8").strip() if self._folder else ""
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return name if name in self else ""
+
+    def remember(self, preset: Preset) -> None:
+        """Note the preset that is loaded, for the next start; nothing is noted where that fails."""
+        if self._folder is not None and preset.name in self:
+            with suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / _LAST).write_text(preset.name, "utf-8")
 
     def is_own(self, name: str) -> bool:
         """Whether a preset is one of the user's."""

@@ -277,3 +277,15 @@ def test_apart_waits_for_what_was_let_go_of() -> None:
     assert not is_done.is_set()
     assert apart.run(is_done.is_set, lambda: False, lambda result: None, lambda: waits.append("wait")) is True
     assert (discarded, waits) == ([1], ["wait"])
+
+
+def test_the_first_load_has_a_way_out(report: Path) -> None:
+    loaded: list[str] = []
+    workspace = Workspace(Loader(), on_loaded=lambda preset: loaded.append(preset.name))
+    done(workspace.switch(preset("broken"), otherwise=preset("builtin")))
+    assert workspace.preset is not None
+    assert workspace.preset.name == "builtin"
+    assert "The broken model could not be loaded." in workspace.trouble
+    assert "The builtin model is loaded instead." in workspace.trouble
+    done(workspace.switch(preset("other")))
+    assert loaded == ["builtin", "other"]

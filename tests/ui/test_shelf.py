@@ -102,3 +102,13 @@ def test_shipped_ones_cannot_be_deleted_and_without_a_folder_none_saved(shelf: P
         shelf.delete("builtin")
     with pytest.raises(PresetError, match="--data-dir"):
         PresetShelf(SHIPPED).save("mine", SOURCE)
+
+
+def test_the_preset_that_was_loaded_last_is_remembered(shelf: PresetShelf, tmp_path: Path) -> None:
+    assert shelf.last == ""
+    shelf.remember(SHIPPED[1])
+    assert PresetShelf(SHIPPED, tmp_path / "presets").last == "qwen3-8b"
+    assert PresetShelf(SHIPPED[:1], tmp_path / "presets").last == ""  # it is gone
+    (tmp_path / "presets" / ".last").write_bytes(b"\xff\xfe")
+    assert shelf.last == ""
+    PresetShelf(SHIPPED).remember(SHIPPED[0])  # nowhere to note it
