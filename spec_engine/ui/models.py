@@ -74,16 +74,15 @@ class ModelSide(PageState):
 
     @property
     def engine_bytes(self) -> int:
-        """Memory of the engine in use."""
-        engine = self._engine
-        return engine.memory.total if engine else 0
+        """Memory of the engine in use, as it was measured when it was loaded."""
+        return self.memory.total if self.memory else 0
 
     def free_engine(self, job: Job[Fact]) -> None:
         """Close the engine in use for the load that `job` does. Raises `Stopped` when that was stopped."""
         with self._lock:
             if job.is_cancelled():
                 raise Stopped(text.LOADING_STOPPED)
-            engine, self._engine, self._session = self._engine, None, None
+            engine, self._engine, self._session, self.memory = self._engine, None, None, None
             self.opened = self.opened.unmeasured() if self.opened else None
         if engine:
             engine.close()

@@ -81,16 +81,19 @@ class PresetShelf:
 
     def choices(self) -> list[tuple[str, str]]:
         """Label and name of each preset, those first that fit this machine; of these first what is here."""
-        fits = [self.fit(preset) for preset in (*self._shipped.values(), *self._own.values())]
+        free = self._free()
+        fits = [self._fit(preset, free) for preset in (*self._shipped.values(), *self._own.values())]
         ordered = sorted(fits, key=lambda fit: (not fit.is_enough, not fit.is_here))
         return [(_label(fit), fit.preset.name) for fit in ordered]
 
     def fit(self, preset: Preset) -> "Fit":
         """What a preset needs, what there is, and what would fit instead."""
+        return self._fit(preset, self._free())
+
+    def _fit(self, preset: Preset, free: int | None) -> "Fit":
         is_here = is_downloaded(preset)
         need = self._needs[preset] if is_here and preset in self._needs else self._need(preset)
         self._needs[preset] = need
-        free = self._free()
         is_enough = need is None or free is None or need.total <= free
         others = () if is_enough or need is None or free is None else tuple(alternatives(preset, need, free))
         return Fit(preset, need, free, is_here, others)

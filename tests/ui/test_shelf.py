@@ -112,3 +112,15 @@ def test_the_preset_that_was_loaded_last_is_remembered(shelf: PresetShelf, tmp_p
     (tmp_path / "presets" / ".last").write_bytes(b"\xff\xfe")
     assert shelf.last == ""
     PresetShelf(SHIPPED).remember(SHIPPED[0])  # nowhere to note it
+
+
+def test_the_picker_asks_for_free_memory_once() -> None:
+    """Asking may walk through a whole engine, and the picker is made anew with every action."""
+    asked: list[int] = []
+
+    def free() -> int:
+        asked.append(1)
+        return 10**10
+
+    PresetShelf(SHIPPED, device="cpu", free=free).choices()
+    assert len(asked) == 1
