@@ -301,8 +301,9 @@ def load_engine(
         if draft is not None:
             needs.append((draft.id, draft_need(preset, device)))
         check_memory(preset, needs, device, room.num_bytes if room else 0)
-        for ref in (preset.target, *((draft,) if draft is not None else ())):
-            fetch(preset, ref, weights=True)
+        fetch(preset, preset.target, weights=True)
+        if draft is not None:
+            fetch(preset, draft, weights=True, has_tokenizer=preset.draft.model_kind == "lm")
         if room is not None and not fits(needs, device):
             room.free()
         model = load_target(preset, preset.target, device=device)

@@ -12,6 +12,7 @@ from typing import Final
 
 from spec_engine.config import NEED_MODEL, DraftConfig, ModelRef, Preset, Quantization
 from spec_engine.drafters import draft_need
+from spec_engine.model.hub import as_it_is_here
 from spec_engine.model.load import is_here, pick_device
 from spec_engine.model.memory import model_need
 
@@ -58,8 +59,9 @@ def need_of(preset: Preset, device: str = "auto") -> PresetNeed | None:
     Raises `ModelError` for a device that is not there, or a model whose configuration cannot be used.
     """
     if all(is_here(preset, ref, weights=False) for ref in _models(preset)):
-        target = model_need(preset, preset.target, device)
-        draft = draft_need(preset, device) if len(_models(preset)) > 1 else None
+        with as_it_is_here():
+            target = model_need(preset, preset.target, device)
+            draft = draft_need(preset, device) if len(_models(preset)) > 1 else None
         used = draft.weights + draft.cache if draft else 0
         working = max(target.activations, draft.activations if draft else 0)
         return PresetNeed(target.weights, target.cache, used, working, preset.context_length)

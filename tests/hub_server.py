@@ -24,6 +24,8 @@ class Hub:
         cut_after: a body breaks off after so many bytes, as often as `num_cuts` says.
         bytes_per_second: speed of a body; None for as fast as possible.
         ignores_ranges: answers 200 with the whole file to a request for a part.
+        extra_bytes: that a body has beyond what was announced.
+        num_busy: so many requests for a body are answered with 503.
         gets: names and first bytes of the bodies that were asked for.
     """
 
@@ -34,6 +36,8 @@ class Hub:
         self.num_cuts = 0
         self.bytes_per_second: float | None = None
         self.ignores_ranges = False
+        self.extra_bytes = 0
+        self.num_busy = 0
         self.gets: list[tuple[str, int]] = []
         self.num_requests = 0
         self.tokens: list[str | None] = []
@@ -97,9 +101,14 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self._send(200, b"", {**headers, "Content-Length": str(len(data))})
                 return
             hub.gets.append((name, start))
+            if hub.num_busy:
+                hub.num_busy -= 1
+                self._send(503, b"", {})
+                return
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            self._send(206 if start else 200, data[start:], headers)
+            extra = bytes(hub.extra_bytes) if len(data) > 1000 else b""
+            self._send(206 if start else 200, data[start:] + extra, headers)
 
         def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
             self.send_response(status)

@@ -81,8 +81,10 @@ def _find(text: str, passage: str) -> tuple[int, int] | None:
 
 
 def _letters(text: str) -> str:
-    """Letters and digits without case, ligatures and forms taken apart."""
-    return "".join(letter for letter in unicodedata.normalize("NFKC", text).lower() if letter.isalnum())
+    """Letters and digits without case and accents, ligatures taken apart; of each character by itself, because that is
+    how a page has them."""
+    apart = (part for letter in text for part in unicodedata.normalize("NFKD", letter).casefold())
+    return "".join(letter for letter in apart if letter.isalnum())
 
 
 def _pixel(page: pdfium.PdfPage, size: tuple[int, int], x: float, y: float) -> tuple[float, float]:

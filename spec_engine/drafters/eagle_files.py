@@ -56,7 +56,7 @@ def fetch_head(preset: Preset) -> HeadFiles:
     ref = preset.draft.model
     if ref is None:
         raise RequestError(f"The preset '{preset.name}' names no draft head. Add a [draft.model] with an id.")
-    return read_head(Path(fetch(preset, ref, weights=True)), ref.id)
+    return read_head(Path(fetch(preset, ref, weights=True, has_tokenizer=False)), ref.id)
 
 
 def read_head(folder: Path, name: str) -> HeadFiles:

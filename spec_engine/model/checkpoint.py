@@ -92,12 +92,12 @@ def load_checkpoint(preset: Preset, ref: ModelRef) -> Checkpoint:
 
     Raises `ModelDownloadError`, and like `read_checkpoint`.
     """
-    return read_checkpoint(Path(fetch(preset, ref, weights=True)), ref.id)
+    return read_checkpoint(Path(fetch(preset, ref, weights=True, has_tokenizer=False)), ref.id)
 
 
 def load_head_config(preset: Preset, ref: ModelRef) -> Checkpoint:
     """The configuration of a head alone, without tensors. Raises like `load_checkpoint`."""
-    return Checkpoint(ref.id, _read_config(Path(fetch(preset, ref, weights=False)), ref.id), {})
+    return Checkpoint(ref.id, _read_config(Path(fetch(preset, ref, weights=False, has_tokenizer=False)), ref.id), {})
 
 
 def read_checkpoint(folder: Path, name: str) -> Checkpoint:

@@ -16,13 +16,15 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import httpx2
+from filelock import Timeout
 from huggingface_hub import (
     HfApi,
     constants,
@@ -52,17 +54,19 @@ WEIGHT_FILES: Final = ("model*.safetensors", "*.safetensors", "pytorch_model*.bi
 _TOKENIZER_FILES: Final = ("tokenizer*", "vocab*", "spiece*")
 _INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SPARE_BYTES: Final = 500_000_000  # that a download leaves free on the disk
+_OFFLINE: ContextVar[bool] = ContextVar("offline", default=False)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def fetch_repository(repo: str, revision: str | None, *, weights: bool) -> Path:
+def fetch_repository(repo: str, revision: str | None, *, weights: bool, has_tokenizer: bool = True) -> Path:
     """The folder of a repository in the hub's cache, with its configuration and tokenizer, and its weights if asked.
 
-    Progress goes to `current_watch`. Raises `ModelNotFound`, `ModelDownloadError` (the hub is out of reach, the disk
-    too small, a transfer broken off) and `Stopped`; what was transferred is kept in each case.
+    `has_tokenizer` says whether it has one at all, which the head of a drafter has not. Progress goes to
+    `current_watch`. Raises `ModelNotFound`, `ModelDownloadError` (the hub is out of reach, the disk too small, a
+    transfer broken off) and `Stopped`; what was transferred is kept in each case.
     """
     cached = _cached_folder(repo, revision)
-    if cached is not None and _is_complete(cached, weights=weights):
+    if cached is not None and (_OFFLINE.get() or _is_complete(cached, weights=weights, has_tokenizer=has_tokenizer)):
         return cached
     try:
         with _in_words(repo, revision):
@@ -91,18 +95,31 @@ def _cached_folder(repo: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _is_complete(folder: Path, *, weights: bool) -> bool:
-    """Whether all files are here, as far as they name one another."""
-    has_tokenizer = any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
-    return has_tokenizer and (not weights or _has_weights(folder))
+def _is_complete(folder: Path, *, weights: bool, has_tokenizer: bool) -> bool:
+    """Whether all files are here, as far as they name one another. The configuration came last."""
+    has_spelling = not has_tokenizer or any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+    return has_spelling and (not weights or _has_weights(folder))
+
+
+@contextmanager
+def as_it_is_here() -> Iterator[None]:
+    """Until the block is left, `fetch_repository` takes a repository whose configuration is here as it is."""
+    token = _OFFLINE.set(True)
+    try:
+        yield
+    finally:
+        _OFFLINE.reset(token)
 
 
 def _has_weights(folder: Path) -> bool:
     """Whether every weight file is here: those that an index names, or any."""
     for index in _INDEXES:
         if (folder / index).is_file():
-            shards = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
-            return all((folder / shard).is_file() for shard in shards)
+            try:
+                shards = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
+                return all((folder / shard).is_file() for shard in shards)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                return False  # it is fetched again, or said to be damaged when it is read
     return any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
 
 
@@ -122,7 +139,7 @@ def _download(repo: str, revision: str | None, *, weights: bool) -> Path:
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     _check_disk(repo, blobs, sum(file.num_bytes for file in missing))
     meter = Meter(f"Downloading {repo}", missing, watch)
-    for file in missing:
+    for file in sorted(missing, key=lambda file: file.name == "config.json"):  # last: it says that the others are here
         _transfer(repo, info.sha, file, blobs, meter)
     # Last, the name of the revision: from now on it stands for a complete copy.
     return Path(hf_hub_download(repo, "config.json", revision=revision, cache_dir=constants.HF_HUB_CACHE)).parent
@@ -162,7 +179,7 @@ def _transfer(repo: str, commit: str, file: RemoteFile, blobs: Path, meter: Mete
     num_bytes = file.num_bytes if metadata.size is None else metadata.size
     blob, part = blobs / metadata.etag, blobs / f"{metadata.etag}.part"
     blobs.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(blobs / f"{metadata.etag}.part.lock"):
+    with _alone(blobs / f"{metadata.etag}.part.lock"):
         if not blob.exists():
             was_begun = part.exists()
             headers = build_hf_headers()
@@ -179,6 +196,19 @@ def _transfer(repo: str, commit: str, file: RemoteFile, blobs: Path, meter: Mete
             part.replace(blob)
     (blobs / f"{metadata.etag}.part.lock").unlink(missing_ok=True)
     hf_hub_download(repo, file.name, revision=commit, cache_dir=constants.HF_HUB_CACHE)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process has this lock until the block is left; waiting for it is told, and can be stopped."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(WeakFileLock(path, timeout=0.5))
+                break
+            except Timeout:
+                current_watch().tell(LoadProgress("Another program is downloading this file"))
+        yield
 
 
 def _hash(path: Path) -> str:
@@ -212,6 +242,8 @@ def _in_words(repo: str, revision: str | None) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError) as error:
         raise ModelDownloadError(_out_of_reach(repo)) from error
     except HfHubHTTPError as error:
+        raise ModelDownloadError(f"The hub did not deliver '{repo}': {error}. Try again later.") from error
+    except httpx2.HTTPError as error:
         raise ModelDownloadError(f"The hub did not deliver '{repo}': {error}. Try again later.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

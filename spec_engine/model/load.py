@@ -190,8 +190,11 @@ def is_here(preset: Preset, ref: ModelRef, *, weights: bool) -> bool:
     return (Path(found) / "config.json").is_file() or is_cached(found, ref.revision, weights=weights)
 
 
-def fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
-    """A folder with the files of `ref`: itself if it is local, else downloaded. Raises like `load_target`."""
+def fetch(preset: Preset, ref: ModelRef, *, weights: bool, has_tokenizer: bool = True) -> str:
+    """A folder with the files of `ref`: itself if it is local, else downloaded. Raises like `load_target`.
+
+    `has_tokenizer` is False for the head of a drafter.
+    """
     found = resolve_model(preset, ref)
     path = Path(found)
     if path.is_dir():
@@ -200,7 +203,7 @@ def fetch(preset: Preset, ref: ModelRef, *, weights: bool) -> str:
         return found
     if path.is_absolute() or found.startswith((".", "~")):
         raise ModelNotFound(f"The folder {found} does not exist. Correct the path in preset '{preset.name}'.")
-    return str(fetch_repository(found, ref.revision, weights=weights))
+    return str(fetch_repository(found, ref.revision, weights=weights, has_tokenizer=has_tokenizer))
 
 
 @contextmanager

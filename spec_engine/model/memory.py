@@ -5,6 +5,7 @@ configuration; refusing models that cannot fit what is free; measuring what load
 Non-job: choosing something smaller.
 """
 
+import gc
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,6 +164,13 @@ def free_bytes(device: torch.device) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def reclaim() -> None:
+    """Give memory back that nobody uses: models refer to themselves in circles, and torch keeps freed GPU memory."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -23,6 +23,10 @@ _SPEED_WINDOW_S: Final = 5.0
 _REPORT_EVERY_S: Final = 0.1
 
 
+class _Busy(Exception):
+    """The server asks to try again."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file of a repository that is wanted."""
@@ -76,11 +80,16 @@ class Meter:
 
 def receive(url: str, headers: dict[str, str], part: Path, num_bytes: int, add: Callable[[int], None]) -> None:
     """Append what is missing to `part`, over as many requests as it takes while each brings something."""
-    num_tries = 0
+    num_tries, was_too_long = 0, False
     while (num_here := part.stat().st_size if part.exists() else 0) != num_bytes or not part.exists():
         if num_here > num_bytes:
             part.unlink()
             add(-num_here)
+            if was_too_long:
+                raise ModelDownloadError(
+                    f"The hub sent more than the {num_bytes:,} bytes that it announced. None are used; try again later."
+                )
+            was_too_long = True
             continue
         if num_tries == _MAX_TRIES:
             raise ModelDownloadError(
@@ -89,7 +98,7 @@ def receive(url: str, headers: dict[str, str], part: Path, num_bytes: int, add: 
             )
         try:
             _receive_some(url, headers, part, num_here, add)
-        except httpx2.TransportError:
+        except (httpx2.RequestError, _Busy):
             time.sleep(min(0.2 * num_tries, 1.0))
         has_grown = part.exists() and part.stat().st_size > num_here
         num_tries = 0 if has_grown else num_tries + 1
@@ -99,6 +108,8 @@ def _receive_some(url: str, headers: dict[str, str], part: Path, num_here: int, 
     """One request for what lies behind the first `num_here` bytes."""
     wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={num_here}-"} if num_here else {})
     with httpx2.stream("GET", url, headers=wanted, timeout=TIMEOUT_S, follow_redirects=True) as response:
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            raise _Busy
         if response.status_code >= 400:
             raise ModelDownloadError(
                 f"The hub answered {response.status_code} instead of a file. What is here is kept; try again later."

@@ -20,14 +20,24 @@ _FORESEEN: Final = (SpecEngineError, RuntimeError, OSError, MemoryError)  # what
 class _Piece(Generic[Result]):
     """A piece of work in its thread."""
 
-    def __init__(self, work: Callable[[], Result], discard: Callable[[Result], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Callable[[], bool]], Result],
+        cancelled: Callable[[], bool],
+        discard: Callable[[Result], None],
+    ) -> None:
         self._work = work
+        self._cancelled = cancelled
         self._discard = discard
         self._lock = threading.Lock()
         self._is_wanted = True
         self._results: list[Result] = []
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="apart", daemon=True)
+
+    def is_unwanted(self) -> bool:
+        """Whether the result will be thrown away; once it is let go of, for good."""
+        return not self._is_wanted or self._cancelled()
 
     def let_go(self) -> None:
         """The result is not wanted any more."""
@@ -39,18 +49,19 @@ class _Piece(Generic[Result]):
 
     def result(self) -> Result:
         """What came of it. Raises what the work raised."""
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # an error holds the frames of the work, and all that was in them
+        if error is not None:
+            raise error
         return self._results.pop()
 
     def _run(self) -> None:
         try:
-            result = self._work()
+            result = self._work(self.is_unwanted)
         except _FORESEEN as error:
             self._error = error
             return
         finally:
-            self._error = self._error or sys.exc_info()[1]  # the rest goes to the terminal too
+            self._error = (self._error or sys.exc_info()[1]) if self._is_wanted else None  # others are printed too
         with self._lock:
             if self._is_wanted:
                 self._results.append(result)
@@ -66,19 +77,20 @@ class Apart:
 
     def run(
         self,
-        work: Callable[[], Result],
+        work: Callable[[Callable[[], bool]], Result],
         cancelled: Callable[[], bool],
         discard: Callable[[Result], None],
         on_wait: Callable[[], None] = lambda: None,
     ) -> Result:
         """The result of `work`. Raises what it raises, and `Stopped` as soon as `cancelled` says yes.
 
+        `work` is handed the question whether it is unwanted by now, which stays answered once it was let go of.
         `discard` gets a result that came too late; `on_wait` is called once if an earlier piece has to end first.
         """
         if self._last is not None and self._last.is_alive():
             on_wait()
             self._wait(self._last, cancelled)
-        piece = _Piece(work, discard)
+        piece = _Piece(work, cancelled, discard)
         self._last = piece.thread
         piece.thread.start()
         try:

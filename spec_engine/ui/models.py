@@ -7,17 +7,17 @@ The engine in use stays until the new one is there if the memory holds both, and
 fails or is stopped, the preset before is in use again.
 """
 
-import gc
 from collections.abc import Callable
 
 from spec_engine.chat.history import History
 from spec_engine.chat.prompt import reuse_trouble
 from spec_engine.config import Preset
 from spec_engine.errors import SpecEngineError, Stopped
+from spec_engine.model.memory import reclaim
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
 from spec_engine.ui.apart import Apart
-from spec_engine.ui.engines import EngineLoader
+from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.state import Fact, PageState, measured_for
 
@@ -25,9 +25,9 @@ from spec_engine.ui.state import Fact, PageState, measured_for
 class _OldEngine:
     """The memory of the engine in use, for a load that needs it."""
 
-    def __init__(self, state: "ModelSide", job: Job[Fact]) -> None:
+    def __init__(self, state: "ModelSide", is_unwanted: Callable[[], bool]) -> None:
         self._state = state
-        self._job = job
+        self._is_unwanted = is_unwanted
 
     @property
     def num_bytes(self) -> int:
@@ -36,7 +36,7 @@ class _OldEngine:
 
     def free(self) -> None:
         """Free it, unless the load was stopped in the meantime."""
-        self._state.free_engine(self._job)
+        self._state.free_engine(self._is_unwanted)
 
 
 class ModelSide(PageState):
@@ -77,43 +77,46 @@ class ModelSide(PageState):
         """Memory of the engine in use, as it was measured when it was loaded."""
         return self.memory.total if self.memory else 0
 
-    def free_engine(self, job: Job[Fact]) -> None:
-        """Close the engine in use for the load that `job` does. Raises `Stopped` when that was stopped."""
+    def free_engine(self, is_unwanted: Callable[[], bool]) -> None:
+        """Close the engine in use for a load. Raises `Stopped` when that load is not wanted any more."""
         with self._lock:
-            if job.is_cancelled():
+            if is_unwanted():
                 raise Stopped(text.LOADING_STOPPED)
             engine, self._engine, self._session, self.memory = self._engine, None, None, None
             self.opened = self.opened.unmeasured() if self.opened else None
         if engine:
             engine.close()
             del engine
-            gc.collect()
+            reclaim()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _exchange(self, job: Job[Fact], preset: Preset, otherwise: Preset | None) -> None:
-        """Load, and on failure go back to the preset before."""
+        """Load, and on failure, foreseen or not, go back to the preset before."""
         before = self.preset if self._engine else otherwise
-        reason = self._try_install(job, preset)
-        if reason is None:
-            return
-        self._trouble = text.LOADING_FAILED.format(title=preset.title, reason=reason)
+        reason: str | None = text.UNEXPECTED
+        try:
+            reason = self._try_install(job, preset)
+        finally:
+            if reason is not None:
+                self._trouble = text.LOADING_FAILED.format(title=preset.title, reason=reason)
+                self._go_back(job, before, text.LOADED_INSTEAD if before is otherwise else text.LOADED_AGAIN)
+
+    def _go_back(self, job: Job[Fact], before: Preset | None, loaded: str) -> None:
+        """Have an engine in use again after a load that failed, and say which."""
+        job.rearm()  # a second stop, from now on, ends this too
+        reclaim()  # what was loaded of the failed model
         with self._lock:
             if self._engine is not None and self.preset is not None:
                 self._trouble += f" {text.STILL_LOADED.format(title=self.preset.title)}"
                 return
             self.preset = None
-        if before is None:
-            return
-        gc.collect()  # what was loaded of the failed model
-        job.rearm()  # a second stop ends this too
+            if before is None or self._is_closing:
+                return
         again = self._try_install(job, before)
-        loaded = text.LOADED_AGAIN if before is not otherwise else text.LOADED_INSTEAD
-        self._trouble += (
-            f" {loaded.format(title=before.title)}"
-            if again is None
-            else f" {text.NOR_LOADED.format(title=before.title, reason=again)}"
-        )
+        words = loaded.format(title=before.title)
+        nor = text.NOR_LOADED.format(title=before.title, reason=again)
+        self._trouble += f" {words if again is None else nor}"
 
     def _try_install(self, job: Job[Fact], preset: Preset) -> str | None:
         """Load a preset's engine; the reason when that is impossible. No part of a failed engine stays in memory."""
@@ -130,16 +133,22 @@ class ModelSide(PageState):
     def _install(self, job: Job[Fact], preset: Preset) -> None:
         """Load a preset's engine, measure the document with its tokenizer, and put both in use."""
         job.report(LoadProgress(f"Loading {preset.title}"))
-        watch = LoadWatch(job.report, job.is_cancelled)
-        room = _OldEngine(self, job)
+
+        def load(is_unwanted: Callable[[], bool]) -> PageEngine:
+            reclaim()  # what an earlier load that was let go of may have left
+            return self._load(preset, LoadWatch(job.report, is_unwanted), _OldEngine(self, is_unwanted))
+
         engine = self._loads.run(
-            lambda: self._load(preset, watch, room),
+            load,
             job.is_cancelled,
             discard=lambda late: late.close(),
             on_wait=lambda: job.report(LoadProgress(text.LETTING_GO)),
         )
         opened = measured_for(self.opened, engine, preset) if self.opened else None
         with self._lock:
+            if self._is_closing:
+                engine.close()
+                raise Stopped(text.LOADING_STOPPED)
             old, self._engine, self.preset, self.settings = self._engine, engine, preset, preset.generation
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
             self.memory, self.opened = engine.memory, opened
@@ -150,13 +159,15 @@ class ModelSide(PageState):
         self._on_loaded(preset)
 
     def close(self) -> None:
-        """Stop what runs and free the engine."""
+        """Stop what runs and free the engine; one that is still at work after five seconds is left alone."""
+        with self._lock:
+            self._is_closing = True
         job = self.active_job
         if job:
             job.stop()
-            job.join(5.0)
+        has_ended = job is None or job.join(5.0)
         with self._lock:
             engine, self._engine, self._session = self._engine, None, None
-        if engine:
+        if engine and has_ended:
             engine.close()
         self._history.close()

@@ -119,7 +119,7 @@ class DocumentSide(ModelSide):
     def read_ahead(self) -> Job[Fact] | None:
         """Have the engine read the document and the conversation so far; None when it cannot or has something to do."""
         with self._lock:
-            if not self._reads_ahead or self.why_not_ask or self.active_job:
+            if not self._reads_ahead or self._is_closing or self.why_not_ask or self.active_job:
                 return None
             session = self._new_session(len(self.talk.path))
             if session is None:
@@ -139,9 +139,12 @@ class DocumentSide(ModelSide):
 
     def _open(self, job: Job[Fact], wanted: Wanted, password: str | None) -> None:
         """The opening job."""
-        watch = LoadWatch(job.report, job.is_cancelled)
         try:
-            read = self._readings.run(lambda: self._read(wanted, password, watch), job.is_cancelled, lambda read: None)
+            read = self._readings.run(
+                lambda is_unwanted: self._read(wanted, password, LoadWatch(job.report, is_unwanted)),
+                job.is_cancelled,
+                discard=lambda late: None,
+            )
         except PasswordRequired as error:
             self.locked = wanted
             self._trouble = str(error) if password else ""

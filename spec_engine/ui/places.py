@@ -44,11 +44,11 @@ def places_of(workspace: DocumentSide) -> APIRouter:
         return _page(workspace, Place(number))
 
     @router.get("/document/pictures/{number}.png", include_in_schema=False)
-    def picture(number: int, start: int = 0, end: int = 0) -> Response:
+    def picture(number: int, start: int = 0, end: int = 0, of: str = "") -> Response:
         """The page of a PDF that a part was read from, with some of its characters marked."""
         document = workspace.opened.used if workspace.opened else None
         source = workspace.page_of(number)
-        if document is None or source is None:
+        if document is None or source is None or number >= len(document.blocks) or of not in ("", document.sha256[:8]):
             raise HTTPException(404, text.NO_PLACE)
         path, page, password = source
         passage = document.blocks[number].text[max(0, start) : max(0, end)]

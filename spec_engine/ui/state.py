@@ -57,6 +57,7 @@ class PageState:
         self._history = history or History(None)
         self.talk = Talk(self._history)
         self._lock = threading.RLock()
+        self._is_closing = False
         self._engine: PageEngine | None = None
         self._session: Session | None = None
         self.memory: MemoryUse | None = None  # of the engine, measured when it was loaded
@@ -175,7 +176,7 @@ class PageState:
     def _begin(self, job: Job[Fact], *, keeps_trouble: bool = False) -> Job[Fact]:
         """Make a job the running one."""
         with self._lock:
-            if self.active_job is not None:
+            if self.active_job is not None or self._is_closing:
                 raise RequestError(text.BUSY)
             self._trouble = self.trouble if keeps_trouble else ""
             self.job = job

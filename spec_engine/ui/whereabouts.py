@@ -14,7 +14,7 @@ from spec_engine.documents.anchors import Block, Document
 from spec_engine.documents.together import distinct
 
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
-_SLACK: Final = 400  # characters around its estimated place where a passage is looked for
+_SLACK: Final = 16  # characters around its counted place where a passage is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +29,37 @@ class Place:
 def find_place(
     document: Document, decode: Callable[[Sequence[int]], str], prompt: Sequence[int], token: int, num_tokens: int
 ) -> Place | None:
-    """Where tokens of a prompt stand in the document that it begins with; None for those outside of it."""
-    before = decode(prompt[:token]).replace(WORD_JOINER, "")
-    passage = decode(prompt[token : token + num_tokens]).replace(WORD_JOINER, "").strip()
-    head = document.text[:_HEAD]
-    begins = (before + passage).find(head) if len(before) < len(head) * 40 else before.find(head)
-    if begins < 0 or not passage:
+    """Where tokens of a prompt stand in the document that it begins with; None for those outside of it.
+
+    Characters are counted from where the document begins in the decoded prompt. Word joiners, which a prompt may have
+    and the document not, are left out of the count on both sides.
+    """
+    kept = [index for index, letter in enumerate(document.text) if letter != WORD_JOINER]
+    plain = document.text if len(kept) == len(document.text) else "".join(document.text[index] for index in kept)
+    whole, before, behind = (
+        decode(prompt[:end]).replace(WORD_JOINER, "") for end in (len(prompt), token, token + num_tokens)
+    )
+    begins = whole.find(plain[:_HEAD])
+    if begins < 0:
         return None
-    guess = len(before) - begins
-    start = document.text.find(passage, max(0, guess - _SLACK))
-    if start < 0 or start > guess + _SLACK:
-        start = guess  # the passage begins before the document or ends behind it, or is spelled differently
-    start, end = max(0, start), min(len(document.text), max(0, start) + len(passage))
-    if start >= end:
+    start, end = len(before) - begins, min(len(behind) - begins, len(plain))
+    passage = whole[max(start, 0) + begins : max(end, 0) + begins].strip()
+    if not passage or start >= len(plain):
         return None
-    part = document.block_at(start)
+    start = _nearest(plain, passage, max(start, 0))
+    end = min(start + len(passage), len(plain))
+    part = document.block_at(kept[start])
     first, last = document.span(part)
-    return Place(part, min(start, last) - first, min(end, last) - first)
+    return Place(part, min(kept[start], last) - first, min(kept[end - 1] + 1, last) - first)
+
+
+def _nearest(text: str, passage: str, guess: int) -> int:
+    """Where the passage stands nearest to `guess`; the guess itself if it is spelled differently there."""
+    found, at = [], text.find(passage, max(0, guess - _SLACK))
+    while 0 <= at <= guess + _SLACK:
+        found.append(at)
+        at = text.find(passage, at + 1)
+    return min(found, key=lambda place: abs(place - guess), default=min(guess, len(text) - 1))
 
 
 def source_of(block: Block, paths: Sequence[Path]) -> tuple[Path, int] | None:

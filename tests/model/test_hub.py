@@ -1,6 +1,7 @@
 """Downloads from a hub on loopback: what goes well, what goes wrong, and what is said."""
 
 import errno
+import hashlib
 import json
 import shutil
 import time
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from spec_engine.errors import ModelDownloadError, ModelError, ModelNotFound, Stopped
 from spec_engine.model import hub as hub_module
-from spec_engine.model.hub import fetch_repository
+from spec_engine.model.hub import as_it_is_here, fetch_repository, is_cached
 from spec_engine.model.watch import LoadProgress, LoadWatch, amounts, spoken, watching
-from tests.hub_server import Hub, serving, use_hub
+from tests.hub_server import COMMIT, Hub, serving, use_hub
 
 WEIGHTS = bytes(range(256)) * 8000  # 2 MB
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
@@ -118,9 +120,10 @@ def test_stop_and_go_on(hub: Hub) -> None:
     hub.gets.clear()
     folder = fetch_repository(REPO, None, weights=True)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    ((name, start),) = hub.gets
+    (name, start), after = hub.gets
     assert name == "model.safetensors"
     assert start >= 500_000
+    assert after == ("config.json", 0)  # the last: it says that the others are here
 
 
 def test_a_damaged_part_is_found_and_dropped(hub: Hub) -> None:
@@ -255,4 +258,59 @@ def test_troubles_of_the_machine(hub: Hub, monkeypatch: pytest.MonkeyPatch, erro
 
     monkeypatch.setattr(hub_module, "receive", fail)
     with pytest.raises(ModelDownloadError, match=words):
+        fetch_repository(REPO, None, weights=True)
+
+
+def test_a_server_that_sends_too_much_is_not_asked_for_ever(hub: Hub) -> None:
+    hub.extra_bytes = 10
+    with pytest.raises(ModelDownloadError, match="sent more than the 2,048,000 bytes"):
+        fetch_repository(REPO, None, weights=True)
+    assert bodies(hub).count("model.safetensors") == 2
+
+
+def test_a_busy_server_is_asked_again(hub: Hub) -> None:
+    hub.num_busy = 2
+    folder = fetch_repository(REPO, None, weights=True)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("index", [b"{}", b"not json", b"[1]", b'{"weight_map": 3}'])
+def test_an_odd_index_is_no_complete_model(hub: Hub, index: bytes) -> None:
+    folder = fetch_repository(REPO, None, weights=True)
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    assert not is_cached(REPO, None, weights=True)
+
+
+def test_a_copy_that_was_stopped_is_not_complete_by_its_commit(hub: Hub) -> None:
+    hub.repos[REPO] = {"config.json": b"{}", "tokenizer.json": b"{}", "tokenizer_config.json": bytes(3000)}
+    is_stopped = False
+
+    def report(progress: LoadProgress) -> None:
+        nonlocal is_stopped
+        is_stopped = is_stopped or progress.num_done >= 2
+
+    with watching(LoadWatch(report, lambda: is_stopped)), pytest.raises(Stopped):
+        fetch_repository(REPO, COMMIT, weights=False)
+    folder = fetch_repository(REPO, COMMIT, weights=False)
+    assert (folder / "tokenizer_config.json").is_file()
+
+
+def test_heads_are_complete_without_a_tokenizer_and_sizes_ask_nobody(hub: Hub) -> None:
+    del hub.repos[REPO]["tokenizer.json"]
+    folder = fetch_repository(REPO, None, weights=True, has_tokenizer=False)
+    num_requests = hub.num_requests
+    assert fetch_repository(REPO, None, weights=True, has_tokenizer=False) == folder
+    with as_it_is_here():
+        assert fetch_repository(REPO, None, weights=False) == folder
+    assert hub.num_requests == num_requests
+
+
+def test_waiting_for_another_program_can_be_stopped(hub: Hub) -> None:
+    seen: list[str] = []
+    etag = hashlib.sha256(WEIGHTS).hexdigest()
+    blobs = Path(constants.HF_HUB_CACHE) / "models--some--model" / "blobs"
+    blobs.mkdir(parents=True)
+    is_waiting = lambda: "Another program is downloading this file" in seen  # noqa: E731
+    watch = LoadWatch(lambda progress: seen.append(progress.message), is_waiting)
+    with WeakFileLock(blobs / f"{etag}.part.lock"), watching(watch), pytest.raises(Stopped):
         fetch_repository(REPO, None, weights=True)

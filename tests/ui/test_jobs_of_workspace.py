@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ class SlowLoader(Loader):
         return engine
 
 
+def begun(job: Job[Fact]) -> None:
+    """Wait until the loader of 'slow' is at work."""
+    deadline = time.monotonic() + 5
+    while "Loading slow" not in [fact.message for fact in job.facts if isinstance(fact, LoadProgress)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
 def stop_soon(workspace: Workspace, job: Job[Fact]) -> float:
     """Seconds from the wish to the end."""
     time.sleep(0.15)
@@ -53,7 +63,9 @@ def test_loading_stops_at_once_and_the_engine_in_use_stays(report: Path) -> None
     loader = SlowLoader()
     loader.has_room_for_two = True
     workspace = ready(report, loader)
-    assert stop_soon(workspace, workspace.switch(preset("slow"))) < PROMPT_S
+    job = workspace.switch(preset("slow"))
+    begun(job)
+    assert stop_soon(workspace, job) < PROMPT_S
     assert workspace.preset is not None
     assert workspace.preset.name == "builtin"
     assert workspace.trouble == (
@@ -70,10 +82,10 @@ def test_loading_stops_at_once_and_the_engine_in_use_stays(report: Path) -> None
 
 
 def test_a_stopped_load_that_freed_the_engine_brings_it_back(report: Path) -> None:
-    loader = SlowLoader(0.4)
+    loader = SlowLoader(0.8)
     workspace = ready(report, loader)
     job = workspace.switch(preset("slow"))
-    time.sleep(0.15)
+    begun(job)
     workspace.stop()
     done(job)
     assert text.LETTING_GO in [fact.message for fact in job.facts if isinstance(fact, LoadProgress)]
@@ -82,10 +94,10 @@ def test_a_stopped_load_that_freed_the_engine_brings_it_back(report: Path) -> No
 
 
 def test_a_second_stop_ends_the_way_back_too(report: Path) -> None:
-    loader = SlowLoader(1.5)
+    loader = SlowLoader(2.0)
     workspace = ready(report, loader)
     job = workspace.switch(preset("slow"))
-    time.sleep(0.15)
+    begun(job)
     workspace.stop()
     time.sleep(0.3)
     assert job.is_running
@@ -255,9 +267,9 @@ def test_another_model_reads_the_document_again(report: Path) -> None:
 
 def test_apart_gives_results_and_errors() -> None:
     apart = Apart()
-    assert apart.run(lambda: 7, lambda: False, lambda result: None) == 7
+    assert apart.run(lambda is_unwanted: 7, lambda: False, lambda result: None) == 7
 
-    def fail() -> int:
+    def fail(is_unwanted: Callable[[], bool]) -> int:
         raise ModelError("It broke.")
 
     with pytest.raises(ModelError, match="It broke"):
@@ -267,7 +279,7 @@ def test_apart_gives_results_and_errors() -> None:
 def test_apart_waits_for_what_was_let_go_of() -> None:
     apart, discarded, waits, is_done = Apart(), [], [], threading.Event()
 
-    def slow() -> int:
+    def slow(is_unwanted: Callable[[], bool]) -> int:
         time.sleep(0.3)
         is_done.set()
         return 1
@@ -275,7 +287,12 @@ def test_apart_waits_for_what_was_let_go_of() -> None:
     with pytest.raises(Stopped):
         apart.run(slow, lambda: True, discarded.append)
     assert not is_done.is_set()
-    assert apart.run(is_done.is_set, lambda: False, lambda result: None, lambda: waits.append("wait")) is True
+    assert (
+        apart.run(
+            lambda is_unwanted: is_done.is_set(), lambda: False, lambda result: None, lambda: waits.append("wait")
+        )
+        is True
+    )
     assert (discarded, waits) == ([1], ["wait"])
 
 
@@ -289,3 +306,74 @@ def test_the_first_load_has_a_way_out(report: Path) -> None:
     assert "The builtin model is loaded instead." in workspace.trouble
     done(workspace.switch(preset("other")))
     assert loaded == ["builtin", "other"]
+
+
+def test_what_was_let_go_of_is_not_revived(report: Path) -> None:
+    """The way back clears the wish to stop; a load that was let go of must not take that for its own."""
+    reached, looked, is_over = threading.Event(), [], threading.Event()
+
+    def load(preset: Preset, watch: LoadWatch, room: Room, /) -> ScriptedEngine:
+        if preset.name == "slow":
+            room.free()
+            reached.set()
+            time.sleep(0.8)
+            try:
+                watch.check()
+                looked.append("goes on")
+            except Stopped:
+                looked.append("stopped")
+            finally:
+                is_over.set()
+        return ScriptedEngine("answer")
+
+    workspace = Workspace(load)
+    done(workspace.switch(preset("builtin")))
+    job = workspace.switch(preset("slow"))
+    assert reached.wait(5)
+    workspace.stop()
+    done(job)
+    assert is_over.wait(5)
+    assert looked == ["stopped"]
+    assert workspace.why_not_ask == text.ASK_NEEDS_DOCUMENT  # the old one is back
+
+
+def test_closing_loads_nothing_any_more() -> None:
+    engines: list[ScriptedEngine] = []
+    reached = threading.Event()
+
+    def load(preset: Preset, watch: LoadWatch, room: Room, /) -> ScriptedEngine:
+        if preset.name == "slow":
+            room.free()
+            reached.set()
+            while True:
+                time.sleep(0.02)
+                watch.check()
+        engines.append(ScriptedEngine("answer"))
+        return engines[-1]
+
+    workspace = Workspace(load)
+    done(workspace.switch(preset("builtin")))
+    workspace.switch(preset("slow"))
+    assert reached.wait(5)
+    workspace.close()
+    time.sleep(0.3)
+    assert [engine.is_closed for engine in engines] == [True]
+    with pytest.raises(RequestError):
+        workspace.switch(preset("builtin"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_unforeseen_error_brings_the_old_engine_back(report: Path) -> None:
+    def load(preset: Preset, watch: LoadWatch, room: Room, /) -> ScriptedEngine:
+        if preset.name == "odd":
+            room.free()
+            raise KeyError("weight_map")
+        return ScriptedEngine("answer")
+
+    workspace = Workspace(load)
+    done(workspace.switch(preset("builtin")))
+    done(workspace.switch(preset("odd")))
+    assert workspace.preset is not None
+    assert workspace.preset.name == "builtin"
+    assert "The odd model could not be loaded." in workspace.trouble
+    assert "The builtin model is loaded again." in workspace.trouble

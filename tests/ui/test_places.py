@@ -10,10 +10,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageChops
 
-from spec_engine.config import ModelRef, Preset
+from spec_engine.chat.prompt import WORD_JOINER, build
+from spec_engine.config import ModelRef, Preset, load_preset
 from spec_engine.documents.anchors import Anchor, Block, Document
-from spec_engine.documents.pdf_page import page_picture
+from spec_engine.documents.pdf_page import _letters, page_picture
 from spec_engine.errors import UnreadableDocument
+from spec_engine.model.load import load_tokenizer
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
@@ -148,3 +150,44 @@ def test_places_beyond_the_document(client: TestClient, workspace: Workspace, tm
     for address in ("/document/at/999999", "/document/parts/7", "/document/pictures/7.png", "/document/parts/-1"):
         assert client.get(address).status_code == 404
     assert client.get("/document/pictures/0.png?start=-5&end=99999999").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Short. " * 3 + "naïve 漢字 😀 " * 60,
+        " begins with a blank and goes on. " * 20,
+        f"A word{WORD_JOINER} joiner of its own, early on, and more words. " * 12,
+        "same same same same same same same same same same. " * 12,
+    ],
+    ids=["short tokens", "blank", "joiner", "repetition"],
+)
+@pytest.mark.parametrize("num_tokens", [1, 4, 32])
+def test_places_are_exact_with_the_built_in_tokenizer(body: str, num_tokens: int) -> None:
+    preset = load_preset("builtin")
+    tokenizer = load_tokenizer(preset, preset.target)
+    document = Document("t", "t.txt", (Block(Anchor("line", "lines 1-9", 0), body),))
+    prompt = build(tokenizer, document, [], "What?")
+    begins = len(tokenizer.decode(prompt).partition(document.text[:20])[0])
+    num_wrong = num_seen = 0
+    for token in range(0, len(prompt) - 20, num_tokens):
+        before, behind = tokenizer.decode(prompt[:token]), tokenizer.decode(prompt[: token + num_tokens])
+        exact = behind[len(before) :].replace(WORD_JOINER, "").strip()
+        is_inside = len(before) >= begins and len(behind) <= begins + len(document.text)
+        if not exact or "\ufffd" in before[-1:] + exact or not is_inside:
+            continue
+        place = find_place(document, tokenizer.decode, prompt, token, num_tokens)
+        num_seen += 1
+        num_wrong += place is None or _plain(document.text[place.start : place.end]) != exact
+        if place is not None and exact:
+            num_wrong += abs(place.start - (len(before) - begins)) > 2
+    assert num_seen > 3
+    assert num_wrong == 0
+
+
+def _plain(words: str) -> str:
+    return words.replace(WORD_JOINER, "").strip()
+
+
+def test_letters_are_compared_without_accents_and_forms() -> None:
+    assert _letters("Résumé, ﬁn ΟΔΟΣ") == _letters("re\u0301sume\u0301fin οδοσ")
