@@ -68,7 +68,7 @@ def test_upload_ask_watch_stop_ask_again_new_chat(open_page: Opener, report: Pat
     expect(bot_messages(page)).to_have_count(1)
     expect(page.locator(".se-phase")).to_contain_text("stopped by you")
     expect(page.locator("#se-readouts")).to_contain_text("tokens/pass")
-    expect(page.locator("#se-readouts")).to_contain_text(re.compile(r"reused [\d,]+ · new \d\d\D"))  # read ahead
+    expect(page.locator("#se-readouts")).to_contain_text(re.compile(r"reused [\d,]+ · new [\d,]+"))
 
     ask(page, "And the next one?")
     expect(page.locator("#se-readouts")).to_contain_text(re.compile(r"reused [1-9]"))
