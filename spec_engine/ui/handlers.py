@@ -117,7 +117,8 @@ class Handlers:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def open_page(self) -> Updates:
-        """A page was opened or reloaded."""
+        """A page was opened or reloaded; its search field is empty."""
+        self._workspace.search = ""
         return self._views.everything(notice=self._workspace.trouble)
 
     def show_result(self, has_job: bool) -> Updates:

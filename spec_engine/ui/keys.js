@@ -4,6 +4,7 @@ document.addEventListener("keydown", (event) => {
     const button = document.querySelector(selector);
     if (button && button.offsetParent !== null && !button.disabled) button.click();
   };
+  if (document.querySelector("dialog[open]")) return; // its own keys come first
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
   if (event.key === "Escape") press("#se-stop");
   else if (event.altKey && event.code === "KeyN") { event.preventDefault(); press("#se-new"); }
@@ -21,6 +22,7 @@ const showPlace = async (address) => {
   if (!dialog) {
     dialog = document.createElement("dialog");
     dialog.id = "se-place";
+    dialog.setAttribute("aria-label", "A place in the document");
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     document.body.append(dialog);
   }
@@ -31,6 +33,7 @@ const showPlace = async (address) => {
   dialog.replaceChildren(close, place);
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
+  close.focus();
 };
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a.se-place-link");

@@ -105,7 +105,6 @@ class ModelSide(PageState):
     def _go_back(self, job: Job[Fact], before: Preset | None, loaded: str) -> None:
         """Have an engine in use again after a load that failed, and say which."""
         job.rearm()  # a second stop, from now on, ends this too
-        reclaim()  # what was loaded of the failed model
         with self._lock:
             if self._engine is not None and self.preset is not None:
                 self._trouble += f" {text.STILL_LOADED.format(title=self.preset.title)}"

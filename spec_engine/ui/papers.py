@@ -101,7 +101,7 @@ class DocumentSide(ModelSide):
         with self._lock:
             engine, opened = self._engine, self.opened
             session = self._session or self._new_session(0)
-        if engine is None or opened is None or session is None:
+        if engine is None or opened is None or session is None or not (opened.budget and opened.budget.fits):
             return None
         prompt = session.last_prompt_token_ids or session.prompt(text.ASK_READY)
         return find_place(opened.used, engine.tokenizer.decode, prompt, token, num_tokens)

@@ -230,7 +230,7 @@ def free_port(host: str, port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, candidate))
-            except OSError:
+            except (OSError, OverflowError):  # in use, or no port number
                 continue
             return candidate
     raise SpecEngineError(

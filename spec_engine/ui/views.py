@@ -109,10 +109,11 @@ class Views:
         history, talk = self._page.history, self._workspace.talk
         found = talk.summaries(self._workspace.search)
         choices = [(text.conversation_line(one.title, one.num_turns, one.updated_at), one.id) for one in found]
-        shown = next((one for one in found if one.id == talk.conversation), None)
+        shown = next((one for one in talk.summaries() if one.id == talk.conversation), None)
+        is_listed = shown is not None and any(one.id == shown.id for one in found)
         return {
             history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
-            history.listing: gr.update(choices=choices, value=shown.id if shown else None),
+            history.listing: gr.update(choices=choices, value=shown.id if shown and is_listed else None),
             history.tools: gr.update(visible=shown is not None),
             history.title: shown.title if shown else "",
             history.confirm: gr.update(visible=False),

@@ -49,3 +49,23 @@ def test_earlier_answers_show_their_authors(open_page: Opener, report: Path) -> 
     page.get_by_role("option", name="1: When was the fund closed?").click()
     expect(shown).not_to_have_text(last)
     expect(page.locator("#se-authors .se-legend")).to_have_text(re.compile(r"confirmed: \d+.*large model: \d+"))
+
+
+def test_escape_in_the_dialog_stops_nothing_else(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    expect(page.locator("#se-document")).to_contain_text("2 parts")
+    page.locator("#se-preview > button").click()
+    link = page.locator("#se-preview h4 a.se-place-link").first
+    expect(link).to_be_visible()
+    ask(page, "When was the fund closed?")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    link.click()
+    dialog = page.locator("dialog#se-place")
+    expect(dialog).to_be_visible()
+    assert page.evaluate("document.activeElement.className") == "se-close"
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#se-stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".se-phase")).to_contain_text("stopped by you")
