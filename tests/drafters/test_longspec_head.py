@@ -16,7 +16,6 @@ from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.longspec import build, longspec_need, target_rotary
 from spec_engine.drafters.longspec_head import LongSpecHead, make_head, save_head
 from spec_engine.errors import ModelError, ModelNotFound, RequestError, UnsupportedModel
-from spec_engine.model import load
 from spec_engine.model.checkpoint import Checkpoint, load_checkpoint
 from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
@@ -125,21 +124,6 @@ def test_a_saved_head_is_read_again(tmp_path: Path) -> None:
     again = make_head(checkpoint, head.rotary, torch.device("cpu"), torch.float32)
     assert again.config == head.config
     assert all(weight.requires_grad for weight in again.parameters())  # training goes on from a file
-
-
-def test_a_head_comes_from_the_hub_like_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = longspec_head(tiny_lm())
-    published(head, tmp_path / "download", llama_like(head), ending="bin")
-    asked: list[object] = []
-
-    def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns[0]))
-        return str(tmp_path / "download")
-
-    monkeypatch.setattr(load, "snapshot_download", download)
-    build(context(tmp_path, tiny_lm(), ModelRef("sail/longspec-x", revision="main")))
-    patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
-    assert asked == [("sail/longspec-x", "main", pattern) for pattern in patterns]
 
 
 MISFITS = [
