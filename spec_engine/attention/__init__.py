@@ -11,6 +11,8 @@ Non-job: the kernels, one file each.
     N   keys behind the prefix: those of the new tokens, and of earlier levels where a draft tree grows
 """
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -45,9 +47,19 @@ def pick(device: torch.device, dtype: torch.dtype) -> Pick:
         return Pick(MatmulBackend(), f"blocked matrix products, because CUDA's flash kernels cannot do {dtype}")
     if torch.cuda.get_device_capability(device)[0] < _FIRST_FLASH_CAPABILITY:
         return Pick(MatmulBackend(), "blocked matrix products, because this GPU is older than flash kernels")
+    prefill = _pick_flash()
+    if importlib.util.find_spec("triton") is None:
+        return Pick(prefill.backend, f"{prefill.reason}; Triton, whose kernels of ours check a tree faster, is absent")
+    kernels = importlib.import_module("spec_engine.attention.triton")  # cannot be imported without Triton
+    backend: AttentionBackend = kernels.TritonBackend(prefill.backend)
+    return Pick(backend, f"our Triton kernels for trees; for prefill {prefill.reason}")
+
+
+def _pick_flash() -> Pick:
+    """flash-attn, or torch's own operator."""
     if not flash.is_installed():
-        return Pick(CudaBackend(), "torch's flash operator for CUDA; flash-attn, which is faster at prefill, is absent")
+        return Pick(CudaBackend(), "torch's flash operator for CUDA, because flash-attn, which is faster, is absent")
     try:
-        return Pick(FlashBackend(), "flash-attn is installed")
+        return Pick(FlashBackend(), "flash-attn, which is installed")
     except MissingDependency as error:
-        return Pick(CudaBackend(), f"torch's flash operator for CUDA. {error}")
+        return Pick(CudaBackend(), f"torch's flash operator for CUDA, because: {error}")

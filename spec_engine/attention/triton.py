@@ -1,0 +1,267 @@
+"""Hybrid tree attention as two Triton kernels (CUDA).
+
+Job: `TritonBackend`: a split-KV kernel over the unmasked prefix with the group fold, and one over the masked part that
+also merges the splits and the sink. Nothing else is launched, whatever the number of rows.
+Non-job: prefill, which another backend does; choosing a backend (`pick`).
+
+The first kernel is FlashDecoding's (arXiv 2311.01282): each program takes one share of the keys for a block of rows.
+The grid is the same at every length, because where the shares begin is computed on the device from two numbers that lie
+there; so a captured graph runs at any length, and the shares are even. The second kernel runs the few masked keys (a
+tree, and the keys at the edge of a window) through the same online softmax, started from the splits' results.
+
+Without a GPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested everywhere.
+Its product of bfloat16 blocks is wrong, so blocks are made float32 there.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+from spec_engine.attention.base import AttentionBackend, Scoring, TreeBias
+
+_DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
+_LARGEST_HEAD: Final = 256
+_LEAST_ROWS: Final = 16  # of a block: what the matrix units take
+_MOST_ROWS: Final = 64
+_WIDE_BYTES: Final = 256  # a row of keys or values that is longer …
+_KEYS: Final = (64, 32)  # … is taken in blocks of fewer keys, so that the shared memory of small cards holds two
+_STAGES: Final = (3, 2)
+_PROGRAMS_PER_SM: Final = 2
+_MOST_SPLITS: Final = 64
+
+
+@triton.jit
+def _scores(q, k, scale, softcap, HAS_CAP: tl.constexpr, UPCAST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Logits [rows, keys] in units of log 2."""
+    if UPCAST:
+        q, k = q.to(tl.float32), k.to(tl.float32)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if HAS_CAP:
+        scores = softcap * (2.0 / (1.0 + tl.exp2(-2.0 * 1.4426950408889634 * scores / softcap)) - 1.0)
+    return scores * 1.4426950408889634
+
+
+@triton.jit
+def _take(top, total, acc, scores, v, UPCAST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Online softmax (arXiv 1805.02867): take another block of scores [rows, keys] and values [keys, Dv] in."""
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    base = tl.where(new_top == -float("inf"), 0.0, new_top)
+    factor = tl.exp2(top - base)
+    weights = tl.exp2(scores - base[:, None])
+    if UPCAST:
+        v = v.to(tl.float32)
+    acc = acc * factor[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return new_top, total * factor + tl.sum(weights, 1), acc
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_new"])
+def _prefix_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, bounds_ptr, part_ptr, lse_ptr, scale, softcap, num_rows, num_new,
+    q_head, q_row, k_head, k_row, v_head, v_row,
+    GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, SPLITS: tl.constexpr, HAS_CAP: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A block of rows of one key head over one share of the keys [start, end) -> part [Hk, splits, rows, Dv] float32,
+    normalised, and its log2-sum-exp [Hk, splits, rows]."""
+    head, split, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start, end = tl.load(bounds_ptr), tl.load(bounds_ptr + 1)
+    share = tl.cdiv(tl.cdiv(end - start, KEYS), SPLITS) * KEYS
+    first = start + split * share
+    last = tl.minimum(first + share, end)
+    rows = block * ROWS + tl.arange(0, ROWS)
+    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    is_row = rows < num_rows
+    q_at = (head * GROUP + rows // num_new) * q_head + rows % num_new * q_row
+    q = tl.load(q_ptr + q_at[:, None] + d, mask=is_row[:, None] & (d < D), other=0.0)
+    top = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_DV], tl.float32)
+    for begin in range(first, last, KEYS):
+        keys = begin + tl.arange(0, KEYS)
+        is_key = keys < last
+        key_at = keys.to(tl.int64)
+        k = tl.load(k_ptr + head * k_head + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
+        v = tl.load(v_ptr + head * v_head + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
+        scores = _scores(q, k, scale, softcap, HAS_CAP, UPCAST)
+        scores = tl.where(is_key[None, :], scores, -float("inf"))
+        top, total, acc = _take(top, total, acc, scores, v, UPCAST)
+    is_empty = total == 0.0
+    at = (head * SPLITS + split) * num_rows + rows
+    tl.store(lse_ptr + at, tl.where(is_empty, -float("inf"), top + tl.log2(tl.where(is_empty, 1.0, total))), is_row)
+    acc = acc / tl.where(is_empty, 1.0, total)[:, None]
+    tl.store(part_ptr + at[:, None] * DV + dv, acc, mask=is_row[:, None] & (dv < DV))
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_new", "num_keys"])
+def _tree_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, bounds_ptr, part_ptr, part_lse_ptr, bias_ptr, sink_ptr, out_ptr, lse_ptr,
+    scale, softcap, num_rows, num_new, num_keys, q_head, q_row, k_head, k_row, v_head, v_row, bias_row,
+    GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, SPLITS: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_SINK: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A block of rows of one key head: the splits merged, the `num_keys` masked keys and the sink taken in; out and lse
+    in the order of the query heads. The first `start` masked keys are the oldest ones, the others lie behind `end`."""
+    head, block = tl.program_id(0), tl.program_id(1)
+    start, end = tl.load(bounds_ptr), tl.load(bounds_ptr + 1)
+    rows = block * ROWS + tl.arange(0, ROWS)
+    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    is_row = rows < num_rows
+    query_head = head * GROUP + rows // num_new
+    new = rows % num_new
+    q_at = query_head * q_head + new * q_row
+    q = tl.load(q_ptr + q_at[:, None] + d, mask=is_row[:, None] & (d < D), other=0.0)
+    top = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_DV], tl.float32)
+    for split in range(SPLITS):
+        at = (head * SPLITS + split) * num_rows + rows
+        part_top = tl.load(part_lse_ptr + at, mask=is_row, other=-float("inf"))
+        part = tl.load(part_ptr + at[:, None] * DV + dv, mask=is_row[:, None] & (dv < DV), other=0.0)
+        new_top = tl.maximum(top, part_top)
+        base = tl.where(new_top == -float("inf"), 0.0, new_top)
+        factor, weight = tl.exp2(top - base), tl.exp2(part_top - base)
+        acc = acc * factor[:, None] + part * weight[:, None]
+        total = total * factor + weight
+        top = new_top
+    for begin in range(0, num_keys, KEYS):
+        number = begin + tl.arange(0, KEYS)
+        is_key = number < num_keys
+        key_at = tl.where(number < start, number, end + number - start).to(tl.int64)
+        k = tl.load(k_ptr + head * k_head + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
+        v = tl.load(v_ptr + head * v_head + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
+        seen = is_row[:, None] & is_key[None, :]
+        bias = tl.load(bias_ptr + new[:, None] * bias_row + number, mask=seen, other=-float("inf")).to(tl.float32)
+        scores = _scores(q, k, scale, softcap, HAS_CAP, UPCAST) + bias
+        top, total, acc = _take(top, total, acc, scores, v, UPCAST)
+    if HAS_SINK:
+        sink = tl.load(sink_ptr + query_head, mask=is_row, other=0.0).to(tl.float32) * 1.4426950408889634
+        new_top = tl.maximum(top, sink)
+        factor = tl.exp2(top - new_top)
+        acc = acc * factor[:, None]
+        total = total * factor + tl.exp2(sink - new_top)
+        top = new_top
+    is_empty = total == 0.0
+    total = tl.where(is_empty, 1.0, total)
+    at = query_head * num_new + new
+    lse = tl.where(is_empty, -float("inf"), (top + tl.log2(total)) / 1.4426950408889634)
+    tl.store(lse_ptr + at, lse, is_row)
+    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + at[:, None] * DV + dv, out, mask=is_row[:, None] & (dv < DV))
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Blocks of rows, rows in one, and shares of the keys."""
+
+    num_blocks: int
+    rows: int
+    num_splits: int
+
+
+class TritonBackend:
+    """The kernels of this file; `prefill` does chunks of a prompt, and what the kernels cannot do: other dtypes than
+    float16 and bfloat16, heads larger than 256."""
+
+    def __init__(self, prefill: AttentionBackend) -> None:
+        self._prefill = prefill
+        self._bounds: tuple[tuple[int, int, torch.device], Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"triton, {self._prefill.name} for prefill"
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        return self._prefill.causal(q, k, v, prefix_len, scoring)
+
+    def hybrid(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        can_run = q.dtype in _DTYPES or (q.dtype == torch.float32 and knobs.runtime.interpret)
+        if not can_run or max(q.shape[3], v.shape[3]) > _LARGEST_HEAD:
+            return self._prefill.hybrid(q, k, v, prefix_len, bias, scoring)
+        if bias is None:
+            bounds = self._on_device(0, k.shape[2], q.device)
+        else:
+            num_edge = bias.values.shape[1] - (k.shape[2] - prefix_len)
+            bounds = self._on_device(num_edge, prefix_len, q.device)
+        return attend(q, k, v, bounds, None if bias is None else bias.values, scoring)
+
+    def _on_device(self, start: int, end: int, device: torch.device) -> Tensor:
+        """The two numbers, int32 [2]; all layers of a pass ask for the same ones."""
+        key = (start, end, device)
+        if self._bounds is None or self._bounds[0] != key:
+            self._bounds = key, torch.tensor([start, end], dtype=torch.int32, device=device)
+        return self._bounds[1]
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, bias: Tensor | None, scoring: Scoring
+) -> tuple[Tensor, Tensor]:
+    """Attention of q [1, Hq, T, D] to the keys [start, end) of k and v, `bounds` int32 [2] on the device, and under
+    `bias` [T, E + N] to the first E = start keys and the N behind the end; out [1, Hq, T, Dv], lse [1, Hq, T] float32.
+
+    `k` and `v` may be longer than that, and `bounds` may be changed between two replays of a captured call.
+    """
+    _, num_heads, num_new, size = q.shape
+    num_kv_heads, value_size = k.shape[1], v.shape[3]
+    num_rows = num_heads // num_kv_heads * num_new
+    grid = _grid(num_rows, num_kv_heads, q.device)
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
+    part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
+    out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
+    lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
+    strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
+    shape = {
+        **launch_options(grid.rows, size, value_size, q.dtype),
+        "GROUP": num_heads // num_kv_heads,
+        "D": size,
+        "DV": value_size,
+        "SPLITS": grid.num_splits,
+        "HAS_CAP": scoring.softcap is not None,
+        "UPCAST": bool(knobs.runtime.interpret),
+    }
+    softcap = scoring.softcap or 1.0
+    _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
+        q, k, v, bounds, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape
+    )
+    few = bias if bias is not None else lse  # not looked at
+    _tree_kernel[(num_kv_heads, grid.num_blocks)](
+        q, k, v, bounds, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
+        scoring.scale, softcap, num_rows, num_new, 0 if bias is None else bias.shape[1], *strides,
+        0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **shape,
+    )  # fmt: skip
+    return out, lse
+
+
+def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype) -> dict[str, int]:
+    """Block sizes, warps and stages for blocks of `rows` rows and these head sizes."""
+    is_wide = max(size, value_size) * dtype.itemsize > _WIDE_BYTES
+    return {
+        "ROWS": rows,
+        "KEYS": _KEYS[is_wide],
+        "BLOCK_D": max(triton.next_power_of_2(size), _LEAST_ROWS),
+        "BLOCK_DV": max(triton.next_power_of_2(value_size), _LEAST_ROWS),
+        "num_warps": 8 if rows == _MOST_ROWS else 4,  # with 4 the larger blocks spill registers
+        "num_stages": _STAGES[is_wide],
+    }
+
+
+def _grid(num_rows: int, num_kv_heads: int, device: torch.device) -> _Grid:
+    """Enough programs to fill the device, whatever the length."""
+    rows = min(max(triton.next_power_of_2(num_rows), _LEAST_ROWS), _MOST_ROWS)
+    num_blocks = triton.cdiv(num_rows, rows)
+    num_programs = _PROGRAMS_PER_SM * _num_sms(device)
+    num_splits = triton.next_power_of_2(max(num_programs // (num_kv_heads * num_blocks), 1))
+    return _Grid(num_blocks, rows, min(num_splits, _MOST_SPLITS))
+
+
+def _num_sms(device: torch.device) -> int:
+    """Multiprocessors; a few where there are none."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8

@@ -1,0 +1,53 @@
+"""Our Triton kernels: against the float64 reference in Triton's interpreter, and compiled for cards that are not here.
+
+The interpreter has to be switched on before Triton is imported, so these run in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+SMALL_CARD = 99 * 1024  # bytes of shared memory that a block may have on an RTX 3090 or 4090
+
+
+def run(name: str, *arguments: str, interpret: bool) -> str:
+    env = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0", "TRITON_DEFAULT_FP_FUSION": "1"}
+    command = [sys.executable, str(HERE / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE.parent.parent, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_kernels_equal_the_reference_over_the_grid(dtype: str) -> None:
+    assert run("triton_grid.py", dtype, interpret=True).split()[-1] == "ok"
+
+
+def test_a_captured_length_may_change_and_splits_are_even() -> None:
+    assert run("triton_grid.py", "lengths", interpret=True).split()[-1] == "ok"
+
+
+def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
+    """They use the matrix units, spill no registers, and fit the shared memory of a small card."""
+    lines = run("triton_compile.py", interpret=False).splitlines()
+    assert len(lines) == 3 * 2 * 3 * 2
+    for line in lines:
+        kernel, capability, _, _, shared, products, spilled = line.split()
+        assert int(products) > 0, line
+        assert int(spilled) == 0, line
+        assert int(shared) <= (SMALL_CARD if capability != "90" else 227 * 1024), line
+        assert kernel in ("_prefix_kernel", "_tree_kernel")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_kernels_equal_the_reference_on_the_card(dtype: str) -> None:
+    assert run("triton_grid.py", dtype, "cuda", interpret=False).split()[-1] == "ok"

@@ -1,0 +1,69 @@
+"""Run by test_triton: compile the kernels as they are launched, for cards that need not be here.
+
+A line for each: kernel, compute capability, head size, rows, shared memory, matrix instructions, bytes spilled.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from spec_engine.attention import triton as kernels
+
+POINTERS = {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "bias_ptr": "*bf16", "out_ptr": "*bf16"}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def spilled(cubin: bytes) -> int:
+    """Bytes of a kernel's stack: registers that did not fit."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(TOOLS / "cuobjdump"), "--dump-resource-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return max(int(size) for size in re.findall(r"STACK:(\d+)", told))
+
+
+def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int) -> str:
+    """Compile one kernel with the constants of a launch."""
+    options = kernels.launch_options(rows, size, size, torch.bfloat16)
+    constants = {**options, "GROUP": 4, "D": size, "DV": size, "SPLITS": 32, "HAS_CAP": False, "UPCAST": False}
+    num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
+    if kernel is kernels._tree_kernel:
+        constants["HAS_SINK"] = False
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else kind(name) for name in names}
+    aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|[qkv]_row$", name)]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(place,): [["tt.divisibility", 16]] for place in aligned},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(source, target=target, options={"num_warps": num_warps, "num_stages": num_stages})
+    products = made.asm["ptx"].count("mma.sync") + made.asm["ptx"].count("wgmma.mma_async")
+    figures = (capability, size, rows, made.metadata.shared, products, spilled(made.asm["cubin"]))
+    return " ".join([kernel.__name__, *map(str, figures)])
+
+
+def kind(name: str) -> str:
+    """The type of an argument at a launch."""
+    if name.endswith("_ptr"):
+        return POINTERS.get(name, "*i32" if name == "bounds_ptr" else "*fp32")
+    return "fp32" if name in ("scale", "softcap") else "i32"
+
+
+if __name__ == "__main__":
+    both = (kernels._prefix_kernel, kernels._tree_kernel)
+    for capability, rows, size, kernel in product((80, 89, 90), (16, 64), (64, 128, 256), both):
+        print(compiled(kernel, capability, size, rows))

@@ -1,0 +1,61 @@
+"""Run by test_triton: the kernels against the reference. Arguments: a dtype, or ``lengths``; a device."""
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from spec_engine.attention import Scoring, TreeBias
+from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.attention.sdpa import MatmulBackend
+from spec_engine.attention.triton import TritonBackend, attend
+from tests.attention.test_contract import SHAPES, assert_same, make, random_bias
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 5e-2}
+
+
+def check(dtype: torch.dtype, device: str) -> None:
+    """Shapes, numbers of rows, lengths, biases; soft caps, sinks, other value sizes, dead rows."""
+    backend, reference = TritonBackend(MatmulBackend()), ReferenceBackend()
+    news, prefixes = ((1, 33), (0, 63, 300)) if device == "cpu" else ((1, 2, 7, 33, 64), (0, 1, 63, 1030, 16_000))
+    for shape, num_new, prefix_len in product(SHAPES, news, prefixes):
+        scoring = Scoring(shape[2] ** -0.5)
+        q, k, v = make(shape, num_new, prefix_len, dtype)
+        for bias in (None, random_bias(num_new, 0, dtype), random_bias(num_new, min(5, prefix_len), dtype)):
+            want = reference.hybrid(q.double(), k.double(), v.double(), prefix_len, bias, scoring)
+            on_device = None if bias is None else TreeBias(bias.values.to(device), None)
+            got = backend.hybrid(q.to(device), k.to(device), v.to(device), prefix_len, on_device, scoring)
+            assert_same((got[0].cpu(), got[1].cpu()), want, TOLERANCE[dtype])
+    for softcap, has_sink, value_size, prefix_len in product((None, 5.0), (False, True), (0, 20), (0, 3, 200)):
+        sink = torch.randn(8, generator=torch.Generator().manual_seed(1)) if has_sink else None
+        q, k, v = make((8, 2, 16), 6, prefix_len, dtype, value_size)
+        bias = random_bias(6, min(3, prefix_len), dtype, with_dead=True)
+        want = reference.hybrid(q.double(), k.double(), v.double(), prefix_len, bias, Scoring(0.3, softcap, sink))
+        scoring = Scoring(0.3, softcap, None if sink is None else sink.to(device))
+        on_device = TreeBias(bias.values.to(device), None)
+        got = backend.hybrid(q.to(device), k.to(device), v.to(device), prefix_len, on_device, scoring)
+        assert_same((got[0].cpu(), got[1].cpu()), want, TOLERANCE[dtype])
+
+
+def check_lengths() -> None:
+    """The same tensors and the same grid at every length: the two numbers on the device say where the keys end."""
+    q, k, v = make((4, 2, 16), 3, 700, torch.float32)
+    bounds = torch.zeros(2, dtype=torch.int32)
+    bias = random_bias(3, 0, torch.float32)
+    for end in (0, 1, 64, 65, 511, 700):
+        bounds[1] = end
+        got = attend(q, k, v, bounds, bias.values, Scoring(0.25))
+        part_k, part_v = k[:, :, : end + 3], v[:, :, : end + 3]
+        want = ReferenceBackend().hybrid(q.double(), part_k.double(), part_v.double(), end, bias, Scoring(0.25))
+        assert_same(got, want, 2e-5)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "lengths":
+        check_lengths()
+    else:
+        check(getattr(torch, sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu")
+    print("ok")
