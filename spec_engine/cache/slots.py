@@ -123,6 +123,15 @@ class SlotCache:
         row = bank.layers.index(layer)
         return bank.keys[row].narrow(2, 0, self._length), bank.values[row].narrow(2, 0, self._length)
 
+    def rows(self, num_rows: int) -> dict[str, Tensor]:
+        """The first `num_rows` rows of every layer as views [Hk, num_rows, D or Dv], committed or not, by name."""
+        return {
+            f"{kind}.{layer:03}": store[row, 0].narrow(1, 0, num_rows)
+            for bank in self.banks
+            for kind, store in (("keys", bank.keys), ("values", bank.values))
+            for row, layer in enumerate(bank.layers)
+        }
+
     def copy_rows(self, source: "SlotCache", start: int, num_rows: int) -> None:
         """Commit copies of `num_rows` rows of `source`, a cache of the same layers, from `start` on."""
         assert self._length + num_rows <= self.num_slots, "no room"

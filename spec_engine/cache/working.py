@@ -97,6 +97,11 @@ class WholeCache:
         """Commit the `num_new` rows that were just appended to the full cache."""
         self.full.advance(num_new)
 
+    def filled(self, num_rows: int) -> None:
+        """The first `num_rows` rows of the full cache were written from elsewhere; all else is forgotten."""
+        self.truncate(0)
+        self.full.advance(num_rows)
+
     def keep(self, num_new: int) -> None:
         """Commit the `num_new` rows that were just appended to the view."""
         self.full.advance(num_new)
@@ -161,6 +166,12 @@ class FocusedCache:
         self.full.advance(num_new)
         self._num_read = self.full.length
         self._is_stale = True
+
+    def filled(self, num_rows: int) -> None:
+        """The first `num_rows` rows of the full cache were written from elsewhere, at their own positions; all else is
+        forgotten."""
+        self.truncate(0)
+        self.read(num_rows)
 
     def keep(self, num_new: int) -> None:
         """Commit the `num_new` rows that were just appended to the view, there and in the full cache."""
