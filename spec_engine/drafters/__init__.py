@@ -1,6 +1,7 @@
 """The drafters by name.
 
-Job: the registry, which of them a preset can run, what their models need, how many tokens each drafts at most.
+Job: the registry, which of them a preset can run, building one, what their models need, how many tokens each drafts at
+most.
 Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 """
 
@@ -11,7 +12,9 @@ from spec_engine.drafters import blend, eagle3, lm, longspec, lookup, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.drafters.eagle_files import head_need
 from spec_engine.drafters.longspec import longspec_need
-from spec_engine.model.memory import MemoryNeed, model_need
+from spec_engine.errors import RequestError
+from spec_engine.model.memory import MemoryNeed, allocating, model_need
+from spec_engine.model.target import Target
 
 DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "none": none.build,
@@ -52,3 +55,29 @@ def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:
     if config.tree.policy == "chain":
         return min(config.tree.num_nodes, config.tree.max_depth)
     return config.tree.num_nodes
+
+
+def build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
+    """A drafter of this kind for the target."""
+    check_kind(preset, kind)
+    with allocating(preset.name):
+        return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
+
+
+def check_kind(preset: Preset, kind: DrafterKind) -> None:
+    """Raise `RequestError` for a drafter that the preset has no model for."""
+    if kind in available_drafters(preset):
+        return
+    draft = preset.draft
+    has = (
+        "names no draft model"
+        if draft.model is None
+        else f"has '{draft.model.id}', {_SORTS[draft.model_kind]}, to draft"
+    )
+    raise RequestError(
+        f"The preset '{preset.name}' {has}, so the drafter '{kind}' cannot run. Use 'lookup' or 'none', or choose a "
+        f"preset with draft.kind = '{kind}' and a [draft.model]."
+    )
+
+
+_SORTS = {"lm": "a language model", "eagle3": "an EAGLE head", "longspec": "a LongSpec head"}

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.config import Preset
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.retrieval import Focus
@@ -83,6 +84,10 @@ class Drafter(Protocol):
     @property
     def vocab_size(self) -> int:
         """Proposed token ids lie below this."""
+
+    @property
+    def memories(self) -> Sequence[TextMemory]:
+        """What it holds of the text from one answer to the next and would have to compute again, in a fixed order."""
 
     def begin(self, sampling: SamplingParams) -> DraftSession:
         """A session for a new answer. An earlier session must not be used any more."""

@@ -11,6 +11,7 @@ that both propose counts as likelier than by either alone. Where a copy is nearl
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.config import BlendConfig, DrafterKind
 from spec_engine.drafters import eagle3, lm, longspec, lookup
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
@@ -105,6 +106,11 @@ class BlendDrafter:
         self._model = model
         self._copies = copies
         self._config = config
+
+    @property
+    def memories(self) -> tuple[TextMemory, ...]:
+        """Those of both."""
+        return (*self._model.memories, *self._copies.memories)
 
     def begin(self, sampling: SamplingParams) -> BlendSession:
         """A session for a new answer."""

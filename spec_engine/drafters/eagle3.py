@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from spec_engine.cache.slots import num_shared
+from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.eagle_files import fetch_head
 from spec_engine.drafters.eagle_fit import fit_head
@@ -53,6 +54,11 @@ class EagleDrafter:
         self._fitted = fitted
         self._settings = replace(settings, vocab_size=self.vocab_size)
         self._memory = EagleMemory(fitted, settings)
+
+    @property
+    def memories(self) -> tuple[TextMemory, ...]:
+        """The rows of the text."""
+        return (self._memory,)
 
     def begin(self, sampling: SamplingParams) -> "EagleSession":
         """A session for a new answer."""

@@ -8,7 +8,7 @@ Row i of the cache pairs the feature of the text's token i with token i + 1, at 
 n - 1 rows, and the token that a chunk of retrieval names is the row with its feature.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -143,6 +143,21 @@ class EagleMemory:
         assert num_shared(self.token_ids, prefix) == len(prefix), "the rows belong to another text"
         self.cache.truncate(len(prefix))
         del self.token_ids[len(prefix) + 1 if prefix else 0 :]
+
+    def rows(self, token_ids: Sequence[int]) -> Mapping[str, Tensor] | None:
+        """Rows of the text's beginning `token_ids`, one less than tokens, by name; None where they are not held."""
+        is_held = self.token_ids[: self.num_reusable][: len(token_ids)] == list(token_ids)
+        return self.cache.full.rows(len(token_ids) - 1) if is_held and token_ids else None
+
+    def room(self, num_tokens: int) -> Mapping[str, Tensor]:
+        """Forget everything; the places of the rows of `num_tokens` tokens, to be written to."""
+        self.share(())
+        return self.cache.full.rows(num_tokens - 1)
+
+    def filled(self, token_ids: Sequence[int]) -> None:
+        """What `room` gave was written to: these are the tokens."""
+        self.cache.filled(len(token_ids) - 1)
+        self.token_ids = list(token_ids)
 
     @torch.inference_mode()
     def _run(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings
 from spec_engine.errors import RequestError
@@ -47,6 +48,11 @@ class LMDrafter:
         self.vocab_size = min(settings.vocab_size, runner.vocab_size)
         self._settings = settings
         self._memory = LMMemory(runner, settings)
+
+    @property
+    def memories(self) -> tuple[TextMemory, ...]:
+        """The rows of the text."""
+        return (self._memory,)
 
     def begin(self, sampling: SamplingParams) -> "LMSession":
         """A session for a new answer."""

@@ -5,7 +5,7 @@ Non-job: when to do what (`drafters.lm`), what is in view (`cache.working`).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +110,21 @@ class LMMemory:
         self.cache.truncate(num_kept)
         del self.token_ids[num_kept:]
         return num_kept
+
+    def rows(self, token_ids: Sequence[int]) -> Mapping[str, Tensor] | None:
+        """Rows of the text's beginning `token_ids`, by name; None where they are not held, or depend on a view."""
+        is_held = self.token_ids[: self.cache.num_read][: len(token_ids)] == list(token_ids)
+        return self.cache.full.rows(len(token_ids)) if is_held else None
+
+    def room(self, num_tokens: int) -> Mapping[str, Tensor]:
+        """Forget everything; the places of the rows of `num_tokens` tokens, to be written to."""
+        self.share(())
+        return self.cache.full.rows(num_tokens)
+
+    def filled(self, token_ids: Sequence[int]) -> None:
+        """What `room` gave was written to: these are the tokens."""
+        self.cache.filled(len(token_ids))
+        self.token_ids = list(token_ids)
 
     def _run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.config import DraftConfig, Preset, TreeConfig
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.longspec_head import HeadRotary, LongSpecHead, head_config, make_head
@@ -34,6 +35,7 @@ class LongSpecDrafter:
     """A head that proposes trees for `target`. Raises `ModelError` when they do not fit each other."""
 
     name = "longspec"
+    memories: tuple[TextMemory, ...] = ()  # the ring is filled with the first root
 
     def __init__(self, head: LongSpecHead, target: Target, config: DraftConfig) -> None:
         self.vocab_size = target.vocab_size

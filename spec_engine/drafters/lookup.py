@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spec_engine.cache.slots import num_shared
+from spec_engine.cache.store import TextMemory
 from spec_engine.config import LookupConfig
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.suffix_automaton import Match, SuffixAutomaton
@@ -155,6 +156,7 @@ class LookupDrafter:
     """Copies from prompt and answer; keeps its index between the turns of a conversation."""
 
     name = "lookup"
+    memories: tuple[TextMemory, ...] = ()  # an index of the text is made faster than it is read
 
     def __init__(self, config: LookupConfig, vocab_size: int) -> None:
         self.vocab_size = vocab_size

@@ -6,6 +6,7 @@ Non-job: anything else.
 
 from collections.abc import Iterator, Sequence
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -40,6 +41,7 @@ class NoDrafter:
     """Proposes nothing."""
 
     name = "none"
+    memories: tuple[TextMemory, ...] = ()  # nothing is held
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size

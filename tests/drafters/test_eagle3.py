@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.drafters.eagle_files import read_head
 from spec_engine.drafters.eagle_head import EagleHead
-from spec_engine.engine import Request, StopRules, load_engine
+from spec_engine.engine import Request, StopRules
 from spec_engine.errors import PresetError
 from spec_engine.events import Finished
+from spec_engine.loading import load_engine
 from spec_engine.model.target import Step
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
