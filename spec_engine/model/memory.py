@@ -22,6 +22,8 @@ from spec_engine.model.load import load_config, pick_device, pick_dtype
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
+_LEAST_CHUNK, _MOST_CHUNK = 512, 8192  # tokens of a prefill pass
+_CHUNK_SHARE = 1 / 8  # of the free memory, for the tensors of such a pass
 _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 16, "8bit": 1.0}  # per weight of a linear layer, with its scales
 
 
@@ -110,7 +112,7 @@ def memory_need(
     num_tokens: int,
     *,
     quantization: Quantization = "none",
-    prefill_chunk: int = 512,
+    prefill_chunk: int = _LEAST_CHUNK,
 ) -> MemoryNeed:
     """What a model of this configuration needs in `dtype` with a cache for `num_tokens` tokens."""
     text = config.get_text_config(decoder=True)
@@ -127,8 +129,20 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
     config = load_config(preset, ref)
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, pick_device(device), checkpoint)
-    chunk = preset.prefill_chunk
+    chunk = preset.prefill_chunk or _LEAST_CHUNK
     return memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
+
+
+def pick_chunk(preset: Preset, device: str) -> int:
+    """Tokens per prefill pass at most, once weights and caches are there: what the preset says; else as many as a part
+    of the free memory holds on a GPU, whose matrix units want long chunks."""
+    where = pick_device(device)
+    free = free_bytes(where)
+    if preset.prefill_chunk or where.type == "cpu" or free is None:
+        return preset.prefill_chunk or _LEAST_CHUNK
+    num_bytes = model_need(preset, preset.target, device).activations  # of the least
+    num_times = max(1, int(free * _CHUNK_SHARE / num_bytes))
+    return min(_MOST_CHUNK, _LEAST_CHUNK << num_times.bit_length() - 1)
 
 
 def fits(needs: Sequence[tuple[str, MemoryNeed]], device: str) -> bool:

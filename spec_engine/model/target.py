@@ -9,7 +9,7 @@ Verification is hybrid tree attention (SpecExtend, arXiv 2505.20776, section 3.1
 commit from one query per head, not from a second attention over all nodes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -209,6 +209,21 @@ class Target:
         self._token_ids = self._resident[: self.length]
         self.truncate(num_kept)
         return num_kept
+
+    def rows(self, token_ids: Sequence[int]) -> Mapping[str, Tensor] | None:
+        """Keys and values of the text's beginning `token_ids`, by name; None where they are not in memory."""
+        is_held = self._resident[: len(token_ids)] == list(token_ids)
+        return self._slots.rows(len(token_ids)) if is_held else None
+
+    def room(self, num_tokens: int) -> Mapping[str, Tensor]:
+        """Forget everything; the places of keys and values of `num_tokens` tokens, to be written to."""
+        self.reset()
+        return self._slots.rows(num_tokens)
+
+    def filled(self, token_ids: Sequence[int]) -> None:
+        """What `room` gave was written to: these are the tokens."""
+        self._slots.advance(len(token_ids))
+        self._token_ids, self._resident = list(token_ids), list(token_ids)
 
     def truncate(self, num_tokens: int) -> None:
         """Let go of the tokens from `num_tokens` on, and of whatever an interrupted pass left behind."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spec_engine.config import DrafterKind, ModelRef, Preset, Quantization
-from spec_engine.engine import Request, StopRules, load_engine
+from spec_engine.engine import Request, StopRules
 from spec_engine.errors import (
     MissingDependency,
     ModelError,
@@ -19,6 +19,7 @@ from spec_engine.errors import (
     VocabularyMismatch,
 )
 from spec_engine.events import Finished
+from spec_engine.loading import load_engine
 from spec_engine.model import memory
 from spec_engine.model.load import (
     check_vocabulary,
