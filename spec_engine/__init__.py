@@ -9,7 +9,7 @@ _HOME = {
     "Engine": "engine",
     "Request": "engine",
     "StopRules": "engine",
-    "load_engine": "engine",
+    "load_engine": "loading",
     "generate_with": "dropin",
     "SamplingParams": "sampling",
     "Session": "chat.session",

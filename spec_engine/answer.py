@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spec_engine.controller import BudgetController
-from spec_engine.drafters.base import DraftSession
+from spec_engine.drafters.guarded import GuardedSession
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, FinishReason, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.target import Step, Taps
@@ -63,14 +63,15 @@ class Answer:
         self,
         request: Request,
         num_reused: int,
-        draft: DraftSession,
+        draft: GuardedSession,
         parts: "AnswerParts",
         cancelled: Callable[[], bool],
     ) -> None:
         self.prompt = request.prompt_token_ids
         self.num_reused = num_reused
         self.draft = draft
-        self.clock = Clock()
+        self.clock = parts.clock
+        self.num_restored = parts.num_restored
         self._poll = cancelled
         self._is_cancelled = False
         self._sampling = request.sampling
@@ -85,6 +86,7 @@ class Answer:
         self._token_ids: list[int] = []
         self._texts: list[str] = []
         self._budget = 0
+        self._pass_s = self._sample_s = 0.0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
         self._controller.begin(len(self.prompt))
 
@@ -109,10 +111,13 @@ class Answer:
 
     def choose(self, tree: DraftTree, logits: Tensor) -> tuple[int, ...]:
         """The target's token after each node, from its `logits` [N, V]."""
+        self._pass_s = self.clock.lap()
         root_position = len(self.prompt) - 1 + len(self._token_ids)
         self._noise.forget(root_position + 1)
         positions = [root_position + 1 + depth for depth in tree.depths]
-        return choose(logits, self._sampling, positions, self._histories(tree, logits), self._noise)
+        chosen = choose(logits, self._sampling, positions, self._histories(tree, logits), self._noise)
+        self._sample_s = self.clock.lap()
+        return chosen
 
     def clip(self, accepted: Accepted) -> Accepted:
         """What is left of the new tokens after the stop rules; the one place that cuts."""
@@ -129,9 +134,11 @@ class Answer:
             num_new_tokens=len(accepted.token_ids),
             draft_depth=tree.depth,
             draft_s=self._draft_s,
-            verify_s=self.clock.lap(),
+            verify_s=self._pass_s + self._sample_s + self.clock.lap(),
             other_s=self._other_s,
+            sample_s=self._sample_s,
             drafting_note=self._controller.note,
+            drafter_failure=self.draft.failure,
         )
         self._draft_s = self._other_s = 0.0
         self._last_token_s = self.clock.now()
@@ -177,7 +184,7 @@ class Answer:
         No deeper than the answer may get: so no node stands beyond the context that was checked at the start.
         """
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
-        self._budget = self._controller.budget() if num_wanted else 0
+        self._budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
         tree = DraftTree.root(root)
         if self._budget:
             tree = self._controller.cut(self.draft.propose(root, self._budget).within(num_wanted))
@@ -208,10 +215,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerParts:
-    """What an answer is made with: two parts of its own, the engine's controller, and how often to tell where the
-    target looks, in steps; 0: never."""
+    """What an answer is made with: two parts of its own, the engine's controller, how often to tell where the target
+    looks, in steps (0: never), how many tokens came from disk, and the clock, which runs since before that."""
 
     retriever: Retriever
     detokenizer: Detokenizer
     controller: BudgetController
-    look_every: int = 0
+    look_every: int
+    num_restored: int
+    clock: Clock

@@ -171,7 +171,7 @@ class Preset:
     instruction: str = "Answer questions about this document. Quote it where that helps."  # put before the document
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
-    prefill_chunk: int = 512  # tokens per prefill pass; a cancelled prefill stops after one of them
+    prefill_chunk: int = 0  # tokens per prefill pass at most; 0: by the memory that is free, 512 on the CPU
     memory: MemoryFigures = field(default_factory=MemoryFigures)
     folder: Path = Path()  # where the file lies; relative model paths start here
 
@@ -257,7 +257,7 @@ def check_preset(preset: Preset, where: str) -> None:
         )
     for key, value, lowest, highest in _ranges(preset):
         if not lowest <= value <= highest:
-            rule = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+            rule = f"at least {lowest:,}" if highest == math.inf else f"between {lowest:,} and {highest:,}"
             raise PresetError(f"{where}: {key} is {value}, it must be {rule}. Correct the value.")
     if not preset.generation.top_p > 0 or not preset.generation.repetition_penalty > 0:
         raise PresetError(f"{where}: generation.top_p and repetition_penalty must be above 0. Correct the value.")
@@ -268,10 +268,10 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
     draft, generation = preset.draft, preset.generation
     tree, retrieval, lookup = draft.tree, draft.retrieval, draft.lookup
     return [
-        ("context_length", preset.context_length, 1, math.inf),
+        ("context_length", preset.context_length, 1, 10_000_000),
         ("reliable_length", preset.reliable_length, 0, preset.context_length),
-        ("prefill_chunk", preset.prefill_chunk, 1, math.inf),
-        *((f"memory.{key}", value, 0.0, math.inf) for key, value in dataclasses.asdict(preset.memory).items()),
+        ("prefill_chunk", preset.prefill_chunk, 0, math.inf),
+        *((f"memory.{key}", value, 0, math.inf) for key, value in dataclasses.asdict(preset.memory).items()),
         ("draft.tree.num_nodes", tree.num_nodes, 1, MAX_DRAFT_NODES),
         ("draft.tree.max_depth", tree.max_depth, 1, MAX_DRAFT_NODES),
         ("draft.tree.threshold", tree.threshold, 0, math.inf),

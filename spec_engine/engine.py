@@ -1,7 +1,8 @@
 """The engine: one loop for plain and speculative decoding.
 
-Job: `Engine.generate`, which turns a request into events, and building an engine from a preset.
-Non-job: how to draft, attend, sample or stop; the layers below do that. Text prompts and chat are above.
+Job: `Engine.generate`, which turns a request into events.
+Non-job: building an engine from a preset (`loading`); how to draft, attend, sample or stop: the layers below do that.
+Text prompts and chat are above.
 """
 
 import gc
@@ -9,30 +10,30 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 
-from spec_engine.answer import Answer, AnswerParts, Request
-from spec_engine.config import NEED_MODEL, DrafterKind, Preset, RetrievalConfig
+from spec_engine.answer import Answer, AnswerParts, Clock, Request
+from spec_engine.cache.store import PrefixStore
+from spec_engine.config import DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController
-from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_draft_nodes
-from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.drafters import build_drafter, max_draft_nodes
+from spec_engine.drafters.base import Drafter
+from spec_engine.drafters.guarded import GuardedSession
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
-from spec_engine.model.load import fetch, load_target, load_tokenizer
-from spec_engine.model.memory import MemoryUse, allocating, check_memory, fits, held_bytes, model_need
+from spec_engine.model.memory import MemoryUse, held_bytes
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
-from spec_engine.model.watch import LoadProgress, LoadWatch, watching
 from spec_engine.pacer import PrefillPacer
+from spec_engine.prefixes import PrefixKeeper
 from spec_engine.retrieval import Retriever
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
 
-__all__ = ["Engine", "EngineConfig", "Request", "StopRules", "load_engine"]
+__all__ = ["Engine", "EngineConfig", "Request", "StopRules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,8 @@ class EngineConfig:
     adaptive: bool = True  # choose the number of nodes by measured speed; False: always `max_nodes`
     prefill_chunk: int = 512  # tokens per prefill pass at most
     preset: Preset | None = None  # what the engine was built from, if it was
+    store: PrefixStore | None = None  # where beginnings of prompts are kept
     look_every: int = 0  # steps between two `ContextAttended` events, which cost a tenth of a plain step each; 0: none
-
-
-class Room(Protocol):
-    """Memory that could be freed for the models of a load, say that of an engine in use."""
-
-    @property
-    def num_bytes(self) -> int:
-        """How much it is."""
-
-    def free(self) -> None:
-        """Free it."""
 
 
 def never() -> bool:
@@ -82,7 +73,8 @@ class Engine:
 
     @property
     def target(self) -> Target:
-        """The target with its cache."""
+        """The target with its cache. Raises `RequestError` when the engine was closed, like all that asks for it."""
+        self._require_open()
         return self._target
 
     @property
@@ -93,22 +85,23 @@ class Engine:
     @property
     def drafter(self) -> Drafter:
         """Whatever proposes."""
+        self._require_open()
         return self._drafter
 
     @property
     def drafter_name(self) -> str:
         """The kind of drafter, as in the registry."""
-        return self._drafter.name
+        return self.drafter.name
 
     @property
     def capacity(self) -> int:
         """Tokens of prompt and answer together at most."""
-        return self._target.capacity
+        return self.target.capacity
 
     @property
     def device(self) -> str:
         """Where the target runs."""
-        return str(self._target.device)
+        return str(self.target.device)
 
     @property
     def config(self) -> EngineConfig:
@@ -123,7 +116,7 @@ class Engine:
     @property
     def memory(self) -> MemoryUse:
         """The memory that models and caches take, as measured."""
-        weights, cache, draft = held_bytes(self._target.model, self._target, self._drafter)
+        weights, cache, draft = held_bytes(self.target.model, self._target, self._drafter)
         return MemoryUse(weights, cache, draft, self._target.capacity)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = never) -> Iterator[Event]:
@@ -135,7 +128,7 @@ class Engine:
         """
         with self._answering(request, cancelled) as answer:
             show = answer.clock.show
-            yield from show(PromptReady(len(answer.prompt), answer.num_reused))
+            yield from show(PromptReady(len(answer.prompt), answer.num_reused, answer.num_restored))
             for step in self._prefill(answer):
                 yield from show(Prefilled(step.num_done, len(answer.prompt), answer.clock.now()))
             tree = DraftTree.root(answer.prompt[-1])
@@ -183,7 +176,7 @@ class Engine:
         if use_retrieval is not None:
             draft = replace(draft, retrieval=replace(draft.retrieval, enabled=use_retrieval))
         preset = replace(preset, draft=draft)
-        drafter = _build_drafter(preset, kind, self._target)
+        drafter = build_drafter(preset, kind, self.target)
         config = replace(self._config, max_nodes=max_draft_nodes(kind, draft), retrieval=draft.retrieval, preset=preset)
         sibling = Engine(self._target, drafter, self._tokenizer, config)
         sibling._turn, sibling._pacer = self._turn, self._pacer
@@ -193,6 +186,27 @@ class Engine:
         """This engine, which from now on tells every so many steps where the target looks, as its siblings will."""
         self._config = replace(self._config, look_every=every)
         return self
+
+    def keeping_prefixes(self, store: PrefixStore) -> "Engine":
+        """This engine, which from now on restores from `store` what `keep_prefix` put there, as its siblings will."""
+        self._config = replace(self._config, store=store)
+        return self
+
+    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = never) -> bool:
+        """Keep the text `token_ids`, the beginning of the last prompt, in the store under `label`; whether it is there
+        then, with what the drafter holds of it.
+
+        Raises `RequestError` while an answer is being made.
+        """
+        self._require_open()
+        keeper = self._keeper()
+        with self._taking_turn():
+            return keeper is not None and keeper.keep(token_ids, label, cancelled)
+
+    def forget_prefix(self, label: str) -> None:
+        """Delete what was kept under `label`, by this engine or another."""
+        if self._config.store is not None:
+            self._config.store.forget(label)
 
     def close(self) -> None:
         """Give the memory of models and caches back; the engine makes no answers after this.
@@ -215,8 +229,12 @@ class Engine:
         prompt = request.prompt_token_ids
         self._check(request)
         with self._taking_turn():
+            clock = Clock()
             num_reused = self._target.reuse(prompt[:-1])  # also drops what an interrupted pass may have left behind
-            session = self._drafter.begin(request.sampling)
+            keeper = self._keeper()
+            num_restored = keeper.restore(prompt[:-1], num_reused) if keeper else 0
+            num_reused = self._target.length
+            session = GuardedSession(self._drafter, request.sampling)
             num_reused = session.reusable(prompt[:num_reused])
             self._target.truncate(num_reused)
             parts = AnswerParts(
@@ -224,8 +242,15 @@ class Engine:
                 StreamingDetokenizer(self._tokenizer),
                 self._controller,
                 self._config.look_every,
+                min(num_restored, num_reused),
+                clock,
             )
             yield Answer(request, num_reused, session, parts, cancelled)
+
+    def _keeper(self) -> PrefixKeeper | None:
+        """What keeps beginnings of prompts, if that is wanted."""
+        store, preset = self._config.store, self.preset
+        return PrefixKeeper(store, self._target, self._drafter, preset) if store and preset else None
 
     @contextmanager
     def _taking_turn(self) -> Iterator[None]:
@@ -254,10 +279,13 @@ class Engine:
             yield steps[-1]
         answer.prefilled()
 
-    def _check(self, request: Request) -> None:
-        """Refuse what cannot be served."""
+    def _require_open(self) -> None:
         if self._is_closed:
             raise RequestError("This engine was closed and its models were freed. Load it again.")
+
+    def _check(self, request: Request) -> None:
+        """Refuse what cannot be served."""
+        self._require_open()
         prompt, max_tokens = request.prompt_token_ids, request.stop.max_tokens
         if not prompt:
             raise RequestError("The prompt is empty, so there is nothing to continue. Write something first.")
@@ -273,71 +301,3 @@ class Engine:
                 f"{self._target.capacity:,} holds. Nothing was cut. Shorten the document or the conversation, ask for "
                 "a shorter answer, or choose a preset with a longer context."
             )
-
-
-def load_engine(
-    preset: Preset,
-    *,
-    drafter: DrafterKind | None = None,
-    device: str = "auto",
-    adaptive: bool = True,
-    watch: LoadWatch | None = None,
-    room: Room | None = None,
-) -> Engine:
-    """Load the preset's models and put them together; what is not on this machine is downloaded first.
-
-    `drafter` replaces the preset's kind; `adaptive` is `EngineConfig.adaptive`. `watch` is told what happens and may
-    end it, and `room` is freed once everything is here if the models do not fit beside it. Raises `ModelError` kinds
-    when a model cannot be loaded, and `RequestError` for a drafter that the preset cannot run.
-    """
-    watch = watch or LoadWatch()
-    kind = drafter or preset.draft.kind
-    _check_kind(preset, kind)
-    draft = preset.draft.model if kind in NEED_MODEL else None
-    with watching(watch):
-        watch.tell(LoadProgress(f"Loading {preset.target.id}"))
-        tokenizer = load_tokenizer(preset, preset.target)
-        needs = [(preset.target.id, model_need(preset, preset.target, device))]
-        if draft is not None:
-            needs.append((draft.id, draft_need(preset, device)))
-        check_memory(preset, needs, device, room.num_bytes if room else 0)
-        fetch(preset, preset.target, weights=True)
-        if draft is not None:
-            fetch(preset, draft, weights=True, has_tokenizer=preset.draft.model_kind == "lm")
-        if room is not None and not fits(needs, device):
-            room.free()
-        model = load_target(preset, preset.target, device=device)
-        with allocating(preset.name):
-            target = Target(model, preset.context_length, preset.prefill_chunk)
-        if draft is not None:
-            watch.tell(LoadProgress(f"Loading {draft.id}"))
-        config = EngineConfig(
-            max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, preset.prefill_chunk, preset
-        )
-        return Engine(target, _build_drafter(preset, kind, target), tokenizer, config)
-
-
-def _build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
-    """A drafter of this kind for the target."""
-    _check_kind(preset, kind)
-    with allocating(preset.name):
-        return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
-
-
-def _check_kind(preset: Preset, kind: DrafterKind) -> None:
-    """Raise `RequestError` for a drafter that the preset has no model for."""
-    if kind in available_drafters(preset):
-        return
-    draft = preset.draft
-    has = (
-        "names no draft model"
-        if draft.model is None
-        else f"has '{draft.model.id}', {_SORTS[draft.model_kind]}, to draft"
-    )
-    raise RequestError(
-        f"The preset '{preset.name}' {has}, so the drafter '{kind}' cannot run. Use 'lookup' or 'none', or choose a "
-        f"preset with draft.kind = '{kind}' and a [draft.model]."
-    )
-
-
-_SORTS = {"lm": "a language model", "eagle3": "an EAGLE head", "longspec": "a LongSpec head"}

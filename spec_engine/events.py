@@ -15,10 +15,12 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class PromptReady:
-    """The prompt was compared with the cache: so many tokens in all, so many of them already computed."""
+    """The prompt was compared with the cache: so many tokens in all, so many of them already computed, and of these so
+    many restored from disk."""
 
     num_prompt_tokens: int
     num_reused_tokens: int
+    num_restored_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class StepRecord:
     verify_s: float  # target pass, acceptance and commit
     other_s: float = 0.0  # retrieval and bookkeeping
     drafting_note: str = ""  # why nothing was drafted although a drafter is there; empty while drafting is on
+    drafter_failure: str = ""  # what broke in the drafter, from then on
+    sample_s: float = 0.0  # of `verify_s`: choosing tokens; on a GPU the wait for the pass lies here
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class GenerationMetrics:
     draft_s: float
     verify_s: float
     other_s: float
+    sample_s: float
     time_to_first_token_s: float
     tokens_per_second: float
     prefill_tokens_per_second: float
@@ -51,6 +54,7 @@ class GenerationMetrics:
     acceptance_by_position: tuple[float, ...]  # [k] = share of steps drafting to depth > k that kept more than k
     num_plain_steps: int  # steps over a bare root, drafts that were cut to nothing among them
     drafting_note: str  # the last reason why drafting was off, if it ever was
+    drafter_failure: str  # what broke in the drafter, if anything did: the rest was decoded plainly
 
     def as_dict(self) -> dict[str, int | float | str | list[int] | list[float]]:
         """Plain values for JSON; tuples become lists."""
@@ -100,6 +104,7 @@ class MetricsRecorder:
             draft_s=sum(step.draft_s for step in self._steps),
             verify_s=sum(step.verify_s for step in self._steps),
             other_s=sum(step.other_s for step in self._steps),
+            sample_s=sum(step.sample_s for step in self._steps),
             time_to_first_token_s=self._first_token_s,
             tokens_per_second=num_tokens / decode_s if decode_s > 0 else 0.0,
             prefill_tokens_per_second=num_prefilled / self._prefill_s if self._prefill_s > 0 else 0.0,
@@ -112,15 +117,18 @@ class MetricsRecorder:
             acceptance_by_position=_by_position(self._steps),
             num_plain_steps=sum(step.num_draft_tokens == 0 for step in self._steps),
             drafting_note=next((step.drafting_note for step in reversed(self._steps) if step.drafting_note), ""),
+            drafter_failure=next((step.drafter_failure for step in self._steps if step.drafter_failure), ""),
         )
 
 
 def describe(metrics: GenerationMetrics) -> str:
-    """The figures that matter most, in one line."""
+    """The figures that matter most, in one line; a drafter's failure after them."""
+    failure = f". {metrics.drafter_failure}" if metrics.drafter_failure else ""
     return (
         f"{metrics.num_generated_tokens} tokens, {metrics.tokens_per_second:.1f} tokens/s, mean acceptance length "
         f"{metrics.mean_acceptance_length:.2f}; prompt {metrics.num_prompt_tokens:,} tokens "
         f"({metrics.num_reused_tokens:,} reused), first token after {metrics.time_to_first_token_s:.2f} s"
+        f"{failure}"
     )
 
 

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from spec_engine.cache.store import TextMemory
 from spec_engine.config import DraftConfig, DrafterKind, LookupConfig, ModelRef, Preset, RetrievalConfig, TreeConfig
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -114,13 +115,11 @@ class OracleDrafter:
     """Knows the answer and drafts it, with a wrong sibling at each level; notes what the engine tells it."""
 
     name = "oracle"
+    memories: tuple[TextMemory, ...] = ()
     vocab_size = VOCAB_SIZE
 
-    def __init__(
-        self, prompt: Sequence[int], answer: Sequence[int], *, fail_at: int | None = None, delay_s: float = 0.0
-    ) -> None:
+    def __init__(self, prompt: Sequence[int], answer: Sequence[int], *, delay_s: float = 0.0) -> None:
         self._text = (*prompt, *answer)
-        self._fail_at = fail_at
         self._delay_s = delay_s
         self.observed: list[int] = []
         self.num_proposals = 0
@@ -150,8 +149,6 @@ class OracleDrafter:
     def propose(self, root: int, max_nodes: int) -> DraftTree:
         self.num_proposals += 1
         time.sleep(self._delay_s)
-        if self._fail_at == self.num_proposals:
-            raise RuntimeError("the drafter broke")
         start = len(self.observed) + 1
         token_ids, parents, depths = [root], [-1], [0]
         parent = 0

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from spec_engine.config import DrafterKind, RetrievalConfig, TreeConfig
 from spec_engine.drafters.base import Drafter
 from spec_engine.drafters.none import NoDrafter
-from spec_engine.engine import Engine, EngineConfig, Request, StopRules, load_engine
+from spec_engine.engine import Engine, EngineConfig, Request, StopRules
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
+from spec_engine.loading import load_engine
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.model.watch import spoken
@@ -330,13 +331,46 @@ def test_an_interrupted_pass_leaves_no_trace(make: Callable[..., Engine], plain:
     assert finished(engine, 30).token_ids == plain[:30]
 
 
-def test_a_broken_drafter_does_not_spoil_the_target(make: Callable[..., Engine], plain: tuple[int, ...]) -> None:
-    engine = make(OracleDrafter(PROMPT, plain, fail_at=3))
-    with pytest.raises(RuntimeError, match="broke"):
+@pytest.mark.broken_drafter
+@pytest.mark.parametrize("verb", ["begin", "reusable", "reuse", "observe", "propose"])
+@pytest.mark.parametrize("fail_at", [1, 3])
+def test_an_answer_goes_on_plainly_where_its_drafter_breaks(
+    make: Callable[..., Engine], plain: tuple[int, ...], verb: str, fail_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = OracleDrafter(PROMPT, plain)
+    engine = make(drafter)
+    works, calls = getattr(drafter, verb), itertools.count()
+
+    def breaks(*args: object) -> object:
+        if next(calls) == fail_at - 1:
+            raise RuntimeError("the drafter broke\nin line 2")
+        return works(*args)
+
+    monkeypatch.setattr(drafter, verb, breaks)
+    answers = [finished(engine, 30) for _ in range(4)]
+    assert {answer.token_ids for answer in answers} == {plain[:30]}
+    failures = [answer.metrics.drafter_failure for answer in answers]
+    assert sum(map(bool, failures)) == 1  # the next answer tries again
+    assert next(filter(None, failures)).endswith("off for the rest of this answer: the drafter broke")
+
+
+def test_a_broken_target_ends_the_answer_and_the_next_one_works(
+    make: Callable[..., Engine], plain: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(OracleDrafter(PROMPT, plain))
+    works, calls = engine.target.verify, itertools.count()
+
+    def breaks(tree: DraftTree, taps: Taps) -> object:
+        if next(calls) == 3:
+            raise RuntimeError("the target broke")
+        return works(tree, taps)
+
+    monkeypatch.setattr(engine.target, "verify", breaks)
+    with pytest.raises(RuntimeError, match="target broke"):
         finished(engine, 60)
     held = engine.target.token_ids
     assert held == (*PROMPT, *plain)[: len(held)]
-    assert finished(engine, 30).token_ids == plain[:30]  # its third proposal is behind it
+    assert finished(engine, 30).token_ids == plain[:30]
 
 
 # Refusals
@@ -438,8 +472,9 @@ def test_a_closed_engine_frees_its_target_and_says_so(make: Callable[..., Engine
     engine.close()
     engine.close()
     assert target() is None
-    with pytest.raises(RequestError, match="closed"):
-        finished(engine, 3)
+    for use in (lambda: finished(engine, 3), lambda: engine.capacity, lambda: engine.memory, lambda: engine.drafter):
+        with pytest.raises(RequestError, match="closed"):
+            use()
 
 
 def test_a_kind_the_preset_cannot_run_is_refused(pair: Path, make: Callable[..., Engine]) -> None:

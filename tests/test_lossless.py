@@ -15,8 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from spec_engine.config import MODEL_DRAFTERS, DrafterKind, DTypeName, Preset, RetrievalConfig, TreeConfig
-from spec_engine.engine import Engine, Request, StopRules, load_engine
+from spec_engine.engine import Engine, Request, StopRules
 from spec_engine.events import ContextFocused, Finished
+from spec_engine.loading import load_engine
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.sampling import SamplingParams
 from tests.fakes import END_ID, HEADS, SHAPES, pair_preset, perturbed, save_pair, tiny_lm
