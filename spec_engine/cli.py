@@ -11,28 +11,22 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from spec_engine.bench.looks import looks_json, looks_table, measure_looks
-from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets
-from spec_engine.bench.needle import measure_needles, needle_json
-from spec_engine.bench.quality import measure_quality, quality_json
-from spec_engine.bench.report import needle_table, quality_table, say, speed_caption, speed_table, work_table
-from spec_engine.bench.run import PLAIN, BenchPlan, run_bench
-from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
-from spec_engine.bench.traces import record_traces, save_traces
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
-from spec_engine.cli_options import add_parts, add_preset, chosen_document, chosen_preset, positive, progress
+from spec_engine.cli_bench import add_bench
+from spec_engine.cli_options import add_parts, add_preset, chosen_document, chosen_preset, progress
 from spec_engine.cli_train import add_train
 from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
-from spec_engine.engine import Engine, load_engine
-from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError
+from spec_engine.engine import Engine
+from spec_engine.errors import PasswordRequired, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
+from spec_engine.loading import load_engine
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
 from spec_engine.model.watch import spoken
@@ -98,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument("--json", action="store_true")
     read.set_defaults(command=_read)
 
-    _add_bench(commands.add_parser("bench", help="speed against plain decoding, or --quality of the answers"))
+    add_bench(commands.add_parser("bench", help="speed against plain decoding, or --quality of the answers"))
     presets = commands.add_parser("presets", help="list the presets, or show one")
     presets.add_argument("name", nargs="?")
     presets.add_argument("--json", action="store_true")
@@ -110,34 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_train(commands.add_parser("train", help="train the built-in models, or a draft for a preset's target"))
     return parser
-
-
-def _add_bench(bench: argparse.ArgumentParser) -> None:
-    add_preset(bench)
-    bench.add_argument("--data", type=Path, help="folder of .jsonl or .txt texts (default: the bundled report)")
-    bench.add_argument(
-        "--lengths", default="1024,2048,4096,8192,15000", help="tokens of document (default: %(default)s)"
-    )
-    bench.add_argument("--texts", type=positive, default=3, help="texts a length (default: %(default)s)")
-    bench.add_argument("--questions", type=positive, default=4, help="questions a text (default: %(default)s)")
-    bench.add_argument("--max-tokens", type=positive, default=128, help="tokens an answer (default: %(default)s)")
-    bench.add_argument(
-        "--drafters",
-        help=f"comma list of {', '.join(DRAFTER_KINDS)}; with a minus behind it without retrieval (default: all that "
-        "the preset can run)",
-    )
-    bench.add_argument("--also", default="", metavar="PRESET,…", help="what the preset cannot draft, as these do")
-    bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
-    bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
-    bench.add_argument("--ask", help="ask this instead of questions about each text")
-    instead = bench.add_mutually_exclusive_group()
-    instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
-    instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
-    instead.add_argument("--looks", action="store_true", help="whether the model is said to look where it quotes from")
-    instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
-    bench.add_argument("--out", type=Path, help="also write the result as JSON here")
-    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    bench.set_defaults(command=_bench)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -236,66 +202,6 @@ def _read(arguments: argparse.Namespace) -> int:
         print(f"Note: {problem.message}", file=sys.stderr)
     print(f"{num_tokens:,} tokens for preset '{preset.name}' ({preset.context_length:,} of context)", file=sys.stderr)
     return 0
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    preset = chosen_preset(arguments)
-    _refuse_unread(arguments)
-    texts = read_texts(arguments.data or bundled_text())
-    lengths = tuple(parse_lengths(arguments.lengths))
-    tell = progress
-    if arguments.quality:
-        engine = load_engine(preset, device=arguments.device, watch=spoken(tell))
-        quality = measure_quality(
-            engine, texts, lengths, arguments.texts * arguments.questions, tell, questions_per_text=arguments.questions
-        )
-        _deliver(arguments, quality_json(quality), quality_table(quality))
-        return 0
-    if arguments.needle:
-        engine = load_engine(preset, drafter=PLAIN, device=arguments.device, watch=spoken(tell))
-        needles = measure_needles(engine, texts, lengths, arguments.texts, tell)
-        _deliver(arguments, needle_json(needles), needle_table(needles))
-        return 0
-    if arguments.looks:
-        engine = load_engine(preset, device=arguments.device, watch=spoken(tell))
-        looks = measure_looks(engine, texts, lengths, arguments.texts * arguments.questions, tell)
-        _deliver(arguments, looks_json(looks), looks_table(looks))
-        return 0
-    plan = BenchPlan(
-        lengths, arguments.texts, arguments.questions, arguments.max_tokens, arguments.ask, arguments.temperature
-    )
-    presets = [preset, *(load_preset(name) for name in arguments.also.split(",") if name)]
-    if arguments.traces is not None:
-        check_targets(presets)
-        arguments.traces.parent.mkdir(parents=True, exist_ok=True)
-        plain = load_engine(preset, drafter=PLAIN, device=arguments.device, watch=spoken(tell))
-        save_traces(record_traces(plain, presets, texts, plan, tell), arguments.traces)
-        return 0
-    drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(presets)
-    engines = build_engines(presets, drafters, arguments.device, tell, adaptive=not arguments.fixed_budget)
-    peers = build_peers(preset, engines[PLAIN])
-    report = replace(run_bench(engines, peers, texts, plan, tell), command=" ".join(["spec-engine", *sys.argv[1:]]))
-    tables = "\n\n".join(filter(None, (speed_table(report), work_table(report), speed_caption(report))))
-    _deliver(arguments, report.to_json(), tables)
-    return 0
-
-
-def _refuse_unread(arguments: argparse.Namespace) -> None:
-    """Raise `RequestError` for options that another kind of measurement would not read."""
-    speed: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
-    if arguments.quality or arguments.needle:
-        speed = ("also", "drafters", "temperature", "fixed_budget", "ask")
-    for name in speed:
-        if getattr(arguments, name):
-            kind = next(kind for kind in ("quality", "needle", "traces") if getattr(arguments, kind))
-            raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
-
-
-def _deliver(arguments: argparse.Namespace, as_json: str, table: str) -> None:
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(as_json + "\n", "utf-8")
-    say(as_json if arguments.json else table)
 
 
 def _presets(arguments: argparse.Namespace) -> int:

@@ -65,8 +65,9 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     [
         ("contxt = 3\n", ["contxt", "context_length"]),
         ("context_length = 'long'\n", ["context_length", "int"]),
-        ("reliable_length = 4097\n", ["reliable_length", "between 0 and 4096"]),
-        ("context_length = 0\n", ["context_length", "at least 1"]),
+        ("reliable_length = 4097\n", ["reliable_length", "between 0 and 4,096"]),
+        ("context_length = 99_999_999\n", ["context_length", "between 1 and 10,000,000"]),
+        ("context_length = 0\n", ["context_length", "between 1 and"]),
         ("context_length = true\n", ["context_length", "int"]),
         ("name = 'x'\n", ["name", "Remove"]),
     ],

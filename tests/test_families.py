@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from spec_engine.config import CrossAttention, DrafterKind
-from spec_engine.engine import load_engine
 from spec_engine.errors import UnsupportedModel
+from spec_engine.loading import load_engine
 from tests.fakes import HEADS, pair_preset, perturbed, save_pair, tiny_lm
 from tests.heads import save_taught_head
 from tests.test_lossless import TREES, VIEW, ask, prompt_of

@@ -9,10 +9,10 @@ import torch
 from huggingface_hub import constants
 
 from spec_engine import needs
+from spec_engine.bench.shapes import CONFIGS
 from spec_engine.config import MemoryFigures, ModelRef, Preset, load_preset, preset_names
-from spec_engine.engine import load_engine
+from spec_engine.loading import load_engine
 from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
-from tests.published_configs import CONFIGS
 
 GB = 10**9
 SIZED = [name for name in preset_names() if not name.startswith("builtin")]

@@ -12,8 +12,9 @@ from spec_engine.bench.peers import Peers
 from spec_engine.bench.run import PLAIN
 from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset, resolve_model
 from spec_engine.drafters import DRAFTERS, available_drafters
-from spec_engine.engine import Engine, load_engine
+from spec_engine.engine import Engine
 from spec_engine.errors import RequestError
+from spec_engine.loading import load_engine
 from spec_engine.model.load import load_target
 from spec_engine.model.watch import spoken
 

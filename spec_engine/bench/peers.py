@@ -5,10 +5,11 @@ prompt lookup. Non-job: any way of decoding of this project.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 PLAIN_PEER = "transformers generate"
@@ -69,3 +70,22 @@ class Peers:
         (began, num_first), (ended, _) = watch.arrivals[1], watch.arrivals[-1]
         num_new = output.shape[1] - len(prompt)
         return PeerRun(tuple(output[0, len(prompt) :].tolist()), max(0, num_new - num_first), ended - began)
+
+
+def continue_from(
+    model: PreTrainedModel, rows: Mapping[str, torch.Tensor], token_id: int, num_tokens: int
+) -> tuple[float, list[int]]:
+    """Seconds a token of `generate` behind keys and values [Hk, n, D] under names like ``keys.003``, and the tokens
+    that follow `token_id` there."""
+    cache, watch = DynamicCache(), _Stopwatch()
+    for name in (name for name in rows if name.startswith("keys.")):
+        values = rows[f"values.{name.removeprefix('keys.')}"]
+        cache.update(rows[name][None].clone(), values[None].clone(), int(name.removeprefix("keys.")))
+    ids = torch.full((1, cache.get_seq_length() + 1), token_id, device=model.device)
+    with torch.inference_mode():
+        output: torch.Tensor = model.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=num_tokens + 1,
+            do_sample=False, streamer=watch, eos_token_id=model.config.vocab_size, pad_token_id=0,
+        )  # fmt: skip
+    (began, _), (ended, _) = watch.arrivals[1], watch.arrivals[-1]
+    return (ended - began) / num_tokens, output[0, ids.shape[1] : ids.shape[1] + num_tokens].tolist()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from spec_engine.bench.needle import NeedleRow
 from spec_engine.bench.peers import ASSISTED_PEER, LOOKUP_PEER, PLAIN_PEER
 from spec_engine.bench.quality import QualityRow
-from spec_engine.bench.run import PLAIN, BenchReport, BenchRow, speed_up
+from spec_engine.bench.run import PLAIN, BenchReport, BenchRow, speed_up, summed
 
 LABELS = {
     PLAIN_PEER: "transformers `generate`",
@@ -44,6 +44,20 @@ def work_table(report: BenchReport) -> str:
     works = list(dict.fromkeys(row.work for row in rows))
     cells: _Cells = {(row.method, row.work): _speed(row, _plain_of(rows, row)) for row in rows}
     return _table("decoding", [str(work) for work in works], rows, cells, works) if len(works) > 1 else ""
+
+
+def time_table(report: BenchReport) -> str:
+    """Markdown: where the time of a step goes, all lengths and kinds of work together."""
+    parts = ("pass", "choosing", "drafting", "retrieval", "rest")
+    lines = ["| decoding | ms a step | " + " | ".join(parts) + " |", "|---" * (len(parts) + 2) + "|"]
+    for row in summed(report.rows, lambda row: row.method):
+        if not row.num_steps or not row.decode_s:
+            continue
+        known = (row.verify_s - row.sample_s, row.sample_s, row.draft_s, row.other_s)
+        shares = [seconds / row.decode_s for seconds in (*known, max(0.0, row.decode_s - sum(known)))]
+        cells = " | ".join(f"{share:.0%}" for share in shares)
+        lines.append(f"| {LABELS.get(row.method, row.method)} | {1000 * row.decode_s / row.num_steps:.2f} | {cells} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _plain_of(rows: Sequence[BenchRow], row: BenchRow) -> BenchRow | None:

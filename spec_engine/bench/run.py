@@ -24,7 +24,7 @@ from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, ma
 from spec_engine.chat.prompt import build
 from spec_engine.config import DrafterKind
 from spec_engine.engine import Engine, Request, StopRules
-from spec_engine.errors import DocumentError
+from spec_engine.errors import DocumentError, RequestError
 from spec_engine.events import Finished
 from spec_engine.sampling import SamplingParams
 
@@ -63,6 +63,8 @@ class BenchRow:
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     num_answers: int = 0
+    sample_s: float = 0.0  # of `verify_s`, choosing tokens
+    other_s: float = 0.0  # retrieval and bookkeeping
     num_identical: int = 0  # answers with the same token ids as plain decoding
 
     @property
@@ -104,12 +106,12 @@ class BenchReport:
 
     def by_length(self) -> list[BenchRow]:
         """All work that has to do with the document, free text left out, summed by length and method."""
-        return _summed([row for row in self.rows if row.work != "free"], lambda row: (row.length, row.method))
+        return summed([row for row in self.rows if row.work != "free"], lambda row: (row.length, row.method))
 
     def by_work(self) -> list[BenchRow]:
         """All lengths, summed by kind of work and method; `length` is 0."""
         rows = [replace(row, length=0) for row in self.rows if row.work is not None]
-        return _summed(rows, lambda row: (row.work, row.method))
+        return summed(rows, lambda row: (row.work, row.method))
 
     @staticmethod
     def load(path: Path) -> "BenchReport":
@@ -130,7 +132,7 @@ def speed_up(row: BenchRow, plain: BenchRow | None) -> float:
 
 _COUNTED = (
     "num_tokens", "decode_s", "num_steps", "num_accepted", "num_drafted", "draft_s", "verify_s", "prefill_tokens",
-    "prefill_s", "num_answers", "num_identical",
+    "prefill_s", "num_answers", "num_identical", "sample_s", "other_s",
 )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def _plus(left: BenchRow, right: BenchRow) -> BenchRow:
     return replace(left, **{name: getattr(left, name) + getattr(right, name) for name in _COUNTED})
 
 
-def _summed(rows: Sequence[BenchRow], key: Callable[[BenchRow], object]) -> list[BenchRow]:
+def summed(rows: Sequence[BenchRow], key: Callable[[BenchRow], object]) -> list[BenchRow]:
     """Rows with the same key as one, in the order of their first."""
     sums: dict[object, BenchRow] = {}
     for row in rows:
@@ -188,8 +190,8 @@ def run_bench(
         for cases in islice(bench_cases(plain, texts, length, plan), plan.num_texts):
             measured += _measure_text(engines, peers, cases, plan)
         found = [replace(row, length=length) for row in measured]
-        rows += _summed(found, lambda row: (row.method, row.work))
-        totals = _summed(found, lambda row: row.method)
+        rows += summed(found, lambda row: (row.method, row.work))
+        totals = summed(found, lambda row: row.method)
         speeds = ", ".join(f"{row.method} {row.tokens_per_second:.0f}" for row in totals)
         tell(f"{length} tokens: {speeds} tokens/s" if totals else f"{length} tokens: no text is so long, left out")
     if not rows:
@@ -249,6 +251,8 @@ def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[BenchCas
             stop = StopRules(plan.max_tokens, engine.tokenizer.stop_token_ids)
             request = Request(case.prompt, case.sampling, stop)
             finished = next(event for event in engine.generate(request) if isinstance(event, Finished))
+            if finished.metrics.drafter_failure:
+                raise RequestError(f"'{method}' cannot be measured. {finished.metrics.drafter_failure}")
             case.by_method[method] = finished.token_ids
             if number:
                 rows.append(_row(method, case, finished))
@@ -277,6 +281,8 @@ def _row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
         num_drafted=metrics.num_draft_tokens,
         draft_s=metrics.draft_s,
         verify_s=metrics.verify_s,
+        sample_s=metrics.sample_s,
+        other_s=metrics.other_s,
         num_answers=1,
         num_identical=finished.token_ids == case.by_method[PLAIN],
     )

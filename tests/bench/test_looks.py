@@ -5,7 +5,7 @@ import json
 from spec_engine.bench.looks import LooksRow, looks_json, looks_table, measure_looks
 from spec_engine.bench.tasks import bundled_text, read_texts
 from spec_engine.config import load_preset
-from spec_engine.engine import load_engine
+from spec_engine.loading import load_engine
 
 
 def test_the_built_in_model_looks_where_it_quotes_from() -> None:

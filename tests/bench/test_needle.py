@@ -10,8 +10,8 @@ from spec_engine.bench.needle import hide, make_needle, measure_needles, needle_
 from spec_engine.bench.report import needle_table
 from spec_engine.bench.tasks import bundled_text, read_texts
 from spec_engine.config import load_preset
-from spec_engine.engine import load_engine
 from spec_engine.errors import RequestError
+from spec_engine.loading import load_engine
 
 REPORT = read_texts(bundled_text())[0]
 

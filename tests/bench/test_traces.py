@@ -20,7 +20,7 @@ from spec_engine.bench.traces import (
 )
 from spec_engine.config import RetrievalConfig, load_preset
 from spec_engine.controller import BudgetController
-from spec_engine.engine import load_engine
+from spec_engine.loading import load_engine
 from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
 from tests.fakes import OracleDrafter, tiny_lm

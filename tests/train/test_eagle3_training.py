@@ -15,8 +15,8 @@ from spec_engine.drafters.eagle_files import read_head
 from spec_engine.drafters.eagle_fit import fit_head
 from spec_engine.drafters.eagle_memory import EagleMemory, FittedHead
 from spec_engine.drafters.lm_memory import LMSettings
-from spec_engine.engine import load_engine
 from spec_engine.errors import TrainingError, UnsupportedModel
+from spec_engine.loading import load_engine
 from spec_engine.model.target import Target
 from spec_engine.train.eagle3 import Eagle3Objective, Eagle3Training, feature_layers, unroll
 from spec_engine.train.head_rows import TextRows, frequent_tokens

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from spec_engine.cli import main
 from spec_engine.config import DraftConfig, ModelRef, Preset, TreeConfig, load_preset
-from spec_engine.engine import load_engine
 from spec_engine.errors import TrainingError
+from spec_engine.loading import load_engine
 from spec_engine.train.corpus import CorpusDocument
 from spec_engine.train.head_loop import expected_length
 from spec_engine.train.head_rows import QuoteRows, TextRows, head_rows

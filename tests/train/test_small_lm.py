@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig, TreeConfig
-from spec_engine.engine import load_engine
 from spec_engine.errors import TrainingError
+from spec_engine.loading import load_engine
 from spec_engine.train.heads import HeadJob, train_head
 from spec_engine.train.loop import Stage
 from spec_engine.train.places import narrowed, sample_places

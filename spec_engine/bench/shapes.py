@@ -1,7 +1,16 @@
-"""Sizes of the presets' models, from their published configurations on the Hugging Face hub."""
+"""Models of published sizes with random weights: what a pass costs does not depend on what the weights say.
+
+Job: the sizes of the presets' models, from their published configurations on the Hugging Face hub, and `random_model`.
+Non-job: anything about the text that such a model writes.
+"""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from spec_engine.errors import RequestError
 
 _LLAMA3: Final = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -53,6 +62,10 @@ CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "lmsys/longchat-7b-v1.5-32k": _VICUNA_7B,
     "lmsys/vicuna-13b-v1.5-16k": _VICUNA_13B,
     "Qwen/QwQ-32B-Preview": _QWQ,
+    "meta-llama/Llama-3.2-1B-Instruct": {
+        **_LLAMA3, "hidden_size": 2048, "num_hidden_layers": 16, "head_dim": 64, "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
     "Qwen/Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
     "Qwen/Qwen3-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
     "Qwen/Qwen3-4B": _qwen3(2560, 36, 32, 9728, tied=True),
@@ -72,3 +85,26 @@ CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "sail/longspec-vicuna-13b-v1.5-16k": _longspec(_VICUNA_13B),
     "sail/longspec-QwQ-32B-Preview": _longspec(_QWQ),
 }  # fmt: skip
+
+
+def random_model(shape: str, num_positions: int, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A model of a published size for `num_positions` tokens; its weights are random and the same every time.
+
+    `shape` is a key of `CONFIGS`, or its end, as in ``Qwen3-0.6B``. Raises `RequestError` for any other.
+    """
+    values: dict[str, Any] = dict(_find(shape))
+    kind = values.pop("model_type")
+    values |= {"max_position_embeddings": num_positions, "attn_implementation": "sdpa"}
+    config = AutoConfig.for_model(kind, **values)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    return cast(PreTrainedModel, model.eval())
+
+
+def _find(shape: str) -> Mapping[str, object]:
+    found = [config for name, config in CONFIGS.items() if shape in (name, name.rpartition("/")[2])]
+    if not found:
+        names = ", ".join(name.rpartition("/")[2] for name in CONFIGS if "/" in name)
+        raise RequestError(f"There is no shape '{shape}'. Valid: {names}.")
+    return found[0]

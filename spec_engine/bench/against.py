@@ -1,0 +1,95 @@
+"""Plain decoding of this engine against transformers' `generate`, behind a context that was filled, not read.
+
+Job: seconds a token of both behind the same random keys and values, in turn, on one model.
+Non-job: answers to questions (`run`), the machine's limit (`limit`).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+
+from spec_engine.bench.limit import LimitRow, fill
+from spec_engine.bench.machine import wait
+from spec_engine.bench.peers import continue_from
+from spec_engine.model.target import NO_TAPS, Target
+from spec_engine.tree import DraftTree
+
+_ROOT = 1  # the token that is continued
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstRow:
+    """Seconds a token behind `length` tokens, and how many of the tokens were the same, from the first on."""
+
+    length: int
+    num_tokens: int
+    ours_s: float
+    theirs_s: float
+    num_same: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.theirs_s / self.ours_s
+
+
+def measure_against(
+    target: Target, lengths: Sequence[int], num_tokens: int, tell: Callable[[str], None]
+) -> list[AgainstRow]:
+    """Both decode `num_tokens` tokens greedily behind each length, after a few that are not timed.
+
+    In narrow types a likeliest token may change with the order of a sum, so the texts may part. The target forgets its
+    text.
+    """
+    measured = []
+    for length in lengths:
+        fill(target, length)
+        decode(target, 2)
+        target.truncate(length)
+        ours_s, ours = decode(target, num_tokens)
+        target.truncate(length)
+        rows = target.rows(target.token_ids)
+        assert rows is not None, "what was filled in is there"
+        theirs_s, theirs = continue_from(target.model, rows, _ROOT, num_tokens)
+        pairs = zip(ours, theirs, strict=False)
+        num_same = next((index for index, (one, other) in enumerate(pairs) if one != other), len(theirs))
+        row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same)
+        measured.append(row)
+        tell(f"{length:,} tokens: {1 / ours_s:.1f} tokens/s, transformers {1 / theirs_s:.1f}, {row.ratio:.1f} x")
+    target.reset()
+    return measured
+
+
+def decode(target: Target, num_tokens: int) -> tuple[float, list[int]]:
+    """Seconds a token of greedy plain decoding, and the tokens."""
+    found, root = list[int](), _ROOT
+    wait(target.device)
+    began = perf_counter()
+    for _ in range(num_tokens):
+        outputs = target.verify(DraftTree.root(root), NO_TAPS)
+        root = int(outputs.logits[0].argmax())
+        target.commit(outputs, (0,))
+        found.append(root)
+    return (perf_counter() - began) / num_tokens, found
+
+
+def against_table(rows: Sequence[AgainstRow]) -> str:
+    """As Markdown."""
+    lines = ["| context | plain decoding | transformers `generate` | ratio | same tokens |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row.length:,} tokens | {1000 * row.ours_s:.1f} ms a token | {1000 * row.theirs_s:.1f} ms a token | "
+        f"{row.ratio:.1f} x | {row.num_same} of {row.num_tokens} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def limit_json(where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow]) -> str:
+    """Both measurements as JSON, with what follows from the figures written out. `where`: model, machine, versions."""
+    table = {
+        "where": where,
+        "passes": [asdict(row) | {"limit_s": row.limit_s, "share": round(row.share, 3)} for row in passes],
+        "plain": [asdict(row) | {"ratio": round(row.ratio, 3)} for row in plain],
+    }
+    return json.dumps(table, indent=1)

@@ -1,0 +1,202 @@
+"""``spec-engine bench``: its options, and which part of `spec_engine.bench` measures.
+
+Job: from arguments to a measurement and a table. Non-job: measuring (bench/).
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from spec_engine.bench.against import against_table, limit_json, measure_against
+from spec_engine.bench.limit import NUM_ROWS, limit_table, measure_limits
+from spec_engine.bench.looks import looks_json, looks_table, measure_looks
+from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets
+from spec_engine.bench.needle import measure_needles, needle_json
+from spec_engine.bench.quality import measure_quality, quality_json
+from spec_engine.bench.reopen import measure_reopening, reopen_json, reopen_table
+from spec_engine.bench.report import (
+    needle_table,
+    quality_table,
+    say,
+    speed_caption,
+    speed_table,
+    time_table,
+    work_table,
+)
+from spec_engine.bench.run import PLAIN, BenchPlan, hardware, run_bench
+from spec_engine.bench.shapes import random_model
+from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
+from spec_engine.bench.traces import record_traces, save_traces
+from spec_engine.cache.store import PrefixStore
+from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
+from spec_engine.config import DrafterKind, DTypeName, Preset, load_preset
+from spec_engine.engine import Engine
+from spec_engine.errors import RequestError
+from spec_engine.loading import load_engine
+from spec_engine.model.load import pick_device, pick_dtype
+from spec_engine.model.target import Target
+from spec_engine.model.watch import spoken
+
+_AGAINST_TOKENS = 16
+_Made = tuple[str, str]  # JSON, table
+
+
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_preset(bench)
+    bench.add_argument("--data", type=Path, help="folder of .jsonl or .txt texts (default: the bundled report)")
+    bench.add_argument(
+        "--lengths", default="1024,2048,4096,8192,15000", help="tokens of document (default: %(default)s)"
+    )
+    bench.add_argument("--texts", type=positive, default=3, help="texts a length (default: %(default)s)")
+    bench.add_argument("--questions", type=positive, default=4, help="questions a text (default: %(default)s)")
+    bench.add_argument("--max-tokens", type=positive, default=128, help="tokens an answer (default: %(default)s)")
+    bench.add_argument(
+        "--drafters",
+        help=f"comma list of {', '.join(get_args(DrafterKind))}; with a minus behind it without retrieval (default: "
+        "all that the preset can run)",
+    )
+    bench.add_argument("--also", default="", metavar="PRESET,…", help="what the preset cannot draft, as these do")
+    bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
+    bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
+    bench.add_argument("--ask", help="ask this instead of questions about each text")
+    instead = bench.add_mutually_exclusive_group()
+    instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
+    instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
+    instead.add_argument("--looks", action="store_true", help="whether the model is said to look where it quotes from")
+    instead.add_argument("--reopen", action="store_true", help="how much sooner a document is back from disk")
+    instead.add_argument("--limit", action="store_true", help="how close passes come to what the machine can do")
+    instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
+    bench.add_argument("--shape", metavar="NAME", help="--limit: a model of this published size with random weights")
+    bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape: of its weights")
+    bench.add_argument("--out", type=Path, help="also write the result as JSON here")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.set_defaults(command=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _refuse_unread(arguments)
+    if arguments.traces is not None:
+        return _traces(arguments)
+    kinds: dict[str, Callable[[argparse.Namespace], _Made]] = {
+        "quality": _quality,
+        "needle": _needle,
+        "looks": _looks,
+        "reopen": _reopen,
+        "limit": _limit,
+    }
+    measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind)), _speed)
+    as_json, table = measure(arguments)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(as_json + "\n", "utf-8")
+    say(as_json if arguments.json else table)
+    return 0
+
+
+def _refuse_unread(arguments: argparse.Namespace) -> None:
+    """Raise `RequestError` for options that another kind of measurement would not read."""
+    unread: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
+    if arguments.quality or arguments.needle or arguments.limit:
+        unread = ("also", "drafters", "temperature", "fixed_budget", "ask")
+    for name in unread:
+        if getattr(arguments, name):
+            kind = next(kind for kind in ("quality", "needle", "limit", "traces") if getattr(arguments, kind))
+            raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
+    if arguments.shape and not arguments.limit:
+        raise RequestError("--shape is read with --limit alone: a model with random weights answers nothing.")
+
+
+def _speed(arguments: argparse.Namespace) -> _Made:
+    presets, texts, plan = _presets(arguments), _texts(arguments), _plan(arguments)
+    drafters = arguments.drafters.split(",") if arguments.drafters else all_methods(presets)
+    engines = build_engines(presets, drafters, arguments.device, progress, adaptive=not arguments.fixed_budget)
+    peers = build_peers(presets[0], engines[PLAIN])
+    report = run_bench(engines, peers, texts, plan, progress)
+    report = replace(report, command=" ".join(["spec-engine", *sys.argv[1:]]))
+    tables = (speed_table(report), work_table(report), time_table(report), speed_caption(report))
+    return report.to_json(), "\n\n".join(filter(None, tables))
+
+
+def _quality(arguments: argparse.Namespace) -> _Made:
+    texts, num_questions = _texts(arguments), arguments.texts * arguments.questions
+    engine = _engine(arguments)
+    found = measure_quality(
+        engine, texts, _lengths(arguments), num_questions, progress, questions_per_text=arguments.questions
+    )
+    return quality_json(found), quality_table(found)
+
+
+def _needle(arguments: argparse.Namespace) -> _Made:
+    texts = _texts(arguments)
+    found = measure_needles(_engine(arguments, PLAIN), texts, _lengths(arguments), arguments.texts, progress)
+    return needle_json(found), needle_table(found)
+
+
+def _looks(arguments: argparse.Namespace) -> _Made:
+    texts, num_questions = _texts(arguments), arguments.texts * arguments.questions
+    found = measure_looks(_engine(arguments), texts, _lengths(arguments), num_questions, progress)
+    return looks_json(found), looks_table(found)
+
+
+def _reopen(arguments: argparse.Namespace) -> _Made:
+    texts = _texts(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        store = PrefixStore(Path(folder), 1 << 40)
+        found = measure_reopening(_engine(arguments), store, texts, _lengths(arguments), arguments.texts, progress)
+    return reopen_json(found), reopen_table(found)
+
+
+def _limit(arguments: argparse.Namespace) -> _Made:
+    lengths = _lengths(arguments)
+    if arguments.shape:
+        device = pick_device(arguments.device)
+        dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
+        capacity = max(lengths) + max(NUM_ROWS)
+        target = Target(random_model(arguments.shape, 2 * capacity, dtype, device), capacity, max(NUM_ROWS))
+    else:
+        target = _engine(arguments, PLAIN).target
+    found = measure_limits(target, lengths, NUM_ROWS, progress)
+    against = measure_against(target, lengths, _AGAINST_TOKENS, progress)
+    where = f"{arguments.shape or arguments.preset}, {target.dtype}, {hardware()}, torch {torch.__version__}."
+    if target.device.type == "cuda":
+        where += f" At most {torch.cuda.max_memory_allocated(target.device) / 1e9:.1f} GB were taken."
+    tables = "\n\n".join((limit_table(found), against_table(against), where))
+    return limit_json(where, found, against), tables
+
+
+def _traces(arguments: argparse.Namespace) -> int:
+    presets, texts, plan = _presets(arguments), _texts(arguments), _plan(arguments)
+    check_targets(presets)
+    arguments.traces.parent.mkdir(parents=True, exist_ok=True)
+    plain = _engine(arguments, PLAIN)
+    save_traces(record_traces(plain, presets, texts, plan, progress), arguments.traces)
+    return 0
+
+
+def _presets(arguments: argparse.Namespace) -> list[Preset]:
+    return [chosen_preset(arguments), *(load_preset(name) for name in arguments.also.split(",") if name)]
+
+
+def _plan(arguments: argparse.Namespace) -> BenchPlan:
+    given = arguments
+    return BenchPlan(_lengths(given), given.texts, given.questions, given.max_tokens, given.ask, given.temperature)
+
+
+def _texts(arguments: argparse.Namespace) -> list[str]:
+    return read_texts(arguments.data or bundled_text())
+
+
+def _lengths(arguments: argparse.Namespace) -> tuple[int, ...]:
+    return tuple(parse_lengths(arguments.lengths))
+
+
+def _engine(arguments: argparse.Namespace, drafter: DrafterKind | None = None) -> Engine:
+    preset = chosen_preset(arguments)
+    return load_engine(preset, drafter=drafter, device=arguments.device, watch=spoken(progress))
