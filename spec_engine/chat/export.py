@@ -17,26 +17,36 @@ _REASONS: Final = {
     "cancelled": "stopped",
     "failed": "broken off by an error",
     "interrupted": "broken off, the program ended",
+    "writing": "still being written",
 }
 
 
-def to_markdown(title: str, document: str, turns: Sequence[StoredTurn]) -> str:
-    """The conversation with its questions as headings. `document` is the file's name, "" without one."""
+def to_markdown(title: str, document: str, turns: Sequence[StoredTurn], num_other_branches: int = 0) -> str:
+    """The conversation with its questions as quotations. `document` is the file's name, "" without one; branches that
+    are not in `turns` are mentioned."""
     parts = [f"# {title}"]
     if document:
         parts.append(f"About: {document}")
     for turn in turns:
         quoted = turn.question.replace("\n", "\n> ")
         parts += [f"> {quoted}", turn.answer.strip(), f"*{footer(turn)}*"]
+    if num_other_branches:
+        are = (
+            "other branch of this conversation is"
+            if num_other_branches == 1
+            else "other branches of this conversation are"
+        )
+        parts.append(f"*{num_other_branches} {are} not in this file: choose the branch, then save again.*")
     return "\n\n".join(parts) + "\n"
 
 
-def to_json(title: str, document: str, turns: Sequence[StoredTurn]) -> str:
+def to_json(title: str, document: str, turns: Sequence[StoredTurn], num_other_branches: int = 0) -> str:
     """The conversation with everything that is known of it, token ids included."""
     table = {
         "format": FORMAT,
         "title": title,
         "document": document,
+        "num_other_branches": num_other_branches,
         "turns": [
             {
                 "question": turn.question,
@@ -57,9 +67,9 @@ def to_json(title: str, document: str, turns: Sequence[StoredTurn]) -> str:
 
 def footer(turn: StoredTurn) -> str:
     """What is known of an answer, in a line: tokens, speed, gain, how it ended, where the drafter was sent."""
-    num_tokens = len(turn.token_ids)
-    parts = [f"{num_tokens:,} token{'' if num_tokens == 1 else 's'}"]
     metrics = turn.details.get("metrics")
+    num_tokens = metrics["num_generated_tokens"] if isinstance(metrics, Mapping) else len(turn.token_ids)
+    parts = [f"{num_tokens:,} token{'' if num_tokens == 1 else 's'}"]
     if isinstance(metrics, Mapping):
         rate = float(metrics["tokens_per_second"])
         parts.append(f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s")

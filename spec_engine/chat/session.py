@@ -7,11 +7,12 @@ A stopped answer is stored as it was shown; an answer of which nothing was shown
 token ids the model wrote, so the next prompt extends this one and only the new question is read.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from spec_engine.answer import Request
+from spec_engine.cache.slots import num_shared
 from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
 from spec_engine.documents.anchors import Document
 from spec_engine.errors import ContextOverflow, RequestError
@@ -22,6 +23,7 @@ from spec_engine.stopping import StopRules
 MIN_ANSWER_TOKENS: Final = 32  # with less room than this an answer is not begun
 GREEDY: Final = SamplingParams()
 _ANY_QUESTION: Final = "?"  # stands where the question will
+_ANY_TWO: Final = ("What?", "0")  # questions that begin differently
 
 
 class SessionTokenizer(ChatTokenizer, Protocol):
@@ -45,6 +47,10 @@ class AnsweringEngine(Protocol):
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = ...) -> Iterator[Event]:
         """Events of one answer, in the order that `events` states."""
+
+    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = ...) -> bool:
+        """Keep what was computed for the beginning of a prompt, under the name of what it is about; whether it is
+        kept."""
 
 
 @dataclass(slots=True)
@@ -92,6 +98,7 @@ class Session:
         self._instruction = instruction
         self._turns = [_without_stop(turn, engine.tokenizer.stop_token_ids) for turn in turns]
         self._last: _Asked | None = None
+        self._common: list[int] = []  # tokens that all prompts about the document begin with
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -160,6 +167,20 @@ class Session:
                 break
         if isinstance(events, Generator):
             events.close()
+
+    def keep_document(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Have the engine keep the document's keys and values on disk, once it has read it; whether they are there.
+
+        Kept is what prompts about this document have in common whatever is asked.
+        """
+        if self._document is None:
+            return False
+        if not self._common:
+            one, other = (
+                build(self._engine.tokenizer, self._document, (), question, self._instruction) for question in _ANY_TWO
+            )
+            self._common = one[: num_shared(one, other)]
+        return self._engine.keep_prefix(self._common, self._document.sha256, cancelled)
 
     def regenerate(
         self,

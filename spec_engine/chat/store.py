@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from spec_engine.errors import StoreError
 
-Reason = Literal["stop", "length", "cancelled", "failed", "interrupted"]
+Reason = Literal["stop", "length", "cancelled", "failed", "interrupted", "writing"]  # the last is never kept
 MAX_TITLE: Final = 80
 
 MIGRATIONS: Final = (
@@ -132,7 +132,8 @@ class ConversationStore:
         return int(row[0])
 
     def conversations(self, search: str = "") -> list[Summary]:
-        """All of them, the last used first; with `search`, those whose title, questions or answers hold it."""
+        """All of them, the last used first; with `search`, those whose title, or one of whose questions or
+        answers, holds all of its words."""
         query = """
             SELECT c.id, c.title, c.document, count(t.id), c.updated_at
             FROM conversations c LEFT JOIN turns t ON t.conversation = c.id
@@ -326,8 +327,9 @@ def shorten(title: str) -> str:
 
 
 def _holds(text: str, wanted: str) -> bool:
-    """Whether a text holds a casefolded string, whatever its case."""
-    return wanted in text.casefold()
+    """Whether a text holds all words of a casefolded string, or beginnings of them, whatever its case."""
+    text = text.casefold()
+    return all(word in text for word in wanted.split())
 
 
 def _pack(token_ids: Sequence[int]) -> bytes:

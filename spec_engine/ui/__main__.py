@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
     parser.add_argument(
+        "--kept-gb", type=float, default=usual.kept_gb, help="disk for documents already read (default: %(default)g)"
+    )
+    parser.add_argument(
         "--auth", metavar="NAME:PASSWORD", help="ask for these; or set SPEC_ENGINE_AUTH, which other users cannot see"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
@@ -41,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         model=given.model,
         data_dir=given.data_dir,
         login=login,
+        kept_gb=given.kept_gb,
     )
     try:
         serve(options, announce=lambda line: print(line, flush=True))

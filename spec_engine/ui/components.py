@@ -33,8 +33,9 @@ class DocumentPane:
     range_all: gr.Button
     preview: gr.HTML
     max_tokens: gr.Number
-    temperature: gr.Slider
+    temperature: gr.Number
     seed: gr.Number
+    settings_note: gr.HTML
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class ChatPane:
     authors_of: gr.Dropdown  # which answer
     authors: gr.HTML
     has_job: gr.State  # whether the last action began a job, or a running one was found
+    seen: gr.State  # the number of the view that this page shows
+    given: gr.State  # the keys of what this page's fields were given
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spec_engine.cache.store import PrefixStore
 from spec_engine.chat.session import AnsweringEngine
 from spec_engine.config import DrafterKind, Preset
-from spec_engine.engine import Engine, Room, load_engine
+from spec_engine.engine import Engine
+from spec_engine.loading import Room, load_engine
 from spec_engine.model.memory import MemoryUse
 from spec_engine.model.watch import LoadWatch
 
@@ -28,6 +30,9 @@ class PageEngine(AnsweringEngine, Protocol):
     def logits_after(self, token_ids: Sequence[int]) -> list[float]:
         """The target's logits behind some tokens."""
 
+    def forget_prefix(self, label: str) -> None:
+        """Delete what was kept under a label."""
+
     def close(self) -> None:
         """Give the memory back."""
 
@@ -43,7 +48,9 @@ class EngineSource:
     """Loads engines for the page."""
 
     device: str = "auto"
+    store: PrefixStore | None = None  # where what was read is kept
 
     def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> Engine:
         """The engine of a preset. Raises `ModelError`."""
-        return load_engine(preset, device=self.device, watch=watch, room=room).telling_where_it_looks()
+        engine = load_engine(preset, device=self.device, watch=watch, room=room).telling_where_it_looks()
+        return engine if self.store is None else engine.keeping_prefixes(self.store)

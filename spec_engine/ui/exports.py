@@ -3,6 +3,7 @@
 Job: the two addresses. Non-job: the files' content (`chat.export`), who may ask (`guard`).
 """
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Response
@@ -28,10 +29,14 @@ def exports_of(workspace: Workspace) -> APIRouter:
         try:
             summary = workspace.talk.summary(conversation)
             turns = workspace.talk.turns_of(conversation)
+            num_branches = len(workspace.talk.branches_of(conversation))
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         ref = DocumentRef.load(summary.document)
-        content = write(summary.title, ref.name if ref else "", turns)
+        job = workspace.active_job
+        if job and job.kind == "answer" and conversation == workspace.talk.conversation and turns:
+            turns[-1] = replace(turns[-1], reason="writing")
+        content = write(summary.title, ref.name if ref else "", turns, max(0, num_branches - 1))
         name = quote("".join(letter if letter.isalnum() else "-" for letter in summary.title)[:60].strip("-") or "chat")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}.{kind}"}
         return Response(content, media_type=f"{media_type}; charset=utf-8", headers=headers)

@@ -68,7 +68,10 @@ class Following(Views):
         reading = LiveAnswer()
         for batch in job.watch(interval_s=0.2):
             reading.apply(events_of(batch))
-            yield {self._chat.live: render.reading_ahead(reading)}
+            yield {
+                self._chat.live: self._live_line() + render.reading_ahead(reading),
+                self._chat.stop: self._stop_button(),
+            }
         yield {self._chat.live: self._live_line()}
 
     def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:

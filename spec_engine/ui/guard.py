@@ -78,6 +78,8 @@ class OwnPagesOnly:
             return PlainTextResponse("This page is not served under that name.", 400)
         if origin is not None and _network_location(origin) != host:
             return PlainTextResponse("This page takes requests from itself only.", 403)
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            return PlainTextResponse("This page is not part of other pages.", 403)
         given = headers.get("authorization", "").encode()
         if self._login is not None and not hmac.compare_digest(given, self._login):
             challenge = {"WWW-Authenticate": 'Basic realm="Long-document chat", charset="UTF-8"'}

@@ -8,7 +8,7 @@ Streaming goes to light widgets only. The conversation widget is written twice a
 the answer is complete: an update of it costs as much as eight of the light ones, even when nothing in it changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,15 +22,17 @@ from gradio.utils import get_upload_folder
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render, render_models, text
 from spec_engine.ui.components import Page
+from spec_engine.ui.fields import Given
 from spec_engine.ui.following import Following
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.views import Updates
+from spec_engine.ui.wiring import on, one_by_one, stream
 from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
-MAX_WATCHERS: Final = 16  # open pages that can follow a job at once
+HOTTEST: Final = 2.0  # temperature
 
 
 class Handlers:
@@ -50,37 +52,36 @@ class Handlers:
         """Every event, and what follows it."""
         doc, chat, speed = self._page.document, self._page.chat, self._page.speed
         everything = self._views.all_outputs
-        self._follow(_on(blocks.load, self.open_page, None, everything))
+        self._follow(on(blocks.load, self.open_page, None, everything))
         for send in (chat.box.submit, chat.ask.click):
-            self._follow(_on(send, self.ask, [chat.box], everything))
+            self._follow(on(send, self.ask, [chat.box, chat.seen], everything))
         for button in chat.examples:
-            self._follow(_on(button.click, self.ask, [button], everything))
+            self._follow(on(button.click, self.ask, [button, chat.seen], everything))
         for again in (
-            _on(chat.chat.retry, self.regenerate, None, everything),
-            _on(chat.chat.edit, self.edit, None, everything),
+            on(chat.chat.retry, self.regenerate, [chat.seen], everything),
+            on(chat.chat.edit, self.edit, [chat.seen], everything),
         ):
             self._follow(again)
-        _on(chat.branches.input, self.show_branch, [chat.branches], everything)
-        _on(chat.authors_of.input, self._views.authors, [chat.authors_of], [chat.authors])
-        self._follow(_on(speed.compare.click, self.race, None, everything))
-        self._follow(_on(doc.preset.select, self.switch, [doc.preset], everything))
-        self._follow(_on(doc.fit_anyway.click, lambda: self.take_offer(None), None, everything))
+        on(chat.branches.input, self.show_branch, [chat.branches], everything)
+        on(chat.authors_of.input, self._views.authors, [chat.authors_of], [chat.authors])
+        self._follow(on(speed.compare.click, self.race, None, everything))
+        self._follow(on(doc.preset.select, self.switch, [doc.preset], everything))
+        self._follow(on(doc.fit_anyway.click, lambda: self.take_offer(None), None, everything))
         for number, button in enumerate(doc.fit_others):
-            self._follow(_on(button.click, partial(self.take_offer, number), None, everything))
-        _on(chat.stop.click, self.stop, None, [chat.stop])
-        _on(chat.new_chat.click, self.new_chat, None, everything)
-        self._follow(_on(doc.drop.upload, self.open_files, [doc.drop], everything))
-        self._follow(_on(doc.sample.click, self.open_sample, None, everything))
+            self._follow(on(button.click, partial(self.take_offer, number), None, everything))
+        on(chat.stop.click, self.stop, None, [chat.stop])
+        on(chat.new_chat.click, self.new_chat, None, everything)
+        self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))
+        self._follow(on(doc.sample.click, self.open_sample, [chat.given], everything))
         for unlock in (doc.unlock.click, doc.password.submit):
-            self._follow(_on(unlock, self.unlock, [doc.password], everything))
-        settings = [doc.max_tokens, doc.temperature, doc.seed]
-        for setting in (doc.max_tokens.input, doc.temperature.input, doc.seed.input):
-            _on(setting, self.set_settings, settings, None)
+            self._follow(on(unlock, self.unlock, [doc.password, chat.given], everything))
+        settings = [doc.max_tokens, doc.temperature, doc.seed, chat.given]
+        typed = (doc.max_tokens.input, doc.temperature.input, doc.seed.input)
+        on(one_by_one(*typed), self.set_settings, settings, [doc.settings_note, chat.given])
         chosen = [doc.range_first, doc.range_last]
-        for dropdown in (doc.range_first, doc.range_last):
-            _on(dropdown.input, self.range_note, chosen, [doc.range_note])
-        self._follow(_on(doc.range_use.click, self.use_range, chosen, everything))
-        self._follow(_on(doc.range_all.click, self.use_all, None, everything))
+        on(one_by_one(doc.range_first.input, doc.range_last.input), self.range_note, chosen, [doc.range_note])
+        self._follow(on(doc.range_use.click, self.use_range, [*chosen, chat.given], everything))
+        self._follow(on(doc.range_all.click, self.use_all, None, everything))
 
         self._connect_history(everything)
         self._connect_editor()
@@ -89,72 +90,83 @@ class Handlers:
         """Presets of the user's own."""
         editor, picker = self._page.editor, self._page.document.preset
         written = [editor.name, editor.source]
-        _on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
-        for change in (editor.name.change, editor.source.change):
-            _on(change, self.check_preset, written, [editor.verdict])
-        _on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
-        _on(editor.delete.click, self.delete_preset, [editor.name], [picker, editor.verdict])
+        on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
+        on(one_by_one(editor.name.change, editor.source.change), self.check_preset, written, [editor.verdict])
+        on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
+        on(editor.delete.click, self.delete_preset, [editor.name], [picker, editor.verdict])
 
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
         history, listed = self._page.history, self._views.history_outputs
-        _on(history.search.change, self._views.search, [history.search], listed)
-        self._follow(_on(history.listing.input, self.open_conversation, [history.listing], everything))
+        on(history.search.change, self._views.search, [history.search], listed)
+        self._follow(on(history.listing.input, self.open_conversation, [history.listing], everything))
         for rename in (history.rename.click, history.title.submit):
-            _on(rename, self.rename, [history.title], everything)
-        _on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])
-        _on(history.delete_not.click, lambda: gr.update(visible=False), None, [history.confirm])
-        _on(history.delete_really.click, self.delete, None, everything)
+            on(rename, self.rename, [history.title], everything)
+        on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])
+        on(history.delete_not.click, lambda: gr.update(visible=False), None, [history.confirm])
+        on(history.delete_really.click, self.delete, None, everything)
 
     def _follow(self, event: Dependency) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything = self._views, self._views.all_outputs
-        followed = _stream(event.then, views.follow, views.streamed)
-        result = _on(followed.then, self.show_result, [self._page.chat.has_job], everything)
-        measured = _stream(_on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
-        _on(measured.then, views.figures, None, views.figure_outputs)
+        followed = stream(event.then, views.follow, views.streamed)
+        result = on(followed.then, self.show_result, [self._page.chat.has_job, self._page.chat.given], everything)
+        measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
+        on(measured.then, views.figures, None, views.figure_outputs)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def open_page(self) -> Updates:
         """A page was opened or reloaded; its search field is empty."""
-        self._workspace.search = ""
-        return self._views.everything(notice=self._workspace.trouble)
+        self._workspace.search, self._workspace.offered = "", None
+        return self._views.everything(notice=self._workspace.news)
 
-    def show_result(self, has_job: bool) -> Updates:
+    def show_result(self, has_job: bool, given: Given | None) -> Updates:
         """A job has ended, perhaps before it could be followed. If there was none nothing is new, and sending the page
         again could undo what another event has just shown."""
         if not has_job:
             return {self._page.chat.live: gr.skip()}
         question = self._workspace.take_back_question()
         if question:
-            return {**self._views.everything(notice=text.STOPPED_EARLY), self._page.chat.box: self._views.box(question)}
-        return self._views.everything(notice=self._workspace.trouble)  # a refusal while the job ran has lost its reason
+            updates = self._views.everything(text.STOPPED_EARLY, given)
+            return {**updates, self._page.chat.box: self._views.box(question)}
+        # A refusal while the job ran has no reason now.
+        updates = self._views.everything(self._workspace.trouble, given)
+        self._workspace.told = self._workspace.trouble
+        return updates
 
-    def set_settings(self, max_tokens: float | None, temperature: float | None, seed: float | None) -> None:
-        """A setting was changed; the next answer follows it. An empty field leaves the setting as it was."""
+    def set_settings(
+        self, max_tokens: float | None, temperature: float | None, seed: float | None, given: Given | None
+    ) -> Updates:
+        """A setting was changed; the next answer follows it. An empty field leaves the setting as it was, and what is
+        out of range becomes what is nearest to it, which is said."""
         now = self._workspace.settings
-        self._workspace.settings = replace(
+        self._workspace.settings = new = replace(
             now,
             max_tokens=now.max_tokens if max_tokens is None else min(max(1, int(max_tokens)), LONGEST_ANSWER),
-            temperature=now.temperature if temperature is None else max(0.0, float(temperature)),
+            temperature=now.temperature if temperature is None else min(max(0.0, float(temperature)), HOTTEST),
             seed=abs(int(seed or 0)),
         )
-
-    def ask(self, question: str) -> Updates:
-        """A question was sent."""
-        updates = self._begin(lambda: self._workspace.ask(question))
-        return (
-            {**updates, self._page.chat.box: self._views.box(value="")} if updates[self._page.chat.has_job] else updates
+        shown: Updates = {self._page.chat.given: self._views.fields.typed(given)}
+        if (new.max_tokens, new.temperature, new.seed) == (max_tokens, temperature, seed):
+            return {**shown, self._page.document.settings_note: ""}
+        used = text.SETTINGS_LIMITS.format(
+            tokens=text.count(new.max_tokens), temperature=new.temperature, seed=new.seed
         )
+        return {**shown, self._page.document.settings_note: render.notice(used, "info")}
 
-    def regenerate(self, event: gr.RetryData) -> Updates:
+    def ask(self, question: str, seen: int | None) -> Updates:
+        """A question was sent; if it is refused, it stays in its box."""
+        emptied: Updates = {self._page.chat.box: self._views.box(value="")}
+        return self._begin(lambda: self._workspace.ask(question), seen, emptied)
+
+    def regenerate(self, seen: int | None, event: gr.RetryData) -> Updates:
         """An answer is to be written again."""
-        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)))
+        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen)
 
-    def edit(self, event: gr.EditData) -> Updates:
+    def edit(self, seen: int | None, event: gr.EditData) -> Updates:
         """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
-        return self._begin(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)))
+        return self._begin(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)), seen)
 
     def show_branch(self, last_turn: int | None) -> Updates:
         """Another branch was chosen."""
@@ -195,14 +207,20 @@ class Handlers:
         fit = self._shelf.fit(picked)
         self._workspace.offered = None if fit.is_enough else fit
         if self._workspace.preset is picked or not fit.is_enough:
-            return {**self._views.everything(notice=None), self._page.chat.has_job: False}
+            return {
+                **self._views.everything(notice=None),
+                self._page.chat.has_job: self._workspace.active_job is not None,
+            }
         return self._begin(lambda: self._workspace.switch(picked))
 
     def take_offer(self, number: int | None) -> Updates:
         """One of the offers was taken, or None of them: the preset as it was picked."""
         offered = self._workspace.offered
         if offered is None:
-            return {**self._views.everything(notice=None), self._page.chat.has_job: False}
+            return {
+                **self._views.everything(notice=None),
+                self._page.chat.has_job: self._workspace.active_job is not None,
+            }
         chosen = offered.preset if number is None else offered.others[number]
         return self._begin(lambda: self._workspace.switch(chosen))
 
@@ -238,37 +256,37 @@ class Handlers:
             return gr.skip(), render.notice(str(error))
         return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info")
 
-    def open_files(self, paths: list[str] | None) -> Updates:
-        """Files were dropped."""
+    def open_files(self, paths: list[str] | None, given: Given | None) -> Updates:
+        """Files were dropped; while they were on their way here, something may have been typed."""
         folder = Path(get_upload_folder()).resolve()  # the paths come from the browser: they may name nothing else
         if not paths or not all(Path(path).resolve().is_relative_to(folder) for path in paths):
-            updates = {**self._views.everything(notice=text.NOT_AN_UPLOAD), self._page.chat.has_job: False}
+            updates = {
+                **self._views.everything(text.NOT_AN_UPLOAD, given),
+                self._page.chat.has_job: self._workspace.active_job is not None,
+            }
         else:
             wanted = Wanted(tuple(Path(path) for path in paths))
-            updates = self._begin(lambda: self._workspace.start_opening(wanted))
+            updates = self._begin(lambda: self._workspace.start_opening(wanted), given=given)
         return {**updates, self._page.document.drop: None}
 
-    def open_sample(self) -> Updates:
+    def open_sample(self, given: Given | None) -> Updates:
         """The bundled report was asked for."""
-        return self._begin(lambda: self._workspace.start_opening(Wanted((SAMPLE,))))
+        return self._begin(lambda: self._workspace.start_opening(Wanted((SAMPLE,))), given=given)
 
-    def unlock(self, password: str) -> Updates:
+    def unlock(self, password: str, given: Given | None) -> Updates:
         """A password was given for the file or the conversation that waits for one."""
-        return self._begin(lambda: self._workspace.unlock(password))
+        return self._begin(lambda: self._workspace.unlock(password), given=given)
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
         return self._views.range_note(first or 0, last or 0)
 
-    def use_range(self, first: int | None, last: int | None) -> Updates:
-        """The chosen range is to be used."""
+    def use_range(self, first: int | None, last: int | None, given: Given | None) -> Updates:
+        """The chosen range is to be used; if it is refused, it stays in its fields, to be corrected."""
         try:
             self._workspace.choose_range(first or 0, last or 0)
-        except SpecEngineError as error:  # what was chosen stays in its fields, to be corrected
-            doc = self._page.document
-            kept = (doc.range_first, doc.range_last, doc.range_note)
-            updates = self._views.everything(notice=str(error))
-            return {widget: update for widget, update in updates.items() if widget not in kept}
+        except SpecEngineError as error:
+            return self._views.everything(str(error), given)
         return self._views.everything(notice="")
 
     def use_all(self) -> Updates:
@@ -278,14 +296,23 @@ class Handlers:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, action: Callable[[], object]) -> Updates:
-        """Begin a job and show that, or the reason why it was refused."""
+    def _begin(
+        self,
+        action: Callable[[], object],
+        seen: int | None = None,
+        begun: Updates | None = None,
+        given: Given | None = None,
+    ) -> Updates:
+        """Begin a job and show that with `begun`, or the reason why it was refused: then a job that is running is still
+        followed. `seen` is the view that the action was meant for; fields that were `given` the same are left alone."""
         has_job = self._page.chat.has_job
         try:
+            self._workspace.require_seen(seen)
             action()
         except SpecEngineError as error:
-            return {**self._views.everything(notice=str(error)), has_job: False}
-        return {**self._views.everything(notice=""), has_job: True}
+            is_running = self._workspace.active_job is not None
+            return {**self._views.everything(str(error), given), has_job: is_running}
+        return {**self._views.everything("", given), has_job: True, **(begun or {})}
 
     def _try(self, action: Callable[[], object]) -> Updates:
         """Do something and show the result, or the reason why it was refused."""
@@ -299,35 +326,3 @@ class Handlers:
 def _turn_number(index: int | tuple[int, int]) -> int:
     """The turn that a message of the conversation belongs to; each has two."""
     return (index if isinstance(index, int) else index[0]) // 2
-
-
-def _on(
-    trigger: Callable[..., Dependency],
-    react: Callable[..., object],
-    inputs: Sequence[Block] | None,
-    outputs: Sequence[Block] | None,
-) -> Dependency:
-    """Connect a short reaction: it waits in no queue and shows no spinner."""
-    return trigger(
-        react,
-        inputs and list(inputs),
-        outputs and list(outputs),
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-
-
-def _stream(
-    trigger: Callable[..., Dependency], watch: Callable[[], Iterator[Updates]], outputs: Sequence[Block]
-) -> Dependency:
-    """Connect a generator that follows a job."""
-    return trigger(
-        watch,
-        None,
-        list(outputs),
-        show_progress="hidden",
-        api_visibility="private",
-        concurrency_limit=MAX_WATCHERS,
-        concurrency_id="watch",
-    )

@@ -41,3 +41,43 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   showPlace(link.href);
 });
+
+// Parts that fold away say whether they are open.
+const tellFolds = () => {
+  for (const fold of document.querySelectorAll("button.label-wrap")) {
+    const isOpen = String(fold.classList.contains("open"));
+    if (fold.getAttribute("aria-expanded") !== isOpen) fold.setAttribute("aria-expanded", isOpen);
+  }
+};
+new MutationObserver(tellFolds).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
+tellFolds();
+
+// A race that begins is brought into view.
+document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("#se-compare")) return;
+  const started = performance.now();
+  const show = () => {
+    const lanes = document.querySelector("#se-race .se-lane");
+    if (lanes) lanes.scrollIntoView({ block: "nearest" });
+    else if (performance.now() - started < 5000) setTimeout(show, 100);
+  };
+  show();
+});
+
+// A question that is being typed survives a reload, and a server that is started anew.
+const DRAFT = "se-question";
+document.addEventListener("input", (event) => {
+  if (event.target.closest("#se-box")) sessionStorage.setItem(DRAFT, event.target.value);
+});
+const box = () => document.querySelector("#se-box textarea, #se-box input");
+const bringBack = () => {
+  const field = box(), draft = sessionStorage.getItem(DRAFT);
+  if (!field) { setTimeout(bringBack, 200); return; }
+  if (draft && !field.value) {
+    Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set.call(field, draft);
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  // Whatever empties the field, a question that was sent or a person, ends the draft.
+  setInterval(() => { if (box()?.value === "") sessionStorage.removeItem(DRAFT); }, 500);
+};
+bringBack();

@@ -73,10 +73,7 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
             range_all = gr.Button(text.RANGE_ALL_BUTTON, size="sm", min_width=80, elem_id="se-range-all")
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
         preview = _html(render.preview(None))
-    with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
-        max_tokens = gr.Number(value=512, precision=0, label=text.MAX_TOKENS_LABEL)  # bounds: `Handlers.set_settings`
-        temperature = gr.Slider(0.0, 1.5, value=0.0, step=0.05, label=text.TEMPERATURE_LABEL)
-        seed = gr.Number(value=0, precision=0, label=text.SEED_LABEL)
+    max_tokens, temperature, seed, settings_note = _settings()
     return DocumentPane(
         preset=preset,
         preset_note=preset_note,
@@ -100,7 +97,17 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        settings_note=settings_note,
     )
+
+
+def _settings() -> tuple[gr.Number, gr.Number, gr.Number, gr.HTML]:
+    """How answers are sampled, and a note for what is out of its bounds (`Handlers.set_settings`)."""
+    with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
+        max_tokens = gr.Number(value=512, precision=0, label=text.MAX_TOKENS_LABEL)
+        temperature = gr.Number(value=0.0, step=0.1, label=text.TEMPERATURE_LABEL)
+        seed = gr.Number(value=0, precision=0, label=text.SEED_LABEL)
+        return max_tokens, temperature, seed, _html()
 
 
 def _editor_pane() -> EditorPane:
@@ -183,6 +190,7 @@ def _chat_pane() -> ChatPane:
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
     authors_of, authors = _authors()
     has_job = gr.State(False)
+    seen, given = gr.State(None), gr.State(None)
     return ChatPane(
         chat=chat,
         live=live,
@@ -198,6 +206,8 @@ def _chat_pane() -> ChatPane:
         authors_of=authors_of,
         authors=authors,
         has_job=has_job,
+        seen=seen,
+        given=given,
     )
 
 

@@ -50,6 +50,7 @@ class LiveAnswer:
         self.phase: Phase = "waiting"
         self.num_prompt = 0
         self.num_reused = 0
+        self.num_restored = 0  # of these, from disk
         self.num_read = 0  # prompt tokens in the cache, reused ones included
         self.read_s = 0.0  # when the last prompt chunk was done
         self.elapsed_s = 0.0
@@ -61,6 +62,7 @@ class LiveAnswer:
         self.num_context_tokens = 0  # at the last look
         self.finished: Finished | None = None
         self._texts: list[str] = []
+        self._reads: list[tuple[int, float]] = []  # tokens read, and when
         self._steps_note = ""
         self._recorder = MetricsRecorder(0, 0)
         self._recent: deque[tuple[float, int]] = deque()
@@ -73,6 +75,8 @@ class LiveAnswer:
                     self._prompt_ready(event)
                 case Prefilled():
                     self.num_read, self.read_s = event.num_done, event.elapsed_s
+                    if self.num_read > self.num_reused:
+                        self._reads.append((self.num_read, self.read_s))
                     self.elapsed_s = event.elapsed_s
                 case TokensAccepted():
                     self._accepted(event)
@@ -102,6 +106,8 @@ class LiveAnswer:
         if not self.finished:
             return self._steps_note
         metrics = self.finished.metrics
+        if metrics.drafter_failure:
+            return metrics.drafter_failure
         return metrics.drafting_note if metrics.num_plain_steps * 2 > metrics.num_spec_steps else ""
 
     @property
@@ -120,14 +126,21 @@ class LiveAnswer:
 
     @property
     def read_seconds_left(self) -> float | None:
-        """Seconds until the prompt is read, at the present speed; None while unknown."""
-        rate = self.read_tokens_per_second
-        return (self.num_prompt - self.num_read) / rate if rate > 0 else None
+        """Seconds until the prompt is read; None while unknown. A token costs the more, the more stand before it, so
+        t = a (n - n0) + b (n^2 - n0^2) is laid through the chunk halfway and the last one."""
+        if self.read_s <= 0 or self.num_read <= self.num_reused:
+            return None
+        (near, near_s), (far, far_s) = self._reads[len(self._reads) // 2], self._reads[-1]
+        start, left = self.num_reused, self.num_prompt - self.num_read
+        rise = (far_s / (far - start) - near_s / (near - start)) / (far - near) if near < far else 0.0
+        rise = max(0.0, rise)  # seconds per token and per token before it
+        first = max(0.0, far_s / (far - start) - rise * (far + start))
+        return left * (first + rise * (self.num_prompt + self.num_read))
 
     def _prompt_ready(self, event: PromptReady) -> None:
         self.phase = "reading"
         self.num_prompt, self.num_reused = event.num_prompt_tokens, event.num_reused_tokens
-        self.num_read = event.num_reused_tokens
+        self.num_read, self.num_restored = event.num_reused_tokens, event.num_restored_tokens
         self._recorder = MetricsRecorder(event.num_prompt_tokens, event.num_reused_tokens)
 
     def _accepted(self, event: TokensAccepted) -> None:
@@ -139,7 +152,7 @@ class LiveAnswer:
         self.token_ids.extend(event.token_ids)
         self._texts.append(event.text)
         self._recorder.add(event.record)
-        self._steps_note = event.record.drafting_note
+        self._steps_note = event.record.drafter_failure or event.record.drafting_note
         for piece, is_drafted in zip(event.text_by_token, event.is_drafted, strict=True):
             self._add_piece(piece, is_drafted)
         self._recent.append((event.elapsed_s, len(event.token_ids)))

@@ -1,7 +1,7 @@
 """The model side of what the page works on: loading, exchanging and giving up engines.
 
 Job: `ModelSide`: `switch` and what belongs to it.
-Non-job: reading models (`engine.load_engine`), documents (`papers`), answers (`workspace`).
+Non-job: reading models (`loading.load_engine`), documents (`papers`), answers (`workspace`).
 
 The engine in use stays until the new one is there if the memory holds both, and is freed first if not. When a load
 fails or is stopped, the preset before is in use again.
@@ -56,9 +56,10 @@ class ModelSide(PageState):
         on_loaded: Callable[[Preset], None] = lambda preset: None,
     ) -> None:
         super().__init__(history)
-        self._load = load
+        self._load_engine = load
         self._on_loaded = on_loaded
         self._loads = Apart()
+        self._can_wait = False  # whether a running load will still open what is asked for
 
     def switch(self, preset: Preset, otherwise: Preset | None = None) -> Job[Fact]:
         """Load a preset's engine in place of the present one, or `otherwise` if that fails and there is no present one.
@@ -66,7 +67,12 @@ class ModelSide(PageState):
         with self._lock:
             self._require_idle()
             self.offered = None
-            return self._begin(Job("load", lambda job: self._exchange(job, preset, otherwise), after=self.read_ahead))
+            self._can_wait = True
+            return self._begin(Job("load", lambda job: self._load(job, preset, otherwise), after=self.read_ahead))
+
+    def open_waiting(self, job: Job[Fact]) -> bool:
+        """Open what was wanted while the job loaded; False when nothing was, and then nothing will be."""
+        return False
 
     def read_ahead(self) -> Job[Fact] | None:
         """Have the engine read what the next prompt begins with, if it can."""
@@ -90,6 +96,14 @@ class ModelSide(PageState):
             reclaim()
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _load(self, job: Job[Fact], preset: Preset, otherwise: Preset | None) -> None:
+        """The loading job."""
+        try:
+            self._exchange(job, preset, otherwise)
+        finally:
+            while self.open_waiting(job):
+                pass
 
     def _exchange(self, job: Job[Fact], preset: Preset, otherwise: Preset | None) -> None:
         """Load, and on failure, foreseen or not, go back to the preset before."""
@@ -123,7 +137,8 @@ class ModelSide(PageState):
             self._install(job, preset)
             return None
         except Stopped:
-            return text.LOADING_STOPPED
+            has_downloaded = any(isinstance(fact, LoadProgress) and fact.files for fact in job.facts)
+            return text.DOWNLOAD_STOPPED if has_downloaded else text.LOADING_STOPPED
         except SpecEngineError as error:
             return str(error)
         except (RuntimeError, OSError, MemoryError) as error:  # torch runs out of memory by RuntimeError
@@ -135,7 +150,7 @@ class ModelSide(PageState):
 
         def load(is_unwanted: Callable[[], bool]) -> PageEngine:
             reclaim()  # what an earlier load that was let go of may have left
-            return self._load(preset, LoadWatch(job.report, is_unwanted), _OldEngine(self, is_unwanted))
+            return self._load_engine(preset, LoadWatch(job.report, is_unwanted), _OldEngine(self, is_unwanted))
 
         engine = self._loads.run(
             load,

@@ -14,7 +14,7 @@ from spec_engine.chat.session import Session
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.together import read_documents
-from spec_engine.errors import PasswordRequired, RequestError, Stopped
+from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError, Stopped
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
 from spec_engine.ui.apart import Apart
@@ -57,6 +57,7 @@ class DocumentSide(ModelSide):
         self._reads_ahead = reads_ahead
         self._readings = Apart()
         self._password: str | None = None  # of the open document's files
+        self._waiting_password: str | None = None  # for what waits for a model
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -72,11 +73,32 @@ class DocumentSide(ModelSide):
         self._open_now(Wanted(conversation=conversation), password)
 
     def start_opening(self, wanted: Wanted, password: str | None = None) -> Job[Fact]:
-        """Open files or a conversation as a job. What needs a password is `locked` afterwards."""
+        """Open files or a conversation as a job; while a model is loaded, at the end of that job. What needs a password
+        is `locked` afterwards."""
         with self._lock:
+            job = self.active_job
+            if job is not None and job.kind == "load" and self._can_wait:
+                self.waiting, self._waiting_password = wanted, password
+                return job
             self._require_idle()
             self.locked = None
             return self._begin(Job("open", lambda job: self._open(job, wanted, password), after=self.read_ahead))
+
+    def open_waiting(self, job: Job[Fact]) -> bool:
+        with self._lock:
+            wanted, password = self.waiting, self._waiting_password
+            self.waiting, self._waiting_password = None, None
+            self._can_wait = wanted is not None
+        if wanted is None:
+            return False
+        job.rearm()  # to stop loading is not to give up the document
+        before = self._trouble
+        try:
+            self._open(job, wanted, password)
+        except SpecEngineError as error:
+            self._trouble = str(error)
+        self._trouble = " ".join(filter(None, (before, self._trouble if self._trouble != before else "")))
+        return True
 
     def unlock(self, password: str) -> Job[Fact]:
         """Open what waits for a password with this one. Raises `RequestError` when nothing waits."""
@@ -191,3 +213,5 @@ def _read_ahead(job: Job[Fact], session: Session) -> None:
     """The body of a reading job."""
     for event in session.read_ahead(job.is_cancelled):
         job.report(event)
+    if not job.is_cancelled():
+        session.keep_document(job.is_cancelled)

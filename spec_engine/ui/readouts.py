@@ -61,7 +61,7 @@ def readouts(
     else:
         metrics = answer.metrics
         parts += [
-            _tiles(answer, metrics, speed.baseline),
+            _tiles(answer, metrics, speed),
             _prefill(answer),
             _acceptance(metrics),
             _time(metrics, answer.read_s) if answer.phase != "reading" else "",
@@ -108,7 +108,8 @@ def _prefill(answer: LiveAnswer) -> str:
         caption = f"read in {text.seconds(answer.read_s)}"
         if answer.read_tokens_per_second > 0:
             caption += f" · {text.rate(answer.read_tokens_per_second)} tokens/s"
-    reuse = f"reused <b>{text.count(answer.num_reused)}</b> · new <b>{text.count(num_new)}</b>"
+    origin = f" ({text.count(answer.num_restored)} from disk)" if answer.num_restored else ""
+    reuse = f"reused <b>{text.count(answer.num_reused)}</b>{origin} · new <b>{text.count(num_new)}</b>"
     bar = meter(share, "", "prompt read") if answer.phase == "reading" else ""
     figures = (
         f'<p class="se-figures" title="{escape(text.HELP["reused"])}">{reuse}</p><p class="se-figures">{caption}</p>'
@@ -116,9 +117,9 @@ def _prefill(answer: LiveAnswer) -> str:
     return _section("Reading the prompt", text.HELP["prefill"], bar + figures)
 
 
-def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseline | None) -> str:
-    """The four figures that matter most."""
-    mean = metrics.tokens_per_second
+def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, speed: SpeedView) -> str:
+    """The four figures that matter most. After a race the speed-up is that of its lanes, which ran side by side."""
+    baseline, mean = speed.baseline, metrics.tokens_per_second
     now = mean if answer.finished else answer.tokens_per_second_now or mean
     speed_note = (
         (f"mean: {text.rate(mean)}" if mean else "to come") if not answer.finished else f"first: {_first_word(metrics)}"
@@ -128,21 +129,25 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, baseline: PlainBaseli
     )
     is_long_enough = not answer.finished or metrics.num_generated_tokens >= MIN_BASELINE_TOKENS
     if baseline and mean > 0 and is_long_enough:
-        ratio = mean / baseline.tokens_per_second
-        is_this = baseline.num_prompt_tokens == answer.num_prompt
-        note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"
-        detail = (
-            f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
-            f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."
-        )
-        second = _tile(
-            "speed-up", text.factor(ratio), note, detail, "good" if ratio >= 1.05 else "bad" if ratio < 1 else ""
-        )
+        second = _speed_up(answer, mean, baseline, speed.comparison)
     else:
         second = _tile("speed-up", "–", "unmeasured", text.HELP["speedup"])
     length = metrics.mean_acceptance_length
     third = _tile("tokens/pass", f"{length:.2f}" if length else "–", "accepted", text.HELP["acceptance_length"])
     return f'<div class="se-tiles">{first}{second}{third}</div>'
+
+
+def _speed_up(answer: LiveAnswer, rate: float, baseline: PlainBaseline, race: Comparison | None) -> str:
+    """The gain of this answer against plain decoding, or that of the race over it, which says so."""
+    ratio, is_this = rate / baseline.tokens_per_second, baseline.num_prompt_tokens == answer.num_prompt
+    note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"
+    if race and race.plain_rate:
+        ratio, note = race.drafted_rate / race.plain_rate, "in the race"
+    detail = (
+        f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
+        f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."
+    )
+    return _tile("speed-up", text.factor(ratio), note, detail, "good" if ratio >= 1.05 else "bad" if ratio < 1 else "")
 
 
 def _first_word(metrics: GenerationMetrics) -> str:
@@ -266,8 +271,9 @@ def _strip(seen: Counter[int], size: int, num_tokens: int, locate: Callable[[int
         title = f"{place}, from token {text.count(token)}" if place else f"from token {text.count(token)}"
         style = f'style="--glow:{number / most:.2f}" title="{escape(title)}"'
         link = _place(first.get(cell, 0) * size, max(size, round(per_cell * size)))
-        cells.append(f"<a {style} {link}></a>" if number and place else f"<i {style}></i>")
-    return f'<div class="se-strip">{"".join(cells)}</div>'
+        cells.append(f'<a {style} {link} tabindex="-1"></a>' if number and place else f"<i {style}></i>")
+    # The most looked-at places follow as links with names: with the keyboard and for screen readers those do.
+    return f'<div class="se-strip" aria-hidden="true">{"".join(cells)}</div>'
 
 
 def _place(token: int, num_tokens: int) -> str:

@@ -31,8 +31,9 @@ _MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
 
 
 def brand() -> str:
-    """Name and purpose of the page."""
+    """Name and purpose of the page, and a way past the document to the chat."""
     return (
+        f'<a class="se-skip" href="#se-middle">{escape(text.TO_THE_CHAT)}</a>'
         f'<header class="se-brand"><span class="se-mark" aria-hidden="true"></span>'
         f"<div><h1>{escape(text.TITLE)}</h1><p>{escape(text.TAGLINE)}</p></div></header>"
     )

@@ -52,8 +52,8 @@ def preset_verdict(preset: Preset, *, is_saved: bool = False) -> str:
     return notice(f"{text.PRESET_SAVED} {words}" if is_saved else words, "info")
 
 
-def fit_note(fit: Fit) -> str:
-    """A preset that does not fit: what it needs by part, and that there is something instead."""
+def fit_note(fit: Fit, loaded: str) -> str:
+    """A preset that does not fit: what it needs by part, that there is something instead, and what stays loaded."""
     if fit.need is None or fit.free is None:
         return ""
     sentence = text.NEED_SENTENCE.format(
@@ -63,6 +63,7 @@ def fit_note(fit: Fit) -> str:
         free=text.gigabytes(fit.free),
     )
     instead = text.NEED_INSTEAD if fit.others else text.NEED_NOTHING
+    instead += f" {text.STILL_LOADED.format(title=loaded)}" if loaded else ""
     return f'{notice(sentence)}{memory_bar(fit.need.parts)}<p class="se-quiet">{escape(instead)}</p>'
 
 

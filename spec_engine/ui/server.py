@@ -22,6 +22,7 @@ import platformdirs
 import uvicorn
 from fastapi import FastAPI
 
+from spec_engine.cache.store import PrefixStore
 from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
@@ -63,6 +64,7 @@ class ServeOptions:
         model: hub id or folder of another target for the preset.
         data_dir: where conversations and their documents are kept; None for the user's data folder of the system.
         login: "name:password" that the browser asks for; None for no password.
+        kept_gb: 10^9 bytes of what was computed of documents that are kept on disk at most; 0: nothing is.
     """
 
     preset: str | None = None
@@ -74,6 +76,7 @@ class ServeOptions:
     model: str | None = None
     data_dir: Path | None = None
     login: str | None = None
+    kept_gb: float = 20.0
 
 
 class PageServer(uvicorn.Server):
@@ -156,9 +159,9 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     data_dir = options.data_dir or default_data_dir()
     history = History(data_dir)
     history.tidy()
-    workspace = Workspace(
-        EngineSource(options.device), history, reads_ahead=True, on_loaded=lambda preset: shelf.remember(preset)
-    )
+    store = PrefixStore(data_dir / "prefixes", int(options.kept_gb * 1e9)) if options.kept_gb > 0 else None
+    source = EngineSource(options.device, store)
+    workspace = Workspace(source, history, reads_ahead=True, on_loaded=lambda preset: shelf.remember(preset))
     shelf = PresetShelf(
         presets, data_dir / "presets", options.device, lambda: _free(options.device, workspace.engine_bytes)
     )

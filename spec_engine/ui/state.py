@@ -64,6 +64,7 @@ class PageState:
         self.reuse_trouble = ""  # why the engine's model has to read the document again for each question
         self.opened: OpenedDocument | None = None
         self.locked: Wanted | None = None  # what waits for its password
+        self.waiting: Wanted | None = None  # what is opened once the model is loaded
         self.offered: Fit | None = None  # a preset that was picked and does not fit, with what would
         self._document_paths: tuple[Path, ...] = ()  # its files, until a conversation keeps copies
         self.preset: Preset | None = None
@@ -77,6 +78,8 @@ class PageState:
         self.comparison: Comparison | None = None
         self.race_job: Job[Fact] | None = None  # the last race, finished or not
         self._trouble = ""  # why the last engine could not be loaded
+        self.view = 0  # counts the conversations and documents that were shown
+        self.told = ""  # the trouble that an open page has shown
 
     # --- questions about the state ------------------------------------------------------------------------------------
 
@@ -118,6 +121,11 @@ class PageState:
         """Why the last job failed; "" when it did not."""
         job = self.job
         return self._trouble or (job.error or "" if job else "")
+
+    @property
+    def news(self) -> str:
+        """The trouble that a page opened now should show: what no page has shown yet, or why there is no model."""
+        return self.trouble if self._engine is None or self.trouble != self.told else ""
 
     @property
     def why_not_ask(self) -> str:
@@ -163,6 +171,11 @@ class PageState:
 
     # --- for the actions ----------------------------------------------------------------------------------------------
 
+    def require_seen(self, view: int | None) -> None:
+        """Raise `RequestError` when a page shows another conversation or document than the one that is open now."""
+        if view is not None and view != self.view:
+            raise RequestError(text.OTHER_VIEW)
+
     def _require_idle(self) -> None:
         """Raise `RequestError` unless no job runs; measuring and reading ahead give way."""
         job = self.active_job
@@ -171,7 +184,11 @@ class PageState:
             job.join(2.0)
             job = self.active_job
         if job is not None:
-            raise RequestError({"load": text.BUSY_LOADING, "open": text.BUSY_OPENING}.get(job.kind, text.BUSY))
+            raise RequestError(
+                {"load": text.BUSY_LOADING, "open": text.BUSY_OPENING, "compare": text.BUSY_RACING}.get(
+                    job.kind, text.BUSY
+                )
+            )
 
     def _begin(self, job: Job[Fact], *, keeps_trouble: bool = False) -> Job[Fact]:
         """Make a job the running one."""
@@ -190,6 +207,7 @@ class PageState:
     def _forget_answer(self) -> None:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.job = "", None
+        self.view += 1
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
         self._measured_behind = self.race_job = None
         self._session = self._new_session(len(self.talk.path))

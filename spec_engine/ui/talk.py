@@ -96,7 +96,11 @@ class Talk:
 
     def branches(self) -> list[tuple[int, str]]:
         """The last turn of each branch of this conversation with its question."""
-        return self._store.branches(self.conversation) if self.conversation is not None else []
+        return self.branches_of(self.conversation) if self.conversation is not None else []
+
+    def branches_of(self, conversation: int) -> list[tuple[int, str]]:
+        """The last turn of each branch of any conversation with its question."""
+        return self._store.branches(conversation)
 
     def show_branch(self, last_turn: int) -> None:
         """Show another branch. Raises `StoreError` for one of another conversation."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 TITLE: Final = "Long-document chat"
+TO_THE_CHAT: Final = "Go to the chat"
 TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stays word for word the large model's own."
 
 # --- document ---------------------------------------------------------------------------------------------------------
@@ -88,7 +89,14 @@ WELCOME_STEPS: Final = (
     ("See why it is fast:", "how many drafted tokens were confirmed, and the measured speed-up, on the right."),
 )
 BUSY: Final = "Another answer is being written, perhaps in another tab. Stop it first, or wait until it is finished."
+BUSY_RACING: Final = "A race is running. Stop it first, or wait until it is finished."
+OTHER_VIEW: Final = (
+    "Another tab opened another conversation or document; this page shows it now. Nothing was asked. Send it again if "
+    "it is meant for this one."
+)
+RACING: Final = "The race is running; its lanes are below the conversation"
 BUSY_LOADING: Final = "A model is being loaded. This can be done once it is ready, or once you have stopped it."
+OPENS_LATER: Final = "The document is opened as soon as the model is loaded, or its loading is stopped."
 BUSY_OPENING: Final = "A document is being opened. This can be done once it is there, or once you have stopped it."
 EMPTY_QUESTION: Final = "Type a question first."
 STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
@@ -137,8 +145,10 @@ READING_AHEAD: Final = "Reading the document ahead; ask whenever you like"
 MEASURING_PLAIN: Final = "Measuring plain decoding"
 DRAFTING_PAUSED: Final = "Drafting off"
 LOADING_FAILED: Final = "{title} could not be loaded. {reason}"
-LOADING_STOPPED: Final = "Loading was stopped; what was downloaded is kept."
+LOADING_STOPPED: Final = "Loading was stopped."
+DOWNLOAD_STOPPED: Final = "Loading was stopped; what was downloaded is kept."
 STILL_LOADED: Final = "{title} stays loaded."
+SETTINGS_LIMITS: Final = "Used: at most {tokens} tokens, temperature {temperature:g}, seed {seed}."
 LOADED_INSTEAD: Final = "{title} is loaded instead."
 LOADED_AGAIN: Final = "{title} is loaded again."
 NOR_LOADED: Final = "Nor could {title} be loaded. {reason}"
@@ -188,8 +198,8 @@ HELP: Final[dict[str, str]] = {
     "histogram": "How many steps had 0, 1, 2 … drafted tokens confirmed.",
     "time": "Where the seconds of this answer went.",
     "prefill": "Reading the prompt: the document and the conversation, before the first word can be written.",
-    "reused": "Tokens whose computation was kept, from reading ahead or from earlier questions, and tokens that had "
-    "to be read now.",
+    "reused": "Tokens whose computation was kept, from reading ahead, from earlier questions or on disk since the "
+    "document was open before, and tokens that had to be read now.",
     "draft": "The small, fast drafter proposing tokens.",
     "verify": "The large model checking all proposed tokens in one pass.",
     "other": "Retrieval and bookkeeping.",

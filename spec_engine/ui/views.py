@@ -10,6 +10,7 @@ from gradio.blocks import Block
 from spec_engine.chat.store import StoredTurn
 from spec_engine.ui import examples, render, render_models, text
 from spec_engine.ui.components import Page
+from spec_engine.ui.fields import Fields, Given
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
@@ -27,18 +28,19 @@ class Views:
         self._page = page
         self._shelf = shelf
         self._workspace = workspace
+        self.fields = Fields(page, workspace)
         self._doc, self._chat, self._speed = page.document, page.chat, page.speed
 
     @property
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_job]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_job, chat.stop]
 
     @property
     def figure_outputs(self) -> list[Block]:
         """What changes when only figures are new."""
-        return [self._speed.readouts, self._speed.compare, self._speed.answers]
+        return [self._speed.readouts, self._speed.compare, self._speed.answers, self._chat.stop]
 
     @property
     def all_outputs(self) -> list[Block]:
@@ -54,15 +56,7 @@ class Views:
             doc.locked_row,
             doc.password,
             doc.card,
-            doc.range_row,
-            doc.range_first,
-            doc.range_last,
-            doc.range_note,
-            doc.range_all,
             doc.preview,
-            doc.max_tokens,
-            doc.temperature,
-            doc.seed,
             chat.chat,
             chat.branches,
             chat.authors_of,
@@ -76,6 +70,8 @@ class Views:
             self._speed.compare,
             self._speed.answers,
             *self.history_outputs,
+            *self.fields.outputs,
+            chat.seen,
             *self.streamed,
         ]
 
@@ -83,19 +79,24 @@ class Views:
     def history_outputs(self) -> list[Block]:
         """The list of conversations, and what belongs to the one that is shown."""
         history = self._page.history
-        return [history.box, history.listing, history.tools, history.title, history.confirm, history.exports]
+        return [history.box, history.listing, history.tools, history.exports]
 
     # --- all at once --------------------------------------------------------------------------------------------------
 
-    def everything(self, notice: str | None) -> Updates:
-        """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there."""
+    def everything(self, notice: str | None, given: Given | None = None) -> Updates:
+        """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there; fields that
+        were `given` the same before are left as they are."""
         shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice)}
+        if not notice and self._workspace.waiting:
+            shown = {self._chat.notice: render.notice(text.OPENS_LATER, "info")}
         return {
             **self._document(),
             **self._conversation(),
             **self._controls(),
             **self._results(),
             **self.conversations(),
+            **self.fields.updates(given),
+            self._chat.seen: self._workspace.view,
             **shown,
         }
 
@@ -115,8 +116,6 @@ class Views:
             history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
             history.listing: gr.update(choices=choices, value=shown.id if shown and is_listed else None),
             history.tools: gr.update(visible=shown is not None),
-            history.title: shown.title if shown else "",
-            history.confirm: gr.update(visible=False),
             history.exports: render.exports(shown.id) if shown else "",
         }
 
@@ -126,6 +125,7 @@ class Views:
             self._speed.readouts: self._readouts(self._last_answer()),
             self._speed.compare: self._compare_button(),
             self._speed.answers: render.answers(self._workspace.talk.path),
+            self._chat.stop: self._stop_button(),
         }
 
     def box(self, value: str) -> object:
@@ -146,14 +146,14 @@ class Views:
         if workspace.reuse_trouble and preset is picked:
             facts.append(workspace.reuse_trouble)
         others = offered.others if offered else ()
-        buttons = {
+        buttons: Updates = {
             button: gr.update(value=others[number].title if number < len(others) else "", visible=number < len(others))
             for number, button in enumerate(doc.fit_others)
         }
         return {
             doc.preset: gr.update(choices=self._shelf.choices(), value=picked.name if picked else None),
             doc.fit_row: gr.update(visible=offered is not None),
-            doc.fit_note: render_models.fit_note(offered) if offered else "",
+            doc.fit_note: render_models.fit_note(offered, preset.title if preset else "") if offered else "",
             **buttons,
             doc.preset_note: render_models.preset_note(picked.description, facts) if picked else "",
             doc.card: render.document_card(
@@ -162,28 +162,8 @@ class Views:
                 reliable_length=preset.reliable_length if preset else 0,
             ),
             doc.preview: render.preview(opened.used, opened.budget) if opened else render.preview(None),
-            doc.max_tokens: workspace.settings.max_tokens,
-            doc.temperature: workspace.settings.temperature,
-            doc.seed: workspace.settings.seed,
             doc.locked_row: gr.update(visible=workspace.locked is not None),
-            doc.password: "",
-            **self._range(),
-        }
-
-    def _range(self) -> Updates:
-        """The choice of parts: offered when the whole document does not fit."""
-        doc, opened = self._doc, self._workspace.opened
-        if opened is None or opened.whole_budget is None or opened.whole_budget.fits:
-            return {doc.range_row: gr.update(visible=False)}
-        budget = opened.whole_budget
-        choices = [(f"{index + 1} · {label}", index) for index, label in enumerate(budget.labels)]
-        first, last = opened.chosen or (0, budget.last_fitting_block or 0)
-        return {
-            doc.range_row: gr.update(visible=True),
-            doc.range_all: gr.update(visible=opened.chosen is not None),
-            doc.range_first: gr.update(choices=choices, value=first),
-            doc.range_last: gr.update(choices=choices, value=last),
-            doc.range_note: render.range_note(budget, first, last),
+            doc.password: "" if workspace.locked is None else gr.skip(),  # somebody may be typing
         }
 
     def _conversation(self) -> Updates:
@@ -208,7 +188,7 @@ class Views:
         job, path = self._workspace.active_job, self._workspace.talk.path
         if job is None or job.kind in ("calibrate", "read"):
             return render.notice(text.BROKEN_OFF, "info") if path and path[-1].reason == "interrupted" else ""
-        return render.working(text.STARTING) if job.kind != "compare" else ""
+        return render.working(text.RACING if job.kind == "compare" else text.STARTING)
 
     def _controls(self) -> Updates:
         """What can be pressed now."""
@@ -219,7 +199,7 @@ class Views:
         updates: Updates = {
             chat.box: gr.update(placeholder=reason or text.ASK_READY),
             chat.ask: gr.update(visible=not is_busy, interactive=not reason),
-            chat.stop: gr.update(visible=is_busy, interactive=True),
+            chat.stop: self._stop_button(),
             chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_busy),
             self._speed.compare: self._compare_button(),
         }
@@ -230,6 +210,11 @@ class Views:
             is_used = index < len(questions)
             updates[button] = gr.update(value=questions[index] if is_used else "", visible=is_used)
         return updates
+
+    def _stop_button(self) -> object:
+        """There while something can be stopped; measuring gives way by itself."""
+        job = self._workspace.active_job
+        return gr.update(visible=job is not None and job.kind != "calibrate", interactive=True)
 
     def _compare_button(self) -> object:
         """The button that starts the plain run."""

@@ -98,8 +98,11 @@ class Workspace(DocumentSide):
     # --- the history --------------------------------------------------------------------------------------------------
 
     def show_branch(self, last_turn: int) -> None:
-        """Show another branch of the conversation. Raises `StoreError` when it does not exist."""
+        """Show another branch of the conversation; the one that is shown stays as it is, because one choice may be
+        told twice. Raises `StoreError` when it does not exist."""
         with self._lock:
+            if self.talk.path and self.talk.path[-1].id == last_turn:
+                return
             self._require_idle()
             self.talk.show_branch(last_turn)
             self._forget_answer()
@@ -113,6 +116,8 @@ class Workspace(DocumentSide):
         with self._lock:
             self._require_idle()
             self.talk.delete()
+            if self._engine and self.opened:
+                self._engine.forget_prefix(self.opened.used.sha256)
             if not all(path.is_file() for path in self._document_paths):
                 self.opened, self._document_paths = None, ()
             self._leave_chat()
@@ -146,7 +151,7 @@ class Workspace(DocumentSide):
             if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
                 return None
             self._measured_behind = answered
-            measure = Job[Fact]("calibrate", lambda job: self._calibrate(job, session, engine))
+            measure = Job[Fact]("calibrate", lambda job: self._calibrate(job, session, engine), after=self.read_ahead)
             return self._begin(measure)
 
     def _calibrate(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:

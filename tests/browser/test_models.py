@@ -66,6 +66,21 @@ def test_a_download_is_shown_stopped_and_taken_up_again(open_page: Opener, hub: 
     expect(page.locator("#se-readouts")).to_contain_text("Memory:")
 
 
+def test_a_second_choice_while_the_first_loads_is_refused_and_the_page_goes_on(open_page: Opener, hub: Hub) -> None:
+    page = open_page()
+    hub.bytes_per_second = 1_500_000
+    pick(page, "From the hub")
+    expect(page.locator("#se-live")).to_contain_text("Downloading tests/target")
+    pick(page, "Gated model")
+    expect(page.locator("#se-notice")).to_contain_text("A model is being loaded.")
+    pick(page, "Tiny pair")  # the one that is loaded
+    hub.bytes_per_second = None
+    expect(page.locator("#se-preset input")).to_have_value(re.compile("^From the hub"), timeout=30_000)
+    expect(page.locator("#se-stop")).to_be_hidden()
+    expect(page.locator("#se-ask")).to_be_visible()
+    expect(page.locator("#se-notice")).to_be_empty()
+
+
 def test_a_gated_model_says_what_to_do(open_page: Opener, hub: Hub) -> None:
     hub.refusals["tests/gated"] = (401, "GatedRepo")
     page = open_page()

@@ -37,6 +37,16 @@ def ask(page: "playwright.Page", question: str) -> None:
     page.keyboard.press("Enter")
 
 
+def ask_briefly(page: "playwright.Page", question: str) -> None:
+    """Ask, and stop once something of the answer is there."""
+    before = bot_messages(page).count()
+    ask(page, question)
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(before + 1)
+    page.locator("#se-ask:enabled").wait_for()
+
+
 def bot_messages(page: "playwright.Page") -> "playwright.Locator":
     return page.locator("#se-chat .bot-row")
 
@@ -94,6 +104,7 @@ def test_the_plain_run_shows_an_identical_text_and_a_measured_speed_up(open_page
     page.locator("#se-compare").click()
     expect(page.locator("#se-readouts .se-verdict")).to_have_text("Text identical, 48 tokens")
     lanes = page.locator(".se-lane")
+    expect(lanes.first).to_be_in_viewport()
     expect(lanes.locator("h4")).to_have_text(["Plain decoding", "Drafting, no retrieval", "Drafting with retrieval"])
     expect(lanes.locator(".se-verdict")).to_have_text(["identical text: 48 tokens"] * 2)
     texts = lanes.locator(".se-lane-text").all_inner_texts()
@@ -161,6 +172,84 @@ def test_a_document_that_does_not_fit_waits_for_a_choice(open_page: Opener, tmp_
     expect(page.locator("#se-document")).to_contain_text("were chosen")
     page.locator("#se-range-all").click()
     expect(page.locator("#se-ask")).to_be_disabled()
+
+
+def test_a_question_from_a_tab_that_shows_something_else_is_not_asked(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    ask_briefly(page, "When was the fund closed?")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(bot_messages(other)).to_have_count(1)
+    other.locator("#se-new").click()
+    expect(bot_messages(other)).to_have_count(0)
+    ask(page, "And by whom?")
+    expect(page.locator("#se-notice")).to_contain_text("Nothing was asked.")
+    expect(bot_messages(page)).to_have_count(0)
+    expect(page.locator("#se-box textarea")).to_have_value("And by whom?")
+    ask_briefly(page, "And by whom?")  # it is meant for the new conversation
+
+
+def test_settings_that_are_typed_are_used_and_bounds_are_said(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.get_by_role("button", name="Settings").first.click()
+    temperature, longest = page.get_by_label("Temperature"), page.get_by_label("Longest answer")
+    temperature.fill("0.8")
+    page.wait_for_timeout(400)  # nobody types in two fields at once
+    longest.fill("-5")
+    expect(page.get_by_text("Used: at most 1 tokens, temperature 0.8, seed 0.")).to_be_visible()
+    temperature.fill("")
+    page.wait_for_timeout(400)
+    longest.fill("7")
+    expect(page.get_by_text("Used: at most 1 tokens")).to_be_hidden()
+    ask(page, "When was the fund closed?")
+    expect(bot_messages(page)).to_have_count(1)
+    expect(page.locator("#se-readouts")).to_contain_text("7 tokens")
+    expect(temperature).to_have_value("0.8")
+
+
+def test_what_is_typed_while_an_answer_is_written_stays(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    ask(page, "When was the fund closed?")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.get_by_role("button", name="Conversations").first.click()
+    page.locator("#se-title input").fill("Half a ti")
+    page.get_by_role("button", name="Settings").first.click()
+    page.get_by_label("Temperature").fill("0.7")
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(1)
+    expect(page.locator("#se-ask:enabled")).to_be_visible()
+    page.wait_for_timeout(300)  # the figures of the answer come behind it
+    expect(page.locator("#se-title input")).to_have_value("Half a ti")
+    expect(page.get_by_label("Temperature")).to_have_value("0.7")
+    page.locator("#se-rename").click()
+    expect(page.locator("#se-history")).to_contain_text("Half a ti")
+
+
+def test_a_question_that_is_typed_survives_a_reload_and_a_sent_one_does_not(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    page.locator("#se-ask:enabled").wait_for()
+    page.locator("#se-box textarea").fill("When was the")
+    page.reload()
+    expect(page.locator("#se-box textarea")).to_have_value("When was the")
+    page.locator("#se-ask:enabled").wait_for()
+    ask_briefly(page, "When was the fund closed?")
+    expect(bot_messages(page)).to_have_count(1)
+    page.wait_for_timeout(600)
+    page.reload()
+    expect(bot_messages(page)).to_have_count(1)
+    expect(page.locator("#se-box textarea")).to_have_value("")
+
+
+def test_a_narrow_page_has_a_way_to_the_chat(open_page: Opener) -> None:
+    page = open_page()
+    page.set_viewport_size({"width": 390, "height": 800})
+    expect(page.locator("#se-box")).not_to_be_in_viewport()
+    page.get_by_role("link", name="Go to the chat").click()
+    expect(page.locator("#se-box")).to_be_in_viewport()
 
 
 def test_a_locked_file_asks_for_its_password(open_page: Opener, tmp_path: Path) -> None:

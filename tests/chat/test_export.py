@@ -1,6 +1,7 @@
 """A conversation as Markdown and JSON."""
 
 import json
+from dataclasses import replace
 
 from spec_engine.chat.export import footer, to_json, to_markdown
 from spec_engine.chat.store import StoredTurn
@@ -46,6 +47,17 @@ def test_markdown_keeps_questions_answers_and_places() -> None:
     assert text.startswith("# A title\n\nAbout: report.pdf\n\n> Why?\n> Really?\n\nBecause.\n\n- one\n\n*4 tokens")
     assert "looked at p. 3, p. 12*" in text
     assert "About" not in to_markdown("A title", "", TURNS)
+
+
+def test_branches_that_are_not_in_the_file_are_mentioned() -> None:
+    assert "2 other branches of this conversation are not in this file" in to_markdown("A", "", TURNS, 2)
+    assert "1 other branch of this conversation is not in this file" in to_markdown("A", "", TURNS, 1)
+    assert "branch" not in to_markdown("A", "", TURNS)
+    assert json.loads(to_json("A", "", TURNS, 2))["num_other_branches"] == 2
+
+
+def test_an_answer_that_is_being_written_is_not_called_broken_off() -> None:
+    assert footer(replace(TURNS[1], reason="writing")) == "1 token · still being written"
 
 
 def test_json_holds_everything() -> None:

@@ -120,13 +120,16 @@ def test_the_list_is_searched_whatever_the_case(store: ConversationStore) -> Non
     ):
         answer(store, store.begin(title), None, question, text)
     found = {
-        search: [one.title for one in store.conversations(search)] for search in ("münchen", "100%", "o_i", "ÄPFEL", "")
+        search: [one.title for one in store.conversations(search)]
+        for search in ("münchen", "100%", "o_i", "ÄPFEL", "100% Mün", "100% nobody", "")
     }
     assert found == {
         "münchen": ["Budget"],
         "100%": ["Budget"],
         "o_i": ["Law"],
         "ÄPFEL": ["Äpfel"],
+        "100% Mün": ["Budget"],
+        "100% nobody": [],
         "": ["Äpfel", "Law", "Budget"],
     }
 

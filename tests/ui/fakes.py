@@ -84,6 +84,7 @@ class ScriptedEngine:
         self.tokenizer = tokenizer or WordTokenizer()
         self.cached: list[tuple[int, ...]] = [()]  # shared with engines made by with_drafter
         self.requests: list[Request] = []
+        self.kept: dict[str, tuple[int, ...]] = {}
         self.is_closed = False
 
     @property
@@ -104,6 +105,13 @@ class ScriptedEngine:
 
     def logits_after(self, token_ids: Sequence[int]) -> list[float]:
         return [0.0] * 10_000
+
+    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        self.kept[label] = tuple(token_ids)
+        return True
+
+    def forget_prefix(self, label: str) -> None:
+        self.kept.pop(label, None)
 
     def close(self) -> None:
         self.is_closed = True

@@ -9,9 +9,9 @@ import pytest
 
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
-from spec_engine.engine import Room
 from spec_engine.errors import ModelError, RequestError, Stopped, UnreadableDocument
 from spec_engine.events import Prefilled, PromptReady
+from spec_engine.loading import Room
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import papers, text
 from spec_engine.ui.apart import Apart
@@ -69,8 +69,7 @@ def test_loading_stops_at_once_and_the_engine_in_use_stays(report: Path) -> None
     assert workspace.preset is not None
     assert workspace.preset.name == "builtin"
     assert workspace.trouble == (
-        "The slow model could not be loaded. Loading was stopped; what was downloaded is kept. "
-        "The builtin model stays loaded."
+        "The slow model could not be loaded. Loading was stopped. The builtin model stays loaded."
     )
     assert workspace.why_not_ask == ""
     done(workspace.ask("What?"))
@@ -122,6 +121,38 @@ def test_with_room_for_both_the_old_engine_goes_last(report: Path) -> None:
     done(workspace.switch(preset("other")))
     assert [engine.is_closed for engine in loader.engines] == [True, False]
     assert workspace.memory is not None
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_document_that_is_dropped_while_a_model_loads_is_opened_then(report: Path, is_stopped: bool) -> None:
+    workspace = Workspace(SlowLoader(0.6))
+    job = workspace.switch(preset("slow"))
+    begun(job)
+    assert workspace.start_opening(Wanted((report.with_name("gone.txt"),))) is job
+    assert workspace.start_opening(Wanted((report,))) is job  # the last one counts
+    assert workspace.opened is None
+    if is_stopped:
+        workspace.stop()
+    done(job)
+    assert workspace.waiting is None
+    assert workspace.opened is not None
+    assert workspace.opened.used.source_name == report.name
+    assert (workspace.opened.budget is None) == is_stopped  # nothing to count with
+    assert ("was stopped" in workspace.trouble) == is_stopped
+    assert workspace.why_not_ask == (text.ASK_NEEDS_ENGINE if is_stopped else "")
+
+
+def test_what_cannot_be_opened_after_loading_is_told_beside_why_loading_failed(report: Path) -> None:
+    workspace = Workspace(SlowLoader(0.6))
+    job = workspace.switch(preset("slow"))
+    begun(job)
+    workspace.start_opening(Wanted((report.with_name("gone.txt"),)))
+    workspace.stop()
+    done(job)
+    assert workspace.trouble.startswith("The slow model could not be loaded. Loading was stopped. ")
+    assert "gone.txt" in workspace.trouble
+    with pytest.raises(RequestError, match="Open one first"):
+        workspace.choose_range(0, 1)
 
 
 def test_a_load_that_was_stopped_frees_nothing_any_more(report: Path) -> None:
@@ -235,6 +266,33 @@ def test_a_document_is_read_before_the_first_question(report: Path) -> None:
     assert len(workspace.turns) == 1
 
 
+def test_what_was_read_is_kept_until_the_conversation_is_deleted(report: Path) -> None:
+    loader = Loader()
+    workspace = eager(report, loader)
+    done(reading(workspace))
+    answer = done(workspace.ask("What?"))
+    engine, opened = loader.engines[0], workspace.opened
+    assert opened is not None
+    kept = engine.kept[opened.used.sha256]
+    assert engine.requests[-1].prompt_token_ids[: len(kept)] == kept
+    assert answer.error is None
+    workspace.delete_conversation()
+    assert engine.kept == {}
+
+
+def test_a_document_whose_reading_a_question_broke_off_is_kept_later(report: Path) -> None:
+    loader = Loader(chunk_s=0.1)
+    workspace = eager(report, loader)
+    reading(workspace)
+    done(workspace.ask("What?"))
+    assert loader.engines[0].kept == {}
+    measured = workspace.calibrate()
+    assert measured is not None
+    done(measured)
+    done(reading(workspace))
+    assert len(loader.engines[0].kept) == 1
+
+
 def test_a_question_does_not_wait_for_reading_ahead(report: Path) -> None:
     workspace = eager(report, Loader(chunk_s=0.1))
     job = reading(workspace)
@@ -247,6 +305,18 @@ def test_a_question_does_not_wait_for_reading_ahead(report: Path) -> None:
     done(answer)
     ready_event = next(fact for fact in answer.facts if isinstance(fact, PromptReady))
     assert 0 < ready_event.num_reused_tokens < ready_event.num_prompt_tokens - 100
+
+
+def test_reading_ahead_can_be_stopped_and_what_was_read_is_used(report: Path) -> None:
+    workspace = eager(report, Loader(chunk_s=0.1))
+    job = reading(workspace)
+    while not any(isinstance(fact, Prefilled) for fact in job.facts):
+        time.sleep(0.01)
+    assert stop_soon(workspace, job) < PROMPT_S
+    assert (workspace.trouble, workspace.why_not_ask) == ("", "")
+    answer = done(workspace.ask("What?"))
+    ready_event = next(fact for fact in answer.facts if isinstance(fact, PromptReady))
+    assert ready_event.num_reused_tokens > 0
 
 
 def test_another_model_reads_the_document_again(report: Path) -> None:

@@ -35,6 +35,17 @@ def test_reading_shows_share_rate_and_time_left() -> None:
     assert answer.read_seconds_left == pytest.approx(1.0)
 
 
+def test_the_time_left_grows_with_what_stands_before_a_token() -> None:
+    def spent(position: int) -> float:
+        return 1e-4 * (position - 1000) + 1e-7 * (position**2 - 1000**2)
+
+    answer = LiveAnswer()
+    answer.apply([PromptReady(16000, 1000)])
+    for position in range(2000, 9000, 1000):
+        answer.apply([Prefilled(position, 16000, spent(position))])
+    assert answer.read_seconds_left == pytest.approx(spent(16000) - spent(8000))
+
+
 def test_writing_shows_what_the_metrics_of_the_steps_say() -> None:
     answer = LiveAnswer()
     answer.apply(EVENTS)

@@ -188,6 +188,13 @@ def test_the_strip_stays_small_for_a_long_context() -> None:
     assert panel.count("--glow:0.00") == MAX_CELLS - 1
 
 
+def test_after_a_race_the_speed_up_is_that_of_its_lanes() -> None:
+    speed = SpeedView(PlainBaseline(2.0, 32, 990), Comparison(214, None, 90.0, 60.0, True))
+    words = shown(readouts(writing(), ON, speed, lambda token: ""))
+    assert "1.5× in the race" in " ".join(words.split())
+    assert "2.0×" not in words
+
+
 def test_without_a_plain_run_no_speed_up_is_claimed() -> None:
     panel = readouts(writing(), ON, SpeedView(), lambda token: "")
     assert "×" not in shown(panel)

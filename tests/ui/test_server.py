@@ -63,6 +63,13 @@ def test_own_names_are_served(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 200
 
 
+def test_other_sites_load_no_part_of_the_page_but_may_link_to_it(client: TestClient) -> None:
+    foreign = {"sec-fetch-site": "cross-site"}
+    assert client.get("/document/at/3", headers={**foreign, "sec-fetch-mode": "no-cors"}).status_code == 403
+    assert client.get("/", headers={**foreign, "sec-fetch-mode": "navigate"}).status_code == 200
+    assert client.get("/", headers={"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}).status_code == 200
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://127.0.0.1"])
 def test_posts_of_other_sites_are_refused(client: TestClient, origin: str) -> None:
     files = {"files": ("a.txt", b"text")}
@@ -71,12 +78,13 @@ def test_posts_of_other_sites_are_refused(client: TestClient, origin: str) -> No
     assert own.status_code == 200
 
 
-def event_index(client: TestClient, trigger: str, num_inputs: int) -> int:
-    """Index of the event on `trigger` with so many inputs."""
-    for event in client.get("/config").json()["dependencies"]:
-        if len(event["inputs"]) == num_inputs and any(target[1] == trigger for target in event["targets"]):
-            return int(event["id"])
-    raise AssertionError(f"no such event: {trigger}")
+def upload_event(client: TestClient, upload: dict[str, object]) -> dict[str, object]:
+    """Body of the event that tells of one uploaded file: the file, and nothing typed meanwhile."""
+    events = client.get("/config").json()["dependencies"]
+    (event,) = [event for event in events if any(target[1] == "upload" for target in event["targets"])]
+    data: list[object] = [[upload], None]
+    assert len(event["inputs"]) == len(data)
+    return {"data": data, "fn_index": event["id"], "session_hash": "x"}
 
 
 @pytest.mark.parametrize("door", ["run/predict", "queue/join"])
@@ -86,7 +94,7 @@ def test_a_posted_path_opens_no_file_of_the_machine(
     secret = tmp_path / "secret.txt"
     secret.write_text("A secret that was never uploaded. " * 5)
     upload = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [[upload]], "fn_index": event_index(client, "upload", 1), "session_hash": "x"}
+    body = upload_event(client, upload)
     assert "secret that" not in client.post(f"/gradio_api/{door}", json=body).text
     time.sleep(0.5)
     assert workspace.opened is None
@@ -96,7 +104,7 @@ def test_an_uploaded_file_is_opened(client: TestClient, workspace: Workspace) ->
     files = {"files": ("report.txt", b"The report has one sentence. " * 5)}
     (path,) = client.post("/gradio_api/upload", files=files).json()
     upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [[upload]], "fn_index": event_index(client, "upload", 1), "session_hash": "x"}
+    body = upload_event(client, upload)
     assert client.post("/gradio_api/run/predict", json=body).status_code == 200
     deadline = time.monotonic() + 10
     while workspace.opened is None and time.monotonic() < deadline:

@@ -39,7 +39,8 @@ def test_a_preset_that_does_not_fit_says_by_part_why_and_what_would(shelf: Prese
     assert fit.need is not None
     assert not fit.is_enough
     assert fit.need.total == sum(size for _, size in fit.need.parts)
-    shown = render_models.fit_note(fit)
+    shown = render_models.fit_note(fit, "Tiny")
+    assert "Tiny stays loaded." in shown
     assert "needs 44 GB of memory with its context of 16,384 tokens; 16 GB are free" in shown
     assert all(name in shown for name in ("weights 33 GB", "document and chat 4.8 GB", "draft 6.2 GB"))
     assert [other.target.quantization for other in fit.others] == ["4bit"]
@@ -74,7 +75,7 @@ def test_a_copy_of_a_shipped_preset_is_valid(shelf: PresetShelf) -> None:
         ("builtin", SOURCE, "comes with the app"),
         ("mine", "title = ", "cannot be read"),
         ("mine", SOURCE.replace("context_length", "context_lenght"), "Did you mean 'context_length'"),
-        ("mine", SOURCE.replace("4096", "0"), "at least 1"),
+        ("mine", SOURCE.replace("4096", "0"), "between 1 and"),
         ("mine", SOURCE.replace("lookup", "eagle3"), "draft.model"),
         ("mine", 'name = "x"\n' + SOURCE, "'name' cannot be set"),
     ],

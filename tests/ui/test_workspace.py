@@ -8,9 +8,9 @@ import pytest
 
 from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, Preset
-from spec_engine.engine import Room
 from spec_engine.errors import DocumentError, ModelNotFound, RequestError, StoreError
 from spec_engine.events import Finished, Prefilled, TokensAccepted
+from spec_engine.loading import Room
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
@@ -376,6 +376,9 @@ def test_an_edited_question_begins_a_branch_and_the_old_one_stays(report: Path) 
     branches = workspace.talk.branches()
     assert [question for _, question in branches] == ["Third?", "And then?"]
     workspace.show_branch(branches[0][0])
+    view = workspace.view
+    workspace.show_branch(branches[0][0])  # told twice
+    assert workspace.view == view
     assert questions(workspace) == ["First?", "Second?", "Third?"]
     done(workspace.ask("Fourth?"))
     assert questions(workspace) == ["First?", "Second?", "Third?", "Fourth?"]
