@@ -234,7 +234,7 @@ def answers(turns: Sequence[StoredTurn]) -> str:
         gain = text.factor(rate / plain) if isinstance(plain, int | float) and plain > 0 else "–"
         cells = (
             number,
-            text.count(len(turn.token_ids)),
+            text.count(metrics["num_generated_tokens"]),
             text.rate(rate),
             gain,
             f"{metrics['mean_acceptance_length']:.1f}",

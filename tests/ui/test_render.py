@@ -7,6 +7,7 @@ import pytest
 
 from spec_engine.chat.compare import Comparison, Difference
 from spec_engine.chat.prompt import WORD_JOINER
+from spec_engine.chat.store import StoredTurn
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.budget import plan
 from spec_engine.events import ContextAttended, ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
@@ -248,3 +249,14 @@ def test_rates_have_the_digits_that_matter(value: float, words: str) -> None:
 )
 def test_durations_are_said_as_a_person_does(value: float, words: str) -> None:
     assert text.seconds(value) == words
+
+
+def test_an_answer_in_the_list_has_as_many_tokens_as_its_line_says() -> None:
+    """The stop token counts, though it is not kept with the answer."""
+    recorder = MetricsRecorder(40, 0)
+    recorder.add(StepRecord(4, 3, 4, 4, 0.1, 0.1))
+    details = {"metrics": recorder.summary(0.25).as_dict()}
+    turn = StoredTurn(1, None, "Why?", "Because", (5, 6, 7), (True,) * 3, "m", "p", "stop", details)
+    markup = render.answers([turn])
+    assert "<td>1</td><td>4</td><td>16</td>" in markup.replace("16.0", "16")
+    assert "4 tokens ·" in markup
