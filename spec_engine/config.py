@@ -3,8 +3,7 @@
 Job: the dataclasses, reading `presets/*.toml`, and refusing unknown keys and wrong types with the nearest valid name.
 Non-job: loading a model, touching torch.
 
-A preset's file stem is its name. Relative model paths are looked up beside the preset file first; what is no folder
-there is taken as a repository id on the hub.
+A preset's file stem is its name. A relative model path is a folder beside the file, or else a repository id on the hub.
 """
 
 import dataclasses

@@ -4,7 +4,6 @@ Job: a document in marked passages followed by questions and answers, as one row
 with the alignments that attention is guided by: where a token is copied from, where a word of the question stands in
 the document, where the mark of a passage stands, and which words of the question an answer begins from.
 Non-job: the loss itself (loop.py).
-
 Kinds of question: a phrase of a sentence, scattered words of a sentence, a phrase to continue, an outline.
 An answer begins with the mark of its passage, also where it goes on from a phrase inside it. It ends with the passage,
 or with the next one when it would be a few tokens short.
