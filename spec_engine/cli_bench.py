@@ -35,7 +35,7 @@ from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.bench.traces import record_traces, save_traces
 from spec_engine.cache.store import PrefixStore
 from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
-from spec_engine.config import DrafterKind, DTypeName, Preset, load_preset
+from spec_engine.config import GRAPH_MEMORY, DrafterKind, DTypeName, Preset, load_preset
 from spec_engine.engine import Engine
 from spec_engine.errors import RequestError
 from spec_engine.loading import load_engine
@@ -75,6 +75,7 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
     bench.add_argument("--shape", metavar="NAME", help="--limit: a model of this published size with random weights")
     bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape: of its weights")
+    bench.add_argument("--no-graphs", action="store_true", help="do not capture passes as CUDA graphs")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
@@ -159,7 +160,8 @@ def _limit(arguments: argparse.Namespace) -> _Made:
         device = pick_device(arguments.device)
         dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
         capacity = max(lengths) + max(NUM_ROWS)
-        target = Target(random_model(arguments.shape, 2 * capacity, dtype, device), capacity, max(NUM_ROWS))
+        model = random_model(arguments.shape, 2 * capacity, dtype, device)
+        target = Target(model, capacity, max(NUM_ROWS), _graph_memory(arguments) << 20)
     else:
         target = _engine(arguments, PLAIN).target
     found = measure_limits(target, lengths, NUM_ROWS, progress)
@@ -167,6 +169,7 @@ def _limit(arguments: argparse.Namespace) -> _Made:
     where = f"{arguments.shape or arguments.preset}, {target.dtype}, {hardware()}, torch {torch.__version__}."
     if target.device.type == "cuda":
         where += f" At most {torch.cuda.max_memory_allocated(target.device) / 1e9:.1f} GB were taken."
+    where += f" {target.graphs_note}"
     tables = "\n\n".join((limit_table(found), against_table(against), where))
     return limit_json(where, found, against), tables
 
@@ -181,7 +184,13 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 
 def _presets(arguments: argparse.Namespace) -> list[Preset]:
-    return [chosen_preset(arguments), *(load_preset(name) for name in arguments.also.split(",") if name)]
+    presets = [chosen_preset(arguments), *(load_preset(name) for name in arguments.also.split(",") if name)]
+    return [replace(preset, graph_memory=_graph_memory(arguments, preset.graph_memory)) for preset in presets]
+
+
+def _graph_memory(arguments: argparse.Namespace, wanted: int = GRAPH_MEMORY) -> int:
+    """MiB."""
+    return 0 if arguments.no_graphs else wanted
 
 
 def _plan(arguments: argparse.Namespace) -> BenchPlan:
@@ -198,5 +207,5 @@ def _lengths(arguments: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _engine(arguments: argparse.Namespace, drafter: DrafterKind | None = None) -> Engine:
-    preset = chosen_preset(arguments)
+    preset = _presets(arguments)[0]
     return load_engine(preset, drafter=drafter, device=arguments.device, watch=spoken(progress))

@@ -1,24 +1,24 @@
 """Presets: which models run together, and how drafting is set up, as frozen values read from TOML.
 
-Job: the dataclasses, reading `presets/*.toml`, and refusing unknown keys and wrong types with the nearest valid name.
-Non-job: loading a model, touching torch.
+Job: the dataclasses, reading `presets/*.toml`, and the rules that no type can express.
+Non-job: keys and types (`tables`), loading a model, touching torch.
 
 A preset's file stem is its name. A relative model path is a folder beside the file, or else a repository id on the hub.
 """
 
 import dataclasses
-import difflib
 import math
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from spec_engine.errors import PresetError
+from spec_engine.tables import build_table, nearest
 
 TreePolicy = Literal["opt", "chain", "beam", "eagle"]
+GRAPH_MEMORY = 512  # MiB
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
 DrafterKind = Literal["none", "lm", "eagle3", "longspec", "lookup", "blend"]
 ModelDrafterKind = Literal["lm", "eagle3", "longspec"]
@@ -171,6 +171,7 @@ class Preset:
     draft: DraftConfig = field(default_factory=DraftConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     prefill_chunk: int = 0  # tokens per prefill pass at most; 0: by the memory that is free, 512 on the CPU
+    graph_memory: int = GRAPH_MEMORY  # MiB that captured passes of a model may take on a GPU; 0: none are captured
     memory: MemoryFigures = field(default_factory=MemoryFigures)
     folder: Path = Path()  # where the file lies; relative model paths start here
 
@@ -197,7 +198,7 @@ def load_preset(name_or_path: str, folder: Path | None = None) -> Preset:
         path = (folder or preset_folder()) / f"{name_or_path}.toml"
         if not path.is_file():
             names = preset_names(folder)
-            raise PresetError(f"There is no preset named '{name_or_path}'.{_nearest(name_or_path, names)}")
+            raise PresetError(f"There is no preset named '{name_or_path}'.{nearest(name_or_path, names)}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -220,7 +221,7 @@ def parse_preset(text: str, path: Path) -> Preset:
         if key in table:
             raise PresetError(f"{path}: '{key}' cannot be set, it comes from the file. Remove that line.")
         table[key] = value
-    preset = _build(Preset, table, str(path))
+    preset = build_table(Preset, table, str(path))
     check_preset(preset, str(path))
     return preset
 
@@ -270,6 +271,7 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("context_length", preset.context_length, 1, 10_000_000),
         ("reliable_length", preset.reliable_length, 0, preset.context_length),
         ("prefill_chunk", preset.prefill_chunk, 0, math.inf),
+        ("graph_memory", preset.graph_memory, 0, math.inf),
         *((f"memory.{key}", value, 0, math.inf) for key, value in dataclasses.asdict(preset.memory).items()),
         ("draft.tree.num_nodes", tree.num_nodes, 1, MAX_DRAFT_NODES),
         ("draft.tree.max_depth", tree.max_depth, 1, MAX_DRAFT_NODES),
@@ -297,53 +299,3 @@ def _ranges(preset: Preset) -> list[tuple[str, float, float, float]]:
         ("generation.min_p", generation.min_p, 0, 1),
         ("generation.repetition_penalty", generation.repetition_penalty, 0, math.inf),
     ]
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    """' Did you mean …? Valid: …' for an error message."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"{hint} Valid: {', '.join(valid)}."
-
-
-T = typing.TypeVar("T")
-
-
-def _build(kind: type[T], table: typing.Mapping[str, object], where: str) -> T:
-    """`table` as the dataclass `kind`; every key and type is checked."""
-    hints = typing.get_type_hints(kind)
-    for key in table:
-        if key not in hints:
-            raise PresetError(f"{where}: unknown key '{key}'.{_nearest(key, list(hints))}")
-    for spec in dataclasses.fields(kind):  # type: ignore[arg-type]
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if required and spec.name not in table:
-            raise PresetError(f"{where}: the key '{spec.name}' is missing. Add it.")
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
-    return kind(**values)
-
-
-def _convert(hint: object, value: object, where: str) -> object:
-    """`value` from TOML as the type `hint`."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise PresetError(f"{where} must be a table, not {value!r}.")
-        return _build(hint, value, where)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise PresetError(f"{where} is {value!r}.{_nearest(str(value), [str(arg) for arg in args])}")
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return _convert(next(arg for arg in args if arg is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise PresetError(f"{where} must be a list, not {value!r}.")
-        return tuple(_convert(args[0], item, where) for item in value)
-    if hint is Path:
-        return Path(str(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise PresetError(f"{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}.")
-    return value

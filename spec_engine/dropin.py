@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, ModelRef, Preset, check_preset
+from spec_engine.config import GRAPH_MEMORY, NEED_MODEL, DraftConfig, DrafterKind, ModelRef, Preset, check_preset
 from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
@@ -34,6 +34,7 @@ from spec_engine.verify import Accepted, accept
 
 _ROUND_UP = 1024  # capacities are multiples of this, so that a slightly longer prompt needs no new cache
 _PREFILL_CHUNK = 512
+_GRAPH_BYTES = GRAPH_MEMORY << 20
 _UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
@@ -178,9 +179,9 @@ def _version(model: PreTrainedModel) -> object:
 def _make_target(model: PreTrainedModel, limit: int) -> Target:
     """With some room for longer prompts to come, where the model allows it."""
     try:
-        return Target(model, -(-limit // _ROUND_UP) * _ROUND_UP, _PREFILL_CHUNK)
+        return Target(model, -(-limit // _ROUND_UP) * _ROUND_UP, _PREFILL_CHUNK, _GRAPH_BYTES)
     except UnsupportedModel:
-        return Target(model, limit, _PREFILL_CHUNK)
+        return Target(model, limit, _PREFILL_CHUNK, _GRAPH_BYTES)
 
 
 class _Text:

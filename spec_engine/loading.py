@@ -59,7 +59,8 @@ def load_engine(
             room.free()
         model = load_target(preset, preset.target, device=device)
         with allocating(preset.name):
-            target = Target(model, preset.context_length, chunk := pick_chunk(preset, device))
+            chunk = pick_chunk(preset, device)
+            target = Target(model, preset.context_length, chunk, preset.graph_memory << 20)
         if draft is not None:
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)

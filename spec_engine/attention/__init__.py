@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 
 from spec_engine.attention import flash
-from spec_engine.attention.base import AttentionBackend, Scoring, TreeBias, tree_bias
+from spec_engine.attention.base import AttentionBackend, BoundedAttention, Bounds, Scoring, TreeBias, tree_bias
 from spec_engine.attention.flash import FlashBackend
 from spec_engine.attention.sdpa import CpuBackend, CudaBackend, MatmulBackend
 from spec_engine.errors import MissingDependency
 
-__all__ = ["AttentionBackend", "Pick", "Scoring", "TreeBias", "pick", "tree_bias"]
+__all__ = ["AttentionBackend", "BoundedAttention", "Bounds", "Pick", "Scoring", "TreeBias", "pick", "tree_bias"]
 
 _HALF = (torch.float16, torch.bfloat16)
 _FIRST_FLASH_CAPABILITY = 8  # Ampere

@@ -1,14 +1,14 @@
 """The contract of an attention backend.
 
-Job: `AttentionBackend`, and the values that a call takes: `Scoring` (how logits are made) and `TreeBias` (who sees whom
-in the small masked part).
+Job: `AttentionBackend`, and the values that a call takes: `Scoring` (how logits are made), `TreeBias` (who sees whom in
+the small masked part) and `Bounds` (where the parts lie, on the device); `BoundedAttention` takes the last.
 Non-job: any kernel.
 
 Shapes are named in the alphabet of ``spec_engine/attention/__init__.py``.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +46,18 @@ def tree_bias(visible: Tensor, dtype: torch.dtype, device: torch.device) -> Tree
     return TreeBias(values.to(device), None if dead is None else dead.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Which keys a call sees, as numbers on the device, so that a captured call can be replayed at another length.
+
+    `values` int [3] is (first, start, end). The keys from `start` up to `end` are seen by every row. The E = `num_edge`
+    keys from `first` on and the N from `end` on are under the bias, which hides what is not there or counted twice.
+    """
+
+    values: Tensor
+    num_edge: int
+
+
 class AttentionBackend(Protocol):
     """Attention with its log-sum-exp. Query heads share key heads: Hq is a multiple of Hk.
 
@@ -70,3 +82,17 @@ class AttentionBackend(Protocol):
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
         """Chunked prefill: each row sees the whole prefix and the T newer keys up to its own; shapes as in `hybrid`."""
+
+
+@runtime_checkable
+class BoundedAttention(AttentionBackend, Protocol):
+    """A backend that can be captured: it reads on the device which keys a call sees."""
+
+    def bounded(
+        self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """`AttentionBackend.hybrid` over whole memories k [1, Hk, slots, D] and v: what is seen say `bounds` and `bias`
+        [T, E + N], 0 or -inf. Nothing waits for the device."""
+
+    def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
+        """Whether `bounded` works for tensors of this type with these head sizes."""

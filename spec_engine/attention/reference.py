@@ -7,7 +7,7 @@ Non-job: speed, memory.
 import torch
 from torch import Tensor
 
-from spec_engine.attention.base import Scoring, TreeBias
+from spec_engine.attention.base import Bounds, Scoring, TreeBias
 
 
 class ReferenceBackend:
@@ -29,6 +29,20 @@ class ReferenceBackend:
     def causal(self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
         visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(prefix_len)
         return _attend(q, k, v, visible, scoring)
+
+    def bounded(
+        self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        first, start, end = bounds.values.unbind()
+        keys = torch.arange(k.shape[2], device=q.device)
+        visible = ((keys >= start) & (keys < end)).expand(q.shape[2], -1)
+        columns = torch.arange(bias.shape[1], device=q.device)
+        places = torch.where(columns < bounds.num_edge, first + columns, end + columns - bounds.num_edge)
+        seen = torch.zeros(visible.shape, device=q.device).index_add(1, places, (bias == 0).float())
+        return _attend(q, k, v, visible | (seen > 0), scoring)
+
+    def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
+        return True
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:

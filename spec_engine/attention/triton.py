@@ -5,7 +5,7 @@ also merges the splits and the sink. Nothing else is launched, whatever the numb
 Non-job: prefill, which another backend does; choosing a backend (`pick`).
 
 The first kernel is FlashDecoding's (arXiv 2311.01282): each program takes one share of the keys for a block of rows.
-The grid is the same at every length, because where the shares begin is computed on the device from two numbers that lie
+The grid is the same at every length, because where the shares begin is computed on the device from numbers that lie
 there; so a captured graph runs at any length, and the shares are even. The second kernel runs the few masked keys (a
 tree, and the keys at the edge of a window) through the same online softmax, started from the splits' results.
 
@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from spec_engine.attention.base import AttentionBackend, Scoring, TreeBias
+from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBias
 
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
 _LARGEST_HEAD: Final = 256
@@ -69,7 +69,7 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
     """A block of rows of one key head over one share of the keys [start, end) -> part [Hk, splits, rows, Dv] float32,
     normalised, and its log2-sum-exp [Hk, splits, rows]."""
     head, split, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    start, end = tl.load(bounds_ptr), tl.load(bounds_ptr + 1)
+    start, end = tl.load(bounds_ptr + 1).to(tl.int32), tl.load(bounds_ptr + 2).to(tl.int32)
     share = tl.cdiv(tl.cdiv(end - start, KEYS), SPLITS) * KEYS
     first = start + split * share
     last = tl.minimum(first + share, end)
@@ -97,18 +97,18 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
     tl.store(part_ptr + at[:, None] * DV + dv, acc, mask=is_row[:, None] & (dv < DV))
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_new", "num_keys"])
+@triton.jit(do_not_specialize=["num_rows", "num_new", "num_edge", "num_keys"])
 def _tree_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, bounds_ptr, part_ptr, part_lse_ptr, bias_ptr, sink_ptr, out_ptr, lse_ptr,
-    scale, softcap, num_rows, num_new, num_keys, q_head, q_row, k_head, k_row, v_head, v_row, bias_row,
+    scale, softcap, num_rows, num_new, num_edge, num_keys, q_head, q_row, k_head, k_row, v_head, v_row, bias_row,
     GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, SPLITS: tl.constexpr, HAS_CAP: tl.constexpr,
     HAS_SINK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """A block of rows of one key head: the splits merged, the `num_keys` masked keys and the sink taken in; out and lse
-    in the order of the query heads. The first `start` masked keys are the oldest ones, the others lie behind `end`."""
+    in the order of the query heads. The first `num_edge` masked keys lie from `first` on, the others from `end` on."""
     head, block = tl.program_id(0), tl.program_id(1)
-    start, end = tl.load(bounds_ptr), tl.load(bounds_ptr + 1)
+    first, end = tl.load(bounds_ptr).to(tl.int32), tl.load(bounds_ptr + 2).to(tl.int32)
     rows = block * ROWS + tl.arange(0, ROWS)
     d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     is_row = rows < num_rows
@@ -132,7 +132,7 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
     for begin in range(0, num_keys, KEYS):
         number = begin + tl.arange(0, KEYS)
         is_key = number < num_keys
-        key_at = tl.where(number < start, number, end + number - start).to(tl.int64)
+        key_at = tl.where(number < num_edge, first + number, end + number - num_edge).to(tl.int64)
         k = tl.load(k_ptr + head * k_head + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
         v = tl.load(v_ptr + head * v_head + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
         seen = is_row[:, None] & is_key[None, :]
@@ -182,32 +182,38 @@ class TritonBackend:
     def hybrid(
         self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        can_run = q.dtype in _DTYPES or (q.dtype == torch.float32 and knobs.runtime.interpret)
-        if not can_run or max(q.shape[3], v.shape[3]) > _LARGEST_HEAD:
+        if not self.can_bound(q.dtype, q.shape[3], v.shape[3]):
             return self._prefill.hybrid(q, k, v, prefix_len, bias, scoring)
-        if bias is None:
-            bounds = self._on_device(0, k.shape[2], q.device)
-        else:
-            num_edge = bias.values.shape[1] - (k.shape[2] - prefix_len)
-            bounds = self._on_device(num_edge, prefix_len, q.device)
-        return attend(q, k, v, bounds, None if bias is None else bias.values, scoring)
+        num_edge = 0 if bias is None else bias.values.shape[1] - (k.shape[2] - prefix_len)
+        bounds = self._on_device(num_edge, k.shape[2] if bias is None else prefix_len, q.device)
+        return attend(q, k, v, Bounds(bounds, num_edge), None if bias is None else bias.values, scoring)
 
-    def _on_device(self, start: int, end: int, device: torch.device) -> Tensor:
-        """The two numbers, int32 [2]; all layers of a pass ask for the same ones."""
-        key = (start, end, device)
+    def bounded(
+        self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        return attend(q, k, v, bounds, bias, scoring)
+
+    def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
+        return _can_run(dtype) and max(size, value_size) <= _LARGEST_HEAD
+
+    def _on_device(self, num_edge: int, end: int, device: torch.device) -> Tensor:
+        """The numbers of a call, int32 [3]; all layers of a pass ask for the same ones."""
+        key = (num_edge, end, device)
         if self._bounds is None or self._bounds[0] != key:
-            self._bounds = key, torch.tensor([start, end], dtype=torch.int32, device=device)
+            self._bounds = key, torch.tensor([0, num_edge, end], dtype=torch.int32, device=device)
         return self._bounds[1]
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, bias: Tensor | None, scoring: Scoring
-) -> tuple[Tensor, Tensor]:
-    """Attention of q [1, Hq, T, D] to the keys [start, end) of k and v, `bounds` int32 [2] on the device, and under
-    `bias` [T, E + N] to the first E = start keys and the N behind the end; out [1, Hq, T, Dv], lse [1, Hq, T] float32.
+def _can_run(dtype: torch.dtype) -> bool:
+    """Whether the kernels take this type."""
+    return dtype in _DTYPES or (dtype == torch.float32 and knobs.runtime.interpret)
 
-    `k` and `v` may be longer than that, and `bounds` may be changed between two replays of a captured call.
-    """
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring
+) -> tuple[Tensor, Tensor]:
+    """Attention of q [1, Hq, T, D] within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end;
+    out [1, Hq, T, Dv], lse [1, Hq, T] float32. The numbers may change between two replays of a captured call."""
     _, num_heads, num_new, size = q.shape
     num_kv_heads, value_size = k.shape[1], v.shape[3]
     num_rows = num_heads // num_kv_heads * num_new
@@ -229,12 +235,12 @@ def attend(
     }
     softcap = scoring.softcap or 1.0
     _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
-        q, k, v, bounds, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape
+        q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape
     )
     few = bias if bias is not None else lse  # not looked at
     _tree_kernel[(num_kv_heads, grid.num_blocks)](
-        q, k, v, bounds, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
-        scoring.scale, softcap, num_rows, num_new, 0 if bias is None else bias.shape[1], *strides,
+        q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
+        scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
         0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **shape,
     )  # fmt: skip
     return out, lse

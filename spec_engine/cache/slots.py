@@ -91,6 +91,14 @@ class SlotCache:
         rows.new_values.copy_(values)
         return rows.keys, rows.values
 
+    def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's new rows [1, Hk, T, D] to the slots `places` [T], a tensor on their device; return the whole
+        memory of the layer. Which rows are committed does not change."""
+        every_key, every_value = self._memory(layer)
+        every_key.index_copy_(2, places, keys)
+        every_value.index_copy_(2, places, values)
+        return every_key, every_value
+
     def advance(self, num_rows: int) -> None:
         """Commit the first `num_rows` new rows as they lie."""
         self._set_length(self._length + num_rows)
@@ -100,7 +108,7 @@ class SlotCache:
         if list(path) != list(range(len(path))):
             for bank in self.banks:
                 for store in (bank.keys, bank.values):
-                    index = torch.tensor(path, device=store.device) + self._length
+                    index = _index(path, store.device) + self._length
                     store.narrow(3, self._length, len(path)).copy_(store.index_select(3, index))
         self._set_length(self._length + len(path))
 
@@ -119,9 +127,8 @@ class SlotCache:
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """A layer's committed keys and values, [1, Hk, length, D or Dv], without a copy."""
-        bank = next(bank for bank in self.banks if layer in bank.layers)
-        row = bank.layers.index(layer)
-        return bank.keys[row].narrow(2, 0, self._length), bank.values[row].narrow(2, 0, self._length)
+        keys, values = self._memory(layer)
+        return keys.narrow(2, 0, self._length), values.narrow(2, 0, self._length)
 
     def rows(self, num_rows: int) -> dict[str, Tensor]:
         """The first `num_rows` rows of every layer as views [Hk, num_rows, D or Dv], committed or not, by name."""
@@ -140,6 +147,12 @@ class SlotCache:
             own.values.narrow(3, self._length, num_rows).copy_(other.values.narrow(3, start, num_rows))
         self._set_length(self._length + num_rows)
 
+    def _memory(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All slots of a layer."""
+        bank = next(bank for bank in self.banks if layer in bank.layers)
+        row = bank.layers.index(layer)
+        return bank.keys[row], bank.values[row]
+
     def _set_length(self, length: int) -> None:
         assert length <= self.num_slots, f"{length} rows do not fit {self.num_slots} slots"
         self._length = length
@@ -157,6 +170,11 @@ class SlotCache:
                 rows[layer] = _Rows(new_keys, new_values, keys, values)
         self._rows = [rows[layer] for layer in range(len(self.shapes))]
         self._num_new = num_new
+
+
+def _index(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Row numbers on the device, int64; the host does not wait until they are there."""
+    return torch.tensor(rows, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def _split(store: Tensor, start: int, num_rows: int) -> tuple[Tensor, ...]:

@@ -67,7 +67,8 @@ def build(context: DrafterContext) -> LMDrafter:
     check_vocabulary(load_tokenizer(preset, preset.target), load_tokenizer(preset, draft.model))
     model = load_target(preset, draft.model, device=context.device)
     target = context.target
-    return LMDrafter(model, LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval))
+    settings = LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, preset.graph_memory << 20)
+    return LMDrafter(model, settings)
 
 
 class LMSession:

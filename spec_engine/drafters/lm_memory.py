@@ -16,6 +16,7 @@ from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused
+from spec_engine.model.graphs import graphed
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
@@ -27,12 +28,14 @@ _READ_CHUNK = 512  # tokens of a reading pass at most
 
 @dataclass(frozen=True, slots=True)
 class LMSettings:
-    """How a draft model drafts. `num_tokens` is the longest context, `vocab_size` bounds the proposed token ids."""
+    """How a draft model drafts. `num_tokens` is the longest context, `vocab_size` bounds the proposed token ids;
+    captured passes may take `graph_bytes` on a GPU."""
 
     num_tokens: int
     vocab_size: int
     tree: TreeConfig
     retrieval: RetrievalConfig
+    graph_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class LMMemory:
 
     def __init__(self, runner: Runner, settings: LMSettings) -> None:
         self._runner = runner
-        self._forward = fused(runner)
+        self._forward = graphed(runner, fused(runner), settings.graph_bytes)
         num_rows = num_tree_rows(settings)
         self.cache: WholeCache | FocusedCache
         self._window: int | None = None
@@ -129,7 +132,7 @@ class LMMemory:
     def _run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
-        return self._forward.run(cache, current, token_ids, positions.to(self._runner.device), last)
+        return self._forward.run(cache, current, token_ids, positions, last)
 
 
 def num_tree_rows(settings: LMSettings) -> int:

@@ -73,11 +73,15 @@ class Fused:
     def run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
-        """Logits [last, V] of the last `last` new tokens, or [T, V] of all for 0; see `Runner.run`."""
+        """See `Forward`."""
+        return self.forward(cache, current, torch.tensor(token_ids, device=self._device), positions, last)
+
+    def forward(self, cache: SlotAdapter, current: Pass, token_ids: Tensor, positions: Tensor, last: int = 0) -> Tensor:
+        """See `DeviceForward`."""
         num_new, heads, size = len(token_ids), self._num_heads, self._size
         num_turned = heads + self._num_kv_heads
-        x = F.embedding(torch.tensor(token_ids, device=self._device), self._embedding)  # [T, H]
-        cos, sin = self._angles(positions, cache.slots.num_slots)
+        x = F.embedding(token_ids, self._embedding)  # [T, H]
+        cos, sin = self._angles(positions.to(self._device), cache.slots.num_slots)
         for number, block in enumerate(self._blocks):
             mixed = _linear(self._normed(x, block.input_norm), block.qkv, block.qkv_bias)
             rows = mixed.view(num_new, -1, size).transpose(0, 1)  # [Hq + 2 Hk, T, D]
@@ -85,7 +89,7 @@ class Fused:
             if block.head_norms is not None:
                 turned = self._normed_heads(turned, block.head_norms)
             turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
-            keys, values = cache.slots.append(number, turned[None, heads:], values[None])
+            keys, values = cache.update(turned[None, heads:], values[None], number)
             seen = current.run(turned[None, :heads], keys, values, block.window, self._scoring)
             x = x + _linear(seen[0].transpose(0, 1).reshape(num_new, -1), block.out, block.out_bias)
             gate, up = torch.mm(self._normed(x, block.mlp_norm), block.gate_up).chunk(2, -1)
@@ -144,7 +148,7 @@ def _is_ordinary(runner: Runner) -> bool:
 
 def _first_logits(runner: Runner, forward: "Fused | Runner", tokens: list[int]) -> Tensor:
     cache = runner.bind(SlotCache(runner.shapes, len(tokens)))
-    positions = torch.arange(len(tokens), device=runner.device)
+    positions = torch.arange(len(tokens))
     return forward.run(cache, Pass(runner.backend, 0, is_causal=True), tokens, positions).double()
 
 

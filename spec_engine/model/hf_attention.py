@@ -1,7 +1,7 @@
 """The one bridge into transformers' attention: our passes go to a backend, everybody else's calls to sdpa.
 
-Job: `Pass` (what one forward of ours needs to know), and the attention and mask functions that `install` registers
-under `NAME` and switches a model to.
+Job: `Pass` and `BoundedPass` (what one forward of ours needs to know), and the attention and mask functions that
+`install` registers under `NAME` and switches a model to.
 Non-job: kernels (`attention`), memory (`cache`), calling the model (`runner`).
 
 A `Pass` reaches the function as the keyword ``spec_pass`` of ``model(...)``. A few architectures drop keywords on the
@@ -11,7 +11,7 @@ windows work as always.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
 import torch
@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from spec_engine.attention import AttentionBackend, Scoring, TreeBias, tree_bias
+from spec_engine.attention import AttentionBackend, BoundedAttention, Bounds, Scoring, TreeBias, tree_bias
 from spec_engine.errors import UnsupportedModel
 
 NAME = "spec_engine"
@@ -128,6 +128,20 @@ class Pass:
             block_q = q.narrow(2, start, length)
             outs.append(self.backend.hybrid(block_q, block_k, block_v, num_before, self._biases[key][1], scoring)[0])
         return torch.cat(outs, dim=2)
+
+
+class BoundedPass(Pass):
+    """A pass whose numbers lie on the device: `parts` are bounds and bias of the layers, by window (0: none)."""
+
+    def __init__(self, backend: BoundedAttention, parts: Mapping[int, tuple[Bounds, Tensor]]) -> None:
+        super().__init__(backend, 0)
+        self._bounded = backend
+        self._parts = parts
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, scoring: Scoring) -> Tensor:
+        """Attention of one layer over all its memory."""
+        bounds, bias = self._parts[window or 0]
+        return self._bounded.bounded(q, k, v, bounds, bias, scoring)[0]
 
 
 CURRENT: ContextVar[Pass | None] = ContextVar("spec_pass", default=None)

@@ -50,18 +50,25 @@ class _Layer(CacheLayerMixin):
 
 
 class SlotAdapter(Cache):  # type: ignore[misc]  # transformers is untyped
-    """`slots` as a transformers cache. `model_layers[i]` is the model's layer whose rows are layer i of `slots`."""
+    """`slots` as a transformers cache. `model_layers[i]` is the model's layer whose rows are layer i of `slots`.
+
+    Where `places` [T] is set, int64 on the device, new rows go to these slots, and a layer gets all its memory to see.
+    """
 
     def __init__(self, slots: SlotCache, model_layers: Sequence[int]) -> None:
         super().__init__(layers=[_Layer(slots) for _ in range(max(model_layers) + 1)])
         self.slots = slots
+        self.places: Tensor | None = None
         self._slot_layer = {layer: index for index, layer in enumerate(model_layers)}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write new rows behind the committed ones; return all rows of the layer."""
-        return self.slots.append(self._slot_layer[layer_idx], key_states, value_states)
+        layer = self._slot_layer[layer_idx]
+        if self.places is not None:
+            return self.slots.put(layer, self.places, key_states, value_states)
+        return self.slots.append(layer, key_states, value_states)
 
 
 class ProbeCache(Cache):  # type: ignore[misc]  # transformers is untyped

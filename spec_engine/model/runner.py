@@ -1,13 +1,14 @@
 """One forward of a transformers model over our caches.
 
-Job: `Runner`, which makes sure at construction that the model can follow a draft tree, learns from a one-token pass
-what its layers store, and then runs passes with as little Python around them as possible.
+Job: `Forward`, the contract, and `Runner`, which makes sure at construction that the model can follow a draft tree,
+learns from a one-token pass what its layers store, and then runs passes with as little Python around them as possible.
 Non-job: what to run (`target`, `drafters.lm`), attention (`hf_attention`).
 """
 
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,26 @@ from spec_engine.model.hf_attention import CURRENT, Pass, install
 from spec_engine.model.hf_cache import ProbeCache, SlotAdapter
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
+
+
+class Forward(Protocol):
+    """A model behind passes: `Runner`, or a faster form of it."""
+
+    def run(
+        self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
+    ) -> Tensor:
+        """Logits [last, V] of the last `last` new tokens, or [T, V] of all for 0.
+
+        `positions` [T] int64, on the CPU. The new rows are in the cache afterwards, not committed. What `current` asks
+        for is put into it.
+        """
+
+
+class DeviceForward(Forward, Protocol):
+    """One that also runs on tokens that lie on the device."""
+
+    def forward(self, cache: SlotAdapter, current: Pass, token_ids: Tensor, positions: Tensor, last: int = 0) -> Tensor:
+        """`run` with token ids and positions [T] on the device, without waiting for it: work that can be captured."""
 
 
 class Runner:
@@ -63,11 +84,14 @@ class Runner:
     def run(
         self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
-        """Logits [last, V] of the last `last` new tokens, or [T, V] of all for 0.
+        """See `Forward`."""
+        return self.forward(cache, current, torch.tensor(token_ids, device=self.device), positions, last)
 
-        `positions` [T] int64 on the device. The new rows are in the cache afterwards, not committed. The features that
-        `current` asks for are put into it.
-        """
+    def forward(
+        self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Tensor, positions: Tensor, last: int = 0
+    ) -> Tensor:
+        """`run` with token ids [T] on the device; nothing of it waits for the device if `positions` are there too."""
+        positions = positions.to(self.device)
         if not current.feature_layers:
             self.release()
             return self._forward(cache, current, token_ids, positions, last)
@@ -87,11 +111,11 @@ class Runner:
         return FeatureRecorder(self.model)
 
     def _forward(
-        self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int
+        self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Tensor, positions: Tensor, last: int
     ) -> Tensor:
         num_new = len(token_ids)
         inputs: dict[str, object] = {
-            "input_ids": torch.tensor([token_ids], device=self.device),
+            "input_ids": token_ids.unsqueeze(0),
             "position_ids": positions.unsqueeze(0),
             "attention_mask": self._mask,
             "past_key_values": cache,
@@ -114,14 +138,14 @@ class Runner:
     def probe_keys(self, position: int, token_id: int = 1) -> dict[int, Tensor]:
         """The keys [1, Hk, 1, D] that each layer of `shapes` would store for a lone token at `position`."""
         cache = ProbeCache(self.config.num_hidden_layers)
-        self.run(cache, Pass(self.backend, 0), [token_id], torch.tensor([position], device=self.device))
+        self.run(cache, Pass(self.backend, 0), [token_id], torch.tensor([position]))
         return {index: cache.keys[layer] for index, layer in enumerate(self._model_layers)}
 
     def _probe(self) -> None:
         """Run one token: what is stored, how our pass arrives, and whether the attention function is called at all."""
         cache = ProbeCache(self.config.num_hidden_layers)
         current = Pass(self.backend, 0)
-        position = torch.zeros(1, dtype=torch.int64, device=self.device)
+        position = torch.zeros(1, dtype=torch.int64)
         try:
             logits = self._probe_run(cache, current, position)
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:

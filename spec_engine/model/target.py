@@ -20,6 +20,7 @@ from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache, num_shared
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
+from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.tree import DraftTree
@@ -68,11 +69,14 @@ class Outputs:
 class Target:
     """`model` with room for `capacity` tokens, prompt and answer together; prefill in chunks of `prefill_chunk`.
 
+    `graph_bytes` is what captured passes may take on a GPU; 0: none are captured.
+
     Raises `UnsupportedModel` for a model that cannot follow draft trees, with the reason.
     """
 
-    def __init__(self, model: PreTrainedModel, capacity: int, prefill_chunk: int) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, prefill_chunk: int, graph_bytes: int = 0) -> None:
         self._runner = Runner(model)
+        self._forward = graphed(self._runner, self._runner, graph_bytes)
         check_context(self._runner, capacity)
         self._capacity = capacity
         self._prefill_chunk = prefill_chunk
@@ -135,6 +139,13 @@ class Target:
         """Size of the key/value memory."""
         return self._slots.num_bytes
 
+    @property
+    def graphs_note(self) -> str:
+        """Which passes were captured, or why none are, in a sentence."""
+        if isinstance(self._forward, Graphed):
+            return f"CUDA graphs: {self._forward.note}."
+        return f"No CUDA graphs: {why_not(self._runner) or 'they are switched off'}."
+
     def last_rows(self) -> tuple[Tensor, Tensor]:
         """Keys and values [1, Hk, length, D] of the committed tokens in the last layer that sees everything, in place.
 
@@ -155,11 +166,11 @@ class Target:
         for start in range(0, len(token_ids), self._prefill_chunk):
             chunk = tuple(token_ids[start : start + self._prefill_chunk])
             prefix_len = self.length
-            positions = torch.arange(prefix_len, prefix_len + len(chunk), device=self.device)
+            positions = torch.arange(prefix_len, prefix_len + len(chunk))
             current = Pass(self._runner.backend, prefix_len, is_causal=True)
             current.feature_layers = taps.features
             self._overwrite()
-            self._runner.run(self._cache, current, chunk, positions, last=1)
+            self._forward.run(self._cache, current, chunk, positions, last=1)
             self._slots.advance(len(chunk))
             self._note(chunk, len(chunk))
             yield Step(chunk, self.length, features=current.features, is_prompt=True)
@@ -174,16 +185,16 @@ class Target:
             )
         if len(tree) == 1:
             current = Pass(self._runner.backend, prefix_len)
-            positions = torch.tensor([prefix_len], device=self.device)
+            positions = torch.tensor([prefix_len])
         else:
             offsets = torch.tensor(tree.depths)
             current = Pass(self._runner.backend, prefix_len, visible=tree.ancestor_mask(), offsets=offsets)
-            positions = (offsets + prefix_len).to(self.device)
+            positions = offsets + prefix_len
         if taps.attention_row:
             current.tap_layer = self._runner.model_layers[self._tap_layer]
         current.feature_layers = taps.features
         self._overwrite()
-        logits = self._runner.run(self._cache, current, tree.token_ids, positions)
+        logits = self._forward.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
     def commit(self, outputs: Outputs, path: Sequence[int]) -> Step:

@@ -8,10 +8,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spec_engine.attention import Scoring, TreeBias
+from spec_engine.attention import Bounds, Scoring, TreeBias
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import MatmulBackend
-from spec_engine.attention.triton import TritonBackend, attend
+from spec_engine.attention.triton import TritonBackend
 from tests.attention.test_contract import SHAPES, assert_same, make, random_bias
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 5e-2}
@@ -41,16 +41,24 @@ def check(dtype: torch.dtype, device: str) -> None:
 
 
 def check_lengths() -> None:
-    """The same tensors and the same grid at every length: the two numbers on the device say where the keys end."""
+    """The same tensors and the same grid at every length: numbers on the device say where the keys lie. The edge of a
+    window has as many columns at every length, also where it is shorter, or not reached yet."""
     q, k, v = make((4, 2, 16), 3, 700, torch.float32)
-    bounds = torch.zeros(2, dtype=torch.int32)
-    bias = random_bias(3, 0, torch.float32)
-    for end in (0, 1, 64, 65, 511, 700):
-        bounds[1] = end
-        got = attend(q, k, v, bounds, bias.values, Scoring(0.25))
-        part_k, part_v = k[:, :, : end + 3], v[:, :, : end + 3]
-        want = ReferenceBackend().hybrid(q.double(), part_k.double(), part_v.double(), end, bias, Scoring(0.25))
+    backend, values = TritonBackend(MatmulBackend()), torch.zeros(3, dtype=torch.int64)
+    scoring = Scoring(0.25)
+    for end, window, num_edge in product((0, 1, 64, 65, 511, 697), (None, 20, 100, 650), (0, 3)):
+        first = 0 if window is None else max(end - window, 0)
+        start = min(first + 2, end) if num_edge and first else first  # two keys at the edge, as for depths 0 to 2
+        values.copy_(torch.tensor([first, start, end]))
+        bias = random_bias(3, num_edge, torch.float32).values
+        bias[:, start - first : num_edge] = -torch.inf
+        got = backend.bounded(q, k, v, Bounds(values, num_edge), bias, scoring)
+        part_k, part_v = k[:, :, first : end + 3], v[:, :, first : end + 3]
+        seen = torch.cat((bias[:, : start - first], bias[:, num_edge:]), dim=1)
+        parts = (q.double(), part_k.double(), part_v.double())
+        want = ReferenceBackend().hybrid(*parts, end - first, TreeBias(seen, None), scoring)
         assert_same(got, want, 2e-5)
+        assert_same(ReferenceBackend().bounded(q, k, v, Bounds(values, num_edge), bias, scoring), want, 2e-5)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,298 @@
+"""Passes of a few rows as CUDA graphs: captured once for each shape, replayed with other numbers.
+
+Job: `Graphed`, a forward that answers like `Runner` and replays what it captured where it can; `CudaCapture`.
+Non-job: the forward itself (`runner`), attention with numbers on the device (`attention`), longer passes.
+
+A pass of an 8B model over few rows starts hundreds of kernels, which takes the host longer than the GPU takes to run
+them. A graph is started with one call. All that differs between two passes of a shape lies in device memory: tokens,
+positions, the slots that new rows go to, where the prefix begins and ends, and the bias over the newer rows. Shapes are
+few: rows are padded to `NUM_ROWS`, with rows that nobody sees and that write to the cache's last slot. As our kernels
+share the keys out on the device, one graph serves every length of the text.
+
+What is captured is transformers' own eager forward. The first replay of each graph is compared with the same pass run
+plainly; a graph that differs, or a model that cannot be captured, is left alone, and `note` says why.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spec_engine.attention import BoundedAttention, Bounds
+from spec_engine.cache.slots import SlotCache
+from spec_engine.model.hf_attention import BoundedPass, Pass
+from spec_engine.model.hf_cache import SlotAdapter
+from spec_engine.model.runner import DeviceForward, Forward, Runner
+
+NUM_ROWS = (1, 4, 8, 16, 32, 64)
+_FEW_ROWS = 64  # newer rows, those of earlier levels included, that a graph has columns for at least …
+_MOST_ROWS = 1024  # … and at most
+_CAPTURED_AT = 3  # uses of a shape; a shape that is hardly used is not worth it
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # relative norm of the difference between graph and plain pass
+_HALF_TOLERANCE = 0.1
+
+Work = Callable[[], tuple[Tensor, ...]]
+
+
+class Capture(Protocol):
+    """Something that records work and gives it back as a replay. `num_bytes`: what all records take."""
+
+    num_bytes: int
+
+    def __call__(self, work: Work) -> Work:
+        """The replay: it leaves its results in the same tensors each time. Raises `RuntimeError` if that fails."""
+
+
+class CudaCapture:
+    """CUDA graphs that share one pool of memory, because only one of them runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_bytes = 0
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                work()  # kernels are compiled and workspaces taken before the capture
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph, before = torch.cuda.CUDAGraph(), torch.cuda.memory_reserved()
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                results = work()
+            self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
+
+        def replay() -> tuple[Tensor, ...]:
+            graph.replay()
+            return results
+
+        return replay
+
+
+def graphed(runner: Runner, plain: DeviceForward, num_bytes: int) -> Forward:
+    """`plain`, with passes of `runner` captured where the device and the attention backend allow it. `num_bytes` is
+    what graphs may take; 0: none."""
+    if num_bytes <= 0 or why_not(runner):
+        return plain
+    return Graphed(runner, plain, CudaCapture(runner.device), num_bytes)
+
+
+def why_not(runner: Runner) -> str:
+    """Why passes of this model cannot be captured; "" where they can."""
+    if runner.device.type != "cuda":
+        return f"there are none on a device of type '{runner.device.type}'"
+    if not isinstance(runner.backend, BoundedAttention):
+        return f"the attention backend '{runner.backend.name}' needs lengths on the host"
+    if not all(runner.backend.can_bound(s.dtype, s.key_size, s.value_size) for s in runner.shapes):
+        return "our Triton kernels cannot run this model's heads"
+    places = set(getattr(runner.model, "hf_device_map", {}).values())
+    if len({shape.device for shape in runner.shapes}) > 1 or places & {"cpu", "disk"}:
+        return "the model is spread over several devices"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a graph is captured for: padded rows, columns for newer rows, and what is recorded."""
+
+    num_rows: int
+    num_newer: int
+    tap_layer: int
+    feature_layers: tuple[int, ...]
+
+
+class Graphed:
+    """A forward that replays graphs of passes it has seen before, and runs `plain` for all others."""
+
+    def __init__(self, runner: Runner, plain: DeviceForward, capture: Capture, num_bytes: int) -> None:
+        self._runner = runner
+        self._plain = plain
+        self._capture = capture
+        self._num_bytes = num_bytes
+        self._uses: dict[tuple[int, _Shape], int] = {}
+        self._graphs: dict[tuple[int, _Shape], _Graph] = {}
+        self._refused = ""
+
+    @property
+    def note(self) -> str:
+        """What was captured, or why nothing is."""
+        size = f"{len(self._graphs)} captured passes, {self._capture.num_bytes / 2**20:,.0f} MiB"
+        return f"{size}; no more, because {self._refused}" if self._refused else size
+
+    @torch.inference_mode()
+    def run(
+        self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
+    ) -> Tensor:
+        """See `Runner.run`. Logits stay as they are until the next call."""
+        shape = _shape(cache.slots, current, len(token_ids))
+        if shape is None:
+            return self._plain.run(cache, current, token_ids, positions, last)
+        key = (id(cache), shape)
+        graph = self._graphs.get(key)
+        if graph is not None and graph.inputs.fill(cache.slots, current, token_ids, positions):
+            return graph.replay(current, len(token_ids))[-last:]
+        logits = self._plain.run(cache, current, token_ids, positions, last)
+        self._uses[key] = self._uses.get(key, 0) + 1
+        if graph is None and self._uses[key] == _CAPTURED_AT and not self._refused:
+            self._add(key, cache, (current, token_ids, positions), logits)
+        return logits
+
+    def _add(
+        self,
+        key: tuple[int, _Shape],
+        cache: SlotAdapter,
+        given: tuple[Pass, Sequence[int], Tensor],
+        logits: Tensor,
+    ) -> None:
+        """Capture the pass that was just run plainly and gave `logits`, its last ones."""
+        if self._capture.num_bytes >= self._num_bytes:
+            self._refused = f"they would take more than {self._num_bytes / 2**20:,.0f} MiB"
+            return
+        current, token_ids, _ = given
+        inputs = _Inputs(self._runner, cache.slots, key[1])
+        if not inputs.fill(cache.slots, *given):
+            return
+        try:
+            graph = _Graph(self._plain, cache, inputs, self._capture)
+            again = graph.replay(_like(current), len(token_ids))[-len(logits) :]
+        except RuntimeError as error:
+            self._refused = f"capturing failed: {str(error).splitlines()[0]}"
+            return
+        limit = _TOLERANCE.get(logits.dtype, _HALF_TOLERANCE)
+        if not bool((again - logits).norm() <= limit * logits.norm()):
+            self._refused = "a captured pass gave other logits than the same pass run plainly"
+            return
+        self._graphs[key] = graph
+
+
+class _Graph:
+    """A captured pass: its numbers, and what it leaves."""
+
+    def __init__(self, forward: DeviceForward, cache: SlotAdapter, inputs: "_Inputs", capture: Capture) -> None:
+        self.inputs = inputs
+        current = BoundedPass(inputs.backend, inputs.parts)
+        current.tap_layer, current.feature_layers = inputs.shape.tap_layer, inputs.shape.feature_layers
+
+        def work() -> tuple[Tensor, ...]:
+            with _placed(cache, inputs.slots):
+                logits = forward.forward(cache, current, inputs.token_ids, inputs.positions)
+            found = [logits]
+            if current.tapped is not None:
+                found.append(current.tapped[0])
+            if current.features is not None:
+                found.append(current.features)
+            return tuple(found)
+
+        self._replay = capture(work)
+        self._current = current
+
+    def replay(self, current: Pass, num_rows: int) -> Tensor:
+        """Run it; logits [num_rows, V]. `current` gets what it asked to be recorded."""
+        logits, *others = self._replay()
+        if current.tap_layer >= 0 and self._current.tapped is not None:
+            query = others.pop(0)
+            current.tapped = query[:, :, :num_rows], self._current.tapped[1]
+        if current.feature_layers:
+            current.features = others.pop(0)[:num_rows].clone()  # drafters keep them beyond the next replay
+        return logits[:num_rows]
+
+
+class _Inputs:
+    """The device memory that a graph of `shape` reads, and its image on the host."""
+
+    def __init__(self, runner: Runner, slots: SlotCache, shape: _Shape) -> None:
+        backend = runner.backend
+        assert isinstance(backend, BoundedAttention), "asked of a backend that cannot be captured"
+        self.backend = backend
+        self.shape = shape
+        windows = sorted({window or 0 for window in runner.layer_windows})
+        edges = [shape.num_rows if window and shape.num_rows > 1 else 0 for window in windows]
+        starts = [0]
+        for num_edge in edges:
+            starts.append(starts[-1] + num_edge + shape.num_newer)
+        num_rows, device = shape.num_rows, runner.device
+        is_cuda = device.type == "cuda"
+        self._numbers = torch.zeros(3 * num_rows + 3 * len(windows), dtype=torch.int64, pin_memory=is_cuda)
+        self._bias = torch.full((num_rows, starts[-1]), -torch.inf, dtype=runner.dtype, pin_memory=is_cuda)
+        self._on_device = self._numbers.to(device, copy=True), self._bias.to(device, copy=True)
+        self._was_read = torch.cuda.Event() if is_cuda else None
+        numbers, bias = self._on_device
+        self.token_ids, self.positions, self.slots = numbers[: 3 * num_rows].view(3, num_rows)
+        self._windows = [(window, *pair) for window, pair in zip(windows, pairwise(starts), strict=True)]
+        bounds = numbers[3 * num_rows :].view(-1, 3)
+        self.parts = {
+            window: (Bounds(bounds[row], edges[row]), bias[:, start:end])
+            for row, (window, start, end) in enumerate(self._windows)
+        }
+        self._scrap = slots.num_slots - 1
+
+    def fill(self, slots: SlotCache, current: Pass, token_ids: Sequence[int], positions: Tensor) -> bool:
+        """Write the numbers of a pass; whether they fit this shape."""
+        num_new, num_rows, prefix_len = len(token_ids), self.shape.num_rows, current.prefix_len
+        visible = torch.ones(1, 1, dtype=torch.bool) if current.visible is None else current.visible
+        offsets = torch.zeros(1, dtype=torch.int64) if current.visible is None else current.offsets
+        assert offsets is not None, "a mask comes with offsets"
+        if self._was_read is not None:
+            self._was_read.synchronize()  # the last copy may still be on its way
+        table = self._numbers[: 3 * num_rows].view(3, num_rows)
+        table[:2].zero_()
+        table[0, :num_new] = torch.tensor(token_ids)
+        table[1, :num_new] = positions
+        table[2].fill_(self._scrap)
+        table[2, :num_new] = torch.arange(slots.length, slots.length + num_new)
+        self._bias.fill_(-torch.inf)
+        bounds = self._numbers[3 * num_rows :].view(-1, 3)
+        for row, (window, start, end) in enumerate(self._windows):
+            num_edge, num_newer = end - start - self.shape.num_newer, visible.shape[1]
+            newer, edge = visible, None
+            first = all_seen = 0
+            if window:
+                lowest = prefix_len + offsets[-num_new:] - window + 1
+                first, all_seen = (min(max(int(x), 0), prefix_len) for x in (lowest.min(), lowest.max()))
+                if all_seen - first > num_edge:
+                    return False
+                edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
+                newer = visible & (prefix_len + offsets[None] >= lowest[:, None])
+                self._bias[:num_new, start : start + all_seen - first].masked_fill_(edge, 0.0)
+            bounds[row] = torch.tensor([first, all_seen, prefix_len])
+            begin = start + num_edge
+            self._bias[:num_new, begin : begin + num_newer].masked_fill_(newer, 0.0)
+        for there, here in zip(self._on_device, (self._numbers, self._bias), strict=True):
+            there.copy_(here, non_blocking=True)
+        if self._was_read is not None:
+            self._was_read.record()
+        return True
+
+
+@contextmanager
+def _placed(cache: SlotAdapter, slots: Tensor) -> Iterator[None]:
+    """New rows go to the slots that this device tensor names, until the block is left."""
+    cache.places = slots
+    try:
+        yield
+    finally:
+        cache.places = None
+
+
+def _shape(slots: SlotCache, current: Pass, num_new: int) -> _Shape | None:
+    """The shape of a pass; None where none fits."""
+    if current.is_causal or current.window is not None or num_new > NUM_ROWS[-1]:
+        return None
+    num_newer = 1 if current.visible is None else current.visible.shape[1]
+    num_rows = next(rows for rows in NUM_ROWS if rows >= num_new)
+    columns = num_rows if num_newer <= num_rows else max(_FEW_ROWS, 1 << (num_newer - 1).bit_length())
+    if columns > _MOST_ROWS or current.prefix_len + columns >= slots.num_slots:
+        return None
+    return _Shape(num_rows, columns, current.tap_layer, current.feature_layers)
+
+
+def _like(current: Pass) -> Pass:
+    """A pass that records the same."""
+    other = Pass(current.backend, current.prefix_len)
+    other.tap_layer, other.feature_layers = current.tap_layer, current.feature_layers
+    return other

@@ -1,0 +1,235 @@
+"""Captured passes: replayed with other numbers they must give what a plain pass gives.
+
+A CUDA graph repeats the kernels of one pass with the numbers that lie in device memory. A trace of torch operators does
+the same on any device: whatever was a Python number at the capture stays as it was. So it shows what would go wrong.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from spec_engine.attention import Pick
+from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.attention.sdpa import CpuBackend
+from spec_engine.config import RetrievalConfig, TreeConfig
+from spec_engine.drafters.lm import LMDrafter
+from spec_engine.drafters.lm_memory import LMSettings
+from spec_engine.model import runner as runner_module
+from spec_engine.model.graphs import Graphed, graphed, why_not
+from spec_engine.model.target import Step, Taps, Target
+from spec_engine.sampling import SamplingParams
+from spec_engine.tree import DraftTree
+from tests.model.test_target import filled, random_tree, relative
+from tests.tiny_models import ALL_SERVED, VOCAB_SIZE, random_ids, tiny_model
+
+Work = Callable[[], tuple[Tensor, ...]]
+LAYERS = (1, 2)
+
+
+class Traced:
+    """Captures as traces of torch operators; `num_replays` counts."""
+
+    def __init__(self, num_bytes_each: int = 0, error: str = "") -> None:
+        self.num_bytes = self.num_captures = self.num_replays = 0
+        self._num_bytes_each = num_bytes_each
+        self._error = error
+
+    def __call__(self, work: Work) -> Work:
+        if self._error:
+            raise RuntimeError(self._error)
+        self.num_captures += 1
+        self.num_bytes += self._num_bytes_each
+        trace = make_fx(work)()
+
+        def replay() -> tuple[Tensor, ...]:
+            self.num_replays += 1
+            results: tuple[Tensor, ...] = trace()
+            return results
+
+        return replay
+
+
+@pytest.fixture(autouse=True)
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one backend for the CPU that takes its lengths from tensors."""
+    monkeypatch.setattr(runner_module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
+
+
+def pair(name: str, capacity: int = 400) -> tuple[Target, Target, Traced]:
+    """A plain target, and one whose passes are captured."""
+    plain, other = (Target(tiny_model(name), capacity, 64) for _ in range(2))
+    capture = Traced()
+    other._forward = Graphed(other.runner, other.runner, capture, 1 << 30)
+    return plain, other, capture
+
+
+def steps(target: Target, prompt: tuple[int, ...], trees: list[DraftTree], taps: Taps) -> list[tuple[Tensor, Step]]:
+    """Verify one tree after the other and keep some path of each."""
+    target.reset()
+    filled(target, prompt)
+    found = []
+    for number, tree in enumerate(trees):
+        outputs = target.verify(tree, taps)
+        leaf = (7 * number) % len(tree)
+        path: list[int] = tree.ancestor_mask()[leaf].nonzero().flatten().tolist()
+        found.append((outputs.logits.clone(), target.commit(outputs, path)))
+    return found
+
+
+def assert_steps_equal(target: Target, found: list[tuple[Tensor, Step]], want: list[tuple[Tensor, Step]]) -> None:
+    for (logits, step), (true_logits, true_step) in zip(found, want, strict=True):
+        assert relative(logits, true_logits) < 3e-5
+        assert step.token_ids == true_step.token_ids
+        for name in ("attention_row", "features"):
+            value, true = getattr(step, name), getattr(true_step, name)
+            assert (value is None) == (true is None)
+            assert value is None or (value.shape == true.shape and relative(value, true) < 3e-4)
+    assert target.length > 0
+
+
+@pytest.mark.parametrize("name", ALL_SERVED)
+def test_a_replay_equals_a_plain_pass_at_every_length(name: str) -> None:
+    """Trees of other sizes and forms, behind texts that grow beyond the models' windows of 40 tokens."""
+    plain, target, capture = pair(name)
+    taps = Taps(attention_row=True, features=LAYERS)
+    trees = [random_tree(size, seed, 5) for seed, size in enumerate((1, 6, 7, 8, 1, 5, 8, 1, 6, 1, 7, 12, 1, 8))]
+    for prompt in (random_ids(9, 1), random_ids(90, 2)):
+        found = steps(target, prompt, trees, taps)
+        assert_steps_equal(target, found, steps(plain, prompt, trees, taps))
+    assert capture.num_captures == 2
+    assert capture.num_replays > len(trees)
+
+
+def test_a_replay_leaves_what_lies_behind_its_rows() -> None:
+    """Padded rows write to the last slot: text that was cut can still be taken up again behind an accepted tree."""
+    plain, target, capture = pair("llama")
+    text = random_ids(60, 3)
+    for one in (plain, target):
+        for _ in range(4):
+            filled_anew(one, text)
+            one.truncate(40)
+            tree = DraftTree.chain(text[40:43])
+            one.commit(one.verify(tree, Taps()), (0, 1, 2))
+            assert one.reuse(text) == 60
+    assert capture.num_replays > 1
+    assert relative(target.last_rows()[0], plain.last_rows()[0]) < 3e-5
+
+
+def filled_anew(target: Target, text: tuple[int, ...]) -> None:
+    target.reset()
+    filled(target, text)
+
+
+def test_features_outlive_the_next_replay() -> None:
+    _, target, capture = pair("llama")
+    filled(target, random_ids(20, 1))
+    kept = []
+    for token in random_ids(8, 2):
+        step = target.commit(target.verify(DraftTree.root(token), Taps(features=LAYERS)), (0,))
+        assert step.features is not None
+        kept.append((step.features, step.features.clone()))
+    assert capture.num_replays > 3
+    assert all(torch.equal(now, then) for now, then in kept)
+
+
+def test_a_nearly_full_cache_is_served_plainly() -> None:
+    plain, target, capture = pair("llama", capacity=30)
+    for one in (plain, target):
+        filled(one, random_ids(29, 1))
+    tree = random_tree(250, 1, 5)
+    for _ in range(5):
+        assert relative(target.verify(tree, Taps()).logits, plain.verify(tree, Taps()).logits) < 3e-5
+    assert capture.num_captures == 0
+
+
+def plain_and(capture: Traced, num_bytes: int = 1 << 30) -> tuple[Target, Graphed, list[Tensor]]:
+    """A target with this capture after eight single tokens; the logits that it gave."""
+    target = Target(tiny_model("llama"), 100, 64)
+    forward = Graphed(target.runner, target.runner, capture, num_bytes)
+    target._forward = forward
+    filled(target, random_ids(10, 1))
+    logits = []
+    for token in random_ids(8, 2):
+        outputs = target.verify(DraftTree.root(token), Taps())
+        logits.append(outputs.logits.clone())
+        target.commit(outputs, (0,))
+    return target, forward, logits
+
+
+def test_what_cannot_be_captured_runs_plainly_and_says_why() -> None:
+    _, forward, logits = plain_and(Traced(error="operation not permitted when stream is capturing\nand more"))
+    assert forward.note == (
+        "0 captured passes, 0 MiB; no more, because capturing failed: operation not permitted when stream is capturing"
+    )
+    _, _, want = plain_and(Traced())
+    assert all(relative(one, other) < 3e-5 for one, other in zip(logits, want, strict=True))
+
+
+class Wrong(Traced):
+    """A capture whose replays are off."""
+
+    def __call__(self, work: Work) -> Work:
+        replay = super().__call__(work)
+
+        def off() -> tuple[Tensor, ...]:
+            logits, *others = replay()
+            return logits.flip(-1), *others
+
+        return off
+
+
+def test_a_graph_that_gives_other_logits_is_not_used() -> None:
+    capture = Wrong()
+    _, forward, logits = plain_and(capture)
+    assert forward.note.endswith("a captured pass gave other logits than the same pass run plainly")
+    assert capture.num_replays == 1
+    _, _, want = plain_and(Traced())
+    assert all(relative(one, other) < 3e-5 for one, other in zip(logits, want, strict=True))
+
+
+def test_no_more_is_captured_than_the_memory_allows() -> None:
+    target, forward, _ = plain_and(capture := Traced(num_bytes_each=3 << 20), num_bytes=2 << 20)
+    for _ in range(6):
+        target.verify(DraftTree.chain((1, 2, 3)), Taps())
+    assert capture.num_captures == 1
+    assert forward.note == "1 captured passes, 3 MiB; no more, because they would take more than 2 MiB"
+
+
+def test_without_a_gpu_nothing_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Target(tiny_model("llama"), 100, 64).runner
+    assert graphed(runner, runner, 1 << 30) is runner
+    assert why_not(runner) == "there are none on a device of type 'cpu'"
+    monkeypatch.setattr(runner, "device", torch.device("cuda"))
+    assert why_not(runner) == ""
+    monkeypatch.setattr(runner.model, "hf_device_map", {"model.layers.0": 0, "model.layers.1": "cpu"}, raising=False)
+    assert why_not(runner) == "the model is spread over several devices"
+    monkeypatch.setattr(runner, "backend", CpuBackend())
+    assert why_not(runner) == "the attention backend 'torch-cpu-flash' needs lengths on the host"
+
+
+@pytest.mark.parametrize("has_retrieval", [False, True])
+def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
+    """Its levels see rows of earlier levels, and its view moves."""
+    retrieval = RetrievalConfig(enabled=has_retrieval, chunk_size=4, top_k=4, num_sink=4, num_recent=8)
+    tree = TreeConfig(num_nodes=12, max_depth=4)
+    found = []
+    for capture in (None, Traced()):
+        drafter = LMDrafter(tiny_model("llama"), LMSettings(200, VOCAB_SIZE, tree, retrieval))
+        memory = drafter.memories[0]
+        if capture is not None:
+            runner = memory._runner  # type: ignore[attr-defined]
+            memory._forward = Graphed(runner, memory._forward, capture, 1 << 30)  # type: ignore[attr-defined]
+        session = drafter.begin(SamplingParams())
+        prompt, text = random_ids(50, 1), random_ids(24, 2)
+        session.observe(Step(prompt, len(prompt), is_prompt=True))
+        trees = []
+        for number, token in enumerate(text):
+            trees.append(session.propose(token, 12))
+            session.observe(Step((token,), len(prompt) + number + 1))
+        found.append(trees)
+        assert capture is None or capture.num_replays > 15
+    assert [one.token_ids for one in found[0]] == [one.token_ids for one in found[1]]
+    assert [one.parents for one in found[0]] == [one.parents for one in found[1]]
