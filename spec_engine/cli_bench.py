@@ -20,6 +20,7 @@ from spec_engine.bench.methods import all_methods, build_engines, build_peers, c
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.reopen import measure_reopening, reopen_json, reopen_table
+from spec_engine.bench.replay import parse_means
 from spec_engine.bench.report import (
     needle_table,
     quality_table,
@@ -30,6 +31,7 @@ from spec_engine.bench.report import (
     work_table,
 )
 from spec_engine.bench.run import PLAIN, BenchPlan, hardware, run_bench
+from spec_engine.bench.shaped import ReplayPlan, measure_replay, replay_json, replay_table
 from spec_engine.bench.shapes import random_model
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.bench.traces import record_traces, save_traces
@@ -73,8 +75,11 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     instead.add_argument("--reopen", action="store_true", help="how much sooner a document is back from disk")
     instead.add_argument("--limit", action="store_true", help="how close passes come to what the machine can do")
     instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
+    instead.add_argument(
+        "--replay", metavar="MEANS", help="speed at the preset's published sizes; tokens a step, one for each length"
+    )
     bench.add_argument("--shape", metavar="NAME", help="--limit: a model of this published size with random weights")
-    bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape: of its weights")
+    bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape, --replay: of the weights")
     bench.add_argument("--no-graphs", action="store_true", help="do not capture passes as CUDA graphs")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -91,6 +96,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "looks": _looks,
         "reopen": _reopen,
         "limit": _limit,
+        "replay": _replay,
     }
     measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind)), _speed)
     as_json, table = measure(arguments)
@@ -104,11 +110,11 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _refuse_unread(arguments: argparse.Namespace) -> None:
     """Raise `RequestError` for options that another kind of measurement would not read."""
     unread: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
-    if arguments.quality or arguments.needle or arguments.limit:
+    if arguments.quality or arguments.needle or arguments.limit or arguments.replay:
         unread = ("also", "drafters", "temperature", "fixed_budget", "ask")
     for name in unread:
         if getattr(arguments, name):
-            kind = next(kind for kind in ("quality", "needle", "limit", "traces") if getattr(arguments, kind))
+            kind = next(kind for kind in ("quality", "needle", "limit", "replay", "traces") if getattr(arguments, kind))
             raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
     if arguments.shape and not arguments.limit:
         raise RequestError("--shape is read with --limit alone: a model with random weights answers nothing.")
@@ -172,6 +178,15 @@ def _limit(arguments: argparse.Namespace) -> _Made:
     where += f" {target.graphs_note}"
     tables = "\n\n".join((limit_table(found), against_table(against), where))
     return limit_json(where, found, against), tables
+
+
+def _replay(arguments: argparse.Namespace) -> _Made:
+    preset, lengths, device = _presets(arguments)[0], _lengths(arguments), pick_device(arguments.device)
+    means = tuple(parse_means(arguments.replay, len(lengths)))
+    plan = ReplayPlan(lengths, means, arguments.max_tokens, device, pick_dtype(arguments.dtype, device, torch.bfloat16))
+    found, graphs = measure_replay(preset, plan, progress)
+    where = f"Sizes of {preset.name}, {plan.dtype}, {hardware()}, torch {torch.__version__}. {graphs}"
+    return replay_json(found, where), replay_table(found, where)
 
 
 def _traces(arguments: argparse.Namespace) -> int:

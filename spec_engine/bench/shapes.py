@@ -1,6 +1,7 @@
 """Models of published sizes with random weights: what a pass costs does not depend on what the weights say.
 
-Job: the sizes of the presets' models, from their published configurations on the Hugging Face hub, and `random_model`.
+Job: the sizes of the presets' models, from their published configurations on the Hugging Face hub; `random_model`, and
+`echoing`, which makes one of which it is known what it will say.
 Non-job: anything about the text that such a model writes.
 """
 
@@ -8,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from spec_engine.errors import RequestError
 
+_QUIET: Final = 1e-2  # of what the layers of an echoing model add to its residual stream
 _LLAMA3: Final = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
@@ -92,7 +95,7 @@ def random_model(shape: str, num_positions: int, dtype: torch.dtype, device: tor
 
     `shape` is a key of `CONFIGS`, or its end, as in ``Qwen3-0.6B``. Raises `RequestError` for any other.
     """
-    values: dict[str, Any] = dict(_find(shape))
+    values: dict[str, Any] = dict(shape_config(shape))
     kind = values.pop("model_type")
     values |= {"max_position_embeddings": num_positions, "attn_implementation": "sdpa"}
     config = AutoConfig.for_model(kind, **values)
@@ -102,9 +105,26 @@ def random_model(shape: str, num_positions: int, dtype: torch.dtype, device: tor
     return cast(PreTrainedModel, model.eval())
 
 
-def _find(shape: str) -> Mapping[str, object]:
+def shape_config(shape: str) -> Mapping[str, object]:
+    """The configuration of a published size, a key of `CONFIGS` or its end. Raises `RequestError` for any other."""
     found = [config for name, config in CONFIGS.items() if shape in (name, name.rpartition("/")[2])]
     if not found:
         names = ", ".join(name.rpartition("/")[2] for name in CONFIGS if "/" in name)
         raise RequestError(f"There is no shape '{shape}'. Valid: {names}.")
     return found[0]
+
+
+@torch.no_grad()
+def echoing(model: PreTrainedModel) -> PreTrainedModel:
+    """`model`, changed so that it says its newest token again. It costs what it cost before.
+
+    Its layers add next to nothing, so the embedding of the newest token reaches the output layer, which becomes the
+    embedding too.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(("o_proj", "down_proj")):
+            module.weight.mul_(_QUIET)
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if output.weight is not embedding.weight:  # type: ignore[union-attr]
+        output.weight.copy_(embedding.weight)  # type: ignore[union-attr, operator, arg-type]
+    return model

@@ -74,7 +74,7 @@ def read_head(folder: Path, name: str) -> HeadFiles:
     is_eagle3 = "layers.0.hidden_norm.weight" in weights
     if not is_eagle3:
         weights.pop("lm_head.weight", None)  # EAGLE-1 drafts with the target's
-    config = _config(stored, is_eagle3, weights)
+    config = stored_config(stored, is_eagle3, weights)
     _check_weights(config, weights, name)
     target_ids = None if offsets is None else torch.arange(len(offsets)) + offsets.long()
     if target_ids is not None and len(target_ids) != config.num_columns:
@@ -95,7 +95,7 @@ def head_need(preset: Preset, device: str) -> MemoryNeed:
     of_target = load_config(preset, preset.target).dtype
     dtype = pick_dtype(ref.dtype, pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
     says_eagle3 = "draft_vocab_size" in fields or "eagle_config" in fields or "eagle3" in json.dumps(fields).lower()
-    config = _config(stored, says_eagle3, None)
+    config = stored_config(stored, says_eagle3, None)
     with torch.device("meta"):
         num_weights = sum(parameter.numel() for parameter in EagleHead(config).parameters())
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_size * dtype.itemsize
@@ -154,7 +154,7 @@ def _own_name(key: str) -> str:
     return f"layers.0.{key.removeprefix('midlayer.')}" if key.startswith("midlayer.") else key
 
 
-def _config(stored: Checkpoint, is_eagle3: bool, weights: Mapping[str, Tensor] | None) -> HeadConfig:
+def stored_config(stored: Checkpoint, is_eagle3: bool, weights: Mapping[str, Tensor] | None) -> HeadConfig:
     """The network's shape; what the head owns is read from `weights`, or guessed from the configuration."""
     hidden, num_heads = stored.number("hidden_size"), stored.number("num_attention_heads")
     activation = stored.config.get("hidden_act", "silu")

@@ -1,0 +1,198 @@
+"""Whole answers of a preset's published sizes with random weights, accepted as a published figure says.
+
+Job: target and drafter of the sizes that a preset names, plain and drafted answers of them in one run, the table.
+Non-job: the replayed acceptance (`replay`), single passes (`limit`), answers to questions (`run`).
+"""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from spec_engine.answer import Request
+from spec_engine.bench.replay import Profile, ReplayDrafter
+from spec_engine.bench.shapes import echoing, random_model, shape_config
+from spec_engine.config import MODEL_DRAFTERS, Preset, RetrievalConfig, TreeConfig, load_preset
+from spec_engine.drafters import DRAFTERS, max_draft_nodes
+from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.drafters.eagle3 import EagleDrafter
+from spec_engine.drafters.eagle_files import HeadFiles, stored_config
+from spec_engine.drafters.eagle_fit import fit_head
+from spec_engine.drafters.eagle_head import EagleHead
+from spec_engine.drafters.lm import LMDrafter
+from spec_engine.drafters.lm_memory import LMSettings
+from spec_engine.drafters.longspec import LongSpecDrafter, target_rotary
+from spec_engine.drafters.longspec_head import LongSpecHead, head_config
+from spec_engine.engine import Engine, EngineConfig
+from spec_engine.errors import RequestError
+from spec_engine.events import Finished
+from spec_engine.metrics import GenerationMetrics
+from spec_engine.model.checkpoint import Checkpoint
+from spec_engine.model.layout import lay_out_for_small_passes
+from spec_engine.model.load import load_tokenizer
+from spec_engine.model.target import Target
+from spec_engine.sampling import SamplingParams
+from spec_engine.stopping import StopRules
+
+_WARM_UP = 32  # tokens: enough to capture what is used often
+_CHUNK = {"cpu": 512}  # tokens of a prompt read at once …
+_LONG_CHUNK = 2048  # … and elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """What to measure: prompts of `lengths` tokens, each with its mean tokens a step, answers of `num_tokens`."""
+
+    lengths: Sequence[int]
+    means: Sequence[float]
+    num_tokens: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """A plain answer and a drafted one behind a prompt of `length` tokens. Seconds; those of parts are for a step."""
+
+    length: int
+    given_mean: float
+    mean: float  # that the draws came to
+    plain_token_s: float
+    token_s: float
+    draft_s: float
+    verify_s: float
+    other_s: float
+    num_same: int
+    num_tokens: int
+
+    @property
+    def speedup(self) -> float:
+        """Of the drafted answer."""
+        return self.plain_token_s / self.token_s
+
+
+def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]) -> tuple[list[ReplayRow], str]:
+    """Both answers behind each length, in one run on one target, and what it says of its graphs.
+
+    Raises `RequestError` for a preset without a draft model, for a size that is not known, and for a mean that its
+    trees cannot reach.
+    """
+    kind = preset.draft.blend.model_kind if preset.draft.kind == "blend" else preset.draft.kind
+    preset = replace(preset, draft=replace(preset.draft, kind=kind, tree=at_full_depth(preset.draft.tree)))
+    depth = tree_depth(preset.draft.tree)
+    if kind not in MODEL_DRAFTERS or preset.draft.model is None:
+        raise RequestError(f"The preset '{preset.name}' has no draft model whose cost could be measured.")
+    for mean in plan.means:
+        Profile(mean).chance(depth)
+    capacity = max(plan.lengths) + plan.num_tokens + _WARM_UP
+    model = echoing(random_model(preset.target.id, 2 * capacity, plan.dtype, plan.device))
+    chunk = _CHUNK.get(plan.device.type, _LONG_CHUNK)
+    target = Target(model, capacity, chunk, preset.graph_memory << 20)
+    drafter = random_drafter(preset, target)
+    builtin = load_preset("builtin")
+    tokenizer = load_tokenizer(builtin, builtin.target)
+    source = random.Random(0)
+    known = range(300, min(tokenizer.vocab_size, target.vocab_size))
+    rows = []
+    for length, mean in zip(plan.lengths, plan.means, strict=True):
+        request = Request(tuple(source.choices(known, k=length)), SamplingParams(), StopRules(plan.num_tokens))
+        config = EngineConfig(0, RetrievalConfig(enabled=False), adaptive=False, prefill_chunk=chunk)
+        drafted = replace(config, max_nodes=max_draft_nodes(kind, preset.draft), retrieval=preset.draft.retrieval)
+        none = DRAFTERS["none"](DrafterContext(preset, target, str(plan.device)))
+        plain = Engine(target, none, tokenizer, config)
+        engine = Engine(target, ReplayDrafter(drafter, Profile(mean), depth), tokenizer, drafted)
+        row = _row(mean, _answered(plain, request), _answered(engine, request))
+        rows.append(row)
+        tell(f"{length:,} tokens: {1000 * row.plain_token_s:.1f} ms a token plainly, {row.speedup:.2f} x drafted")
+    return rows, target.graphs_note
+
+
+def at_full_depth(tree: TreeConfig) -> TreeConfig:
+    """The same budget with levels that do not end where a draft is unsure, as random weights always are."""
+    return replace(tree, policy="eagle") if tree.policy == "opt" else tree
+
+
+def tree_depth(tree: TreeConfig) -> int:
+    """Levels at most."""
+    return len(tree.beam_widths) if tree.policy == "beam" else tree.max_depth
+
+
+def random_drafter(preset: Preset, target: Target) -> Drafter:
+    """The drafter of a preset at its published size, with random weights."""
+    draft, ref = preset.draft, preset.draft.model
+    assert ref is not None, "checked by the caller"
+    settings = LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, preset.graph_memory << 20)
+    if draft.kind == "lm":
+        return LMDrafter(random_model(ref.id, 2 * target.capacity, target.dtype, target.device), settings)
+    stored = Checkpoint(ref.id, dict(shape_config(ref.id)), {})
+    with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        if draft.kind == "longspec":
+            with target.device:
+                head = LongSpecHead(head_config(stored), target_rotary(target)).to(target.dtype)
+            lay_out_for_small_passes(head.requires_grad_(False))
+            return LongSpecDrafter(head, target, draft)
+        config = stored_config(stored, is_eagle3=True, weights=None)
+        with target.device:
+            weights = EagleHead(config).to(target.dtype).state_dict()
+    known = torch.arange(config.num_columns or target.vocab_size)
+    files = HeadFiles(ref.id, config, weights, known, None, None, target.vocab_size)
+    return EagleDrafter(fit_head(files, target), settings)
+
+
+def _answered(engine: Engine, request: Request) -> Finished:
+    """The answer behind a prompt that was read and passes that were captured. Raises `RequestError` for a drafter that
+    broke: what was measured then is something else."""
+    for _ in engine.generate(replace(request, stop=StopRules(_WARM_UP))):
+        pass
+    *_, finished = engine.generate(request)
+    assert isinstance(finished, Finished), "every answer ends with Finished"
+    if finished.metrics.drafter_failure:
+        raise RequestError(finished.metrics.drafter_failure)
+    return finished
+
+
+def _row(mean: float, plain: Finished, drafted: Finished) -> ReplayRow:
+    found: GenerationMetrics = drafted.metrics
+    pairs = zip(plain.token_ids, drafted.token_ids, strict=False)
+    num_tokens = len(plain.token_ids)
+    return ReplayRow(
+        length=found.num_prompt_tokens,
+        given_mean=mean,
+        mean=found.mean_acceptance_length,
+        plain_token_s=plain.metrics.decode_s / num_tokens,
+        token_s=found.decode_s / len(drafted.token_ids),
+        draft_s=found.draft_s / found.num_spec_steps,
+        verify_s=found.verify_s / found.num_spec_steps,
+        other_s=found.other_s / found.num_spec_steps,
+        num_same=next((index for index, (one, other) in enumerate(pairs) if one != other), num_tokens),
+        num_tokens=num_tokens,
+    )
+
+
+def replay_table(rows: Sequence[ReplayRow], where: str) -> str:
+    """As Markdown."""
+    lines = [
+        "| context | mean given | drawn | plain | drafted | speed-up | draft | verify | other | same tokens |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.length:,} | {row.given_mean:.2f} | {row.mean:.2f} | {1000 * row.plain_token_s:.2f} ms a token | "
+        f"{1000 * row.token_s:.2f} ms a token | {row.speedup:.2f} x | {1000 * row.draft_s:.2f} ms | "
+        f"{1000 * row.verify_s:.2f} ms | {1000 * row.other_s:.2f} ms | {row.num_same} of {row.num_tokens} |"
+        for row in rows
+    ]
+    said = "Random weights, acceptance replayed from the means given: costs are measured, acceptance is not."
+    return "\n".join([*lines, "", f"{said} {where}"])
+
+
+def replay_json(rows: Sequence[ReplayRow], where: str) -> str:
+    """As JSON."""
+    table = {
+        "where": where,
+        "acceptance": "replayed",
+        "rows": [asdict(row) | {"speedup": round(row.speedup, 3)} for row in rows],
+    }
+    return json.dumps(table, indent=1)

@@ -1,0 +1,144 @@
+"""Replayed acceptance: the draws, the trees, the echoing target, and whole answers of small sizes."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from spec_engine.bench.replay import Profile, arranged, parse_means
+from spec_engine.bench.shaped import ReplayPlan, at_full_depth, measure_replay
+from spec_engine.bench.shapes import CONFIGS, echoing, random_model
+from spec_engine.cli import main
+from spec_engine.config import ModelRef, Preset, RetrievalConfig, TreeConfig, load_preset
+from spec_engine.errors import RequestError
+from spec_engine.model.target import Taps, Target
+from spec_engine.tree import DraftTree
+from spec_engine.verify import accept
+
+CPU = torch.device("cpu")
+SMALL = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {
+        "small/target": SMALL,
+        "small/draft": {**SMALL, "num_hidden_layers": 2, "hidden_size": 32, "tie_word_embeddings": True},
+        "small/eagle": {**SMALL, "num_hidden_layers": 1, "draft_vocab_size": 512},
+        "small/longspec": {**SMALL, "num_hidden_layers": 1},
+    }
+    for name, config in sizes.items():
+        monkeypatch.setitem(CONFIGS, name, config)  # type: ignore[arg-type]
+
+
+def small_preset(kind: str, has_retrieval: bool = False) -> Preset:
+    draft = load_preset("builtin").draft
+    fields = {
+        "kind": kind,
+        "model": ModelRef({"lm": "small/draft", "eagle3": "small/eagle", "longspec": "small/longspec"}[kind]),
+        "tree": TreeConfig(policy="opt", num_nodes=12, max_depth=6, top_k=4),
+        "retrieval": RetrievalConfig(enabled=has_retrieval, chunk_size=8, top_k=4, num_recent=16),
+    }
+    draft = type(draft)(**fields)  # type: ignore[arg-type]
+    return Preset("small", "Small", "", ModelRef("small/target"), 512, draft=draft)
+
+
+@pytest.mark.parametrize(("mean", "depth"), [(1.0, 4), (1.5, 1), (2.0, 1), (3.8, 6), (3.8, 10), (7.0, 6)])
+def test_draws_come_to_the_mean(mean: float, depth: int) -> None:
+    profile, source = Profile(mean), random.Random(1)
+    draws = [profile.draw(depth, source) for _ in range(4000)]
+    assert max(draws) <= depth
+    assert sum(draws) / len(draws) + 1 == pytest.approx(mean, abs=0.12)
+
+
+def test_means_that_no_tree_reaches_are_refused() -> None:
+    with pytest.raises(RequestError, match="at most 7 tokens a step, not 8"):
+        Profile(8).chance(6)
+    with pytest.raises(RequestError, match=r"at least 1 token, not 0\.5"):
+        Profile(0.5)
+
+
+def test_means_are_read_from_a_list() -> None:
+    assert parse_means("3.8", 3) == [3.8, 3.8, 3.8]
+    assert parse_means("5.03,3.80", 2) == [5.03, 3.8]
+    for wrong in ("", "a", "1,2,3"):
+        with pytest.raises(RequestError, match="is no list of means"):
+            parse_means(wrong, 2)
+
+
+@pytest.mark.parametrize("num_right", range(5))
+@pytest.mark.parametrize("num_nodes", [4, 5, 23])
+@pytest.mark.parametrize("root", [3, 400])
+def test_as_much_of_a_tree_is_right_as_was_drawn(root: int, num_nodes: int, num_right: int) -> None:
+    tree = arranged(root, num_nodes, 4, num_right)
+    assert len(tree) == num_nodes + 1
+    assert tree.depth == 4
+    assert accept(tree, [root] * len(tree)).num_drafted == num_right
+
+
+@pytest.mark.parametrize("shape", ["small/target", "small/draft"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_echoing_model_repeats_its_newest_token(shape: str, dtype: torch.dtype) -> None:
+    """Along every path of a tree, and behind any text."""
+    target = Target(echoing(random_model(shape, 512, dtype, CPU)), 256, 64)
+    source = random.Random(0)
+    for _ in target.prefill(source.choices(range(4096), k=200)):
+        pass
+    token_ids = source.choices(range(4096), k=12)
+    tree = DraftTree(
+        token_ids, [-1, *(node // 2 for node in range(11))], [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3], [0.0] * 12
+    )
+    assert target.verify(tree, Taps()).logits.argmax(dim=-1).tolist() == token_ids
+
+
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
+    plan, told = ReplayPlan((40, 90), (1.8, 3.0), 120, CPU, torch.float32), list[str]()
+    rows, graphs = measure_replay(small_preset(kind, has_retrieval=kind != "longspec"), plan, told.append)
+    assert [row.length for row in rows] == [40, 90]
+    for row, mean in zip(rows, plan.means, strict=True):
+        assert row.mean == pytest.approx(mean, rel=0.35)
+        assert row.num_same == row.num_tokens == 120
+        assert min(row.plain_token_s, row.draft_s, row.verify_s) > 0
+    assert rows[1].mean > rows[0].mean
+    assert len(told) == 2
+    assert graphs.startswith("No CUDA graphs")
+
+
+def test_levels_do_not_end_where_random_weights_are_unsure() -> None:
+    tree = TreeConfig(policy="opt", num_nodes=50, max_depth=10)
+    assert at_full_depth(tree) == TreeConfig(policy="eagle", num_nodes=50, max_depth=10)
+    chain = TreeConfig(policy="chain")
+    assert at_full_depth(chain) is chain
+
+
+def test_a_preset_without_a_draft_model_is_refused() -> None:
+    plan = ReplayPlan((40,), (1.8,), 20, CPU, torch.float32)
+    with pytest.raises(RequestError, match="has no draft model whose cost could be measured"):
+        measure_replay(load_preset("any-lookup"), plan, print)
+
+
+def test_the_command_says_that_acceptance_is_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = tmp_path / "small.toml"
+    preset.write_text(
+        'title = "s"\ndescription = "s"\ncontext_length = 512\ntarget = { id = "small/target" }\n'
+        '[draft]\nkind = "longspec"\nmodel = { id = "small/longspec" }\n'
+        'tree = { policy = "beam", num_nodes = 12, beam_widths = [2, 4, 4] }\nretrieval = { enabled = false }\n',
+        "utf-8",
+    )
+    out = tmp_path / "replay.json"
+    command = ["bench", "--preset", str(preset), "--replay", "2.5", "--lengths", "32,64", "--max-tokens", "40"]
+    assert main([*command, "--dtype", "float32", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Random weights, acceptance replayed from the means given" in printed
+    assert "| 64 | 2.50 |" in printed
+    table = json.loads(out.read_text("utf-8"))
+    assert table["acceptance"] == "replayed"
+    assert [row["given_mean"] for row in table["rows"]] == [2.5, 2.5]
+    assert main([*command, "--replay", "9"]) == 2
+    assert "brings at most 4 tokens a step" in capsys.readouterr().err
