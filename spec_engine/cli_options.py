@@ -58,7 +58,7 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
     """Options that name a preset and a device."""
     parser.add_argument("--preset", default="builtin", help="name or .toml file (default: %(default)s)")
     parser.add_argument("--model", help="hub id or folder of another target for the preset")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:1, cuda:all (default: %(default)s)")
 
 
 def chosen_preset(arguments: argparse.Namespace) -> Preset:

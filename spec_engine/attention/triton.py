@@ -186,12 +186,14 @@ class TritonBackend:
             return self._prefill.hybrid(q, k, v, prefix_len, bias, scoring)
         num_edge = 0 if bias is None else bias.values.shape[1] - (k.shape[2] - prefix_len)
         bounds = self._on_device(num_edge, k.shape[2] if bias is None else prefix_len, q.device)
-        return attend(q, k, v, Bounds(bounds, num_edge), None if bias is None else bias.values, scoring)
+        with torch.cuda.device_of(q):  # kernels start on the current device
+            return attend(q, k, v, Bounds(bounds, num_edge), None if bias is None else bias.values, scoring)
 
     def bounded(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        return attend(q, k, v, bounds, bias, scoring)
+        with torch.cuda.device_of(q):
+            return attend(q, k, v, bounds, bias, scoring)
 
     def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
         return _can_run(dtype) and max(size, value_size) <= _LARGEST_HEAD

@@ -41,22 +41,24 @@ from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.model.watch import LoadProgress, LoadWatch, current_watch
 
+ALL_GPUS = "cuda:all"  # a model's layers spread over all GPUs
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _INSTALL_QUANT = "Run in the project's folder: pip install -e '.[quant]'"
 _OLDEST_BITSANDBYTES = (0, 50)  # before it, a pass over more than one token dequantised every weight
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" is the first GPU if there is one, else the CPU.
+    """The device of this name; "auto" is the first GPU if there is one, else the CPU. Of `ALL_GPUS` it is the first,
+    where token ids go in and drafts run.
 
     Raises `ModelError` for a name that is no device, or a GPU that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda:0" if name == ALL_GPUS else name)
     except RuntimeError:
-        raise ModelError(f"'{name}' is no device. Use auto, cpu, cuda or cuda:0.") from None
+        raise ModelError(f"'{name}' is no device. Use auto, cpu, cuda, cuda:0 or cuda:all.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
             f"The device '{name}' was asked for, but torch finds no CUDA GPU here. Use the device 'cpu', or install a "
@@ -77,12 +79,13 @@ def pick_dtype(name: DTypeName, device: torch.device, checkpoint: torch.dtype | 
 
 
 def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTrainedModel:
-    """The causal language model of `ref`, in eval mode on its device; for drafts too.
+    """The causal language model of `ref`, in eval mode on its device, or its layers on `ALL_GPUS`; for drafts too.
 
     Raises `ModelNotFound`, `ModelDownloadError`, `UnsupportedModel`, `MissingDependency`, `Stopped`, or
     `ModelError` when it does not fit the memory.
     """
     where = pick_device(device)
+    places = _places(device)
     if ref.quantization != "none":
         _require_bitsandbytes()
     folder = fetch(preset, ref, weights=True)
@@ -90,18 +93,29 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, where, checkpoint)
     with reading(ref.id), _telling_weights(ref.id):
-        if ref.quantization == "none":
+        if ref.quantization == "none" and places is not None:
+            model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, device_map=places)
+        elif ref.quantization == "none":
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
             torch.nn.Module.to(model, where)  # device only: see the module's docstring
         else:
             settings = _quantization_settings(ref.quantization, dtype)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, quantization_config=settings, device_map={"": where}
+                folder, config=config, dtype=dtype, quantization_config=settings, device_map=places or {"": where}
             )
     assert isinstance(model, PreTrainedModel), "transformers gives its own models"
     model.train(False)
     lay_out_for_small_passes(model)
     return model
+
+
+def _places(device: str) -> str | dict[str, str] | None:
+    """accelerate's device map where a model is to be spread; None for a single device."""
+    if device != ALL_GPUS or torch.cuda.device_count() < 2:
+        return None
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingDependency(f"Spreading a model over several GPUs needs the package accelerate. {_INSTALL_QUANT}")
+    return "balanced"
 
 
 class _Weights:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from spec_engine.config import ModelRef, Preset, Quantization
 from spec_engine.errors import ModelError
-from spec_engine.model.load import load_config, pick_device, pick_dtype
+from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
@@ -136,8 +136,7 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
 def pick_chunk(preset: Preset, device: str) -> int:
     """Tokens per prefill pass at most, once weights and caches are there: what the preset says; else as many as a part
     of the free memory holds on a GPU, whose matrix units want long chunks."""
-    where = pick_device(device)
-    free = free_bytes(where)
+    where, free = pick_device(device), free_on(device)
     if preset.prefill_chunk or where.type == "cpu" or free is None:
         return preset.prefill_chunk or _LEAST_CHUNK
     num_bytes = model_need(preset, preset.target, device).activations  # of the least
@@ -147,7 +146,7 @@ def pick_chunk(preset: Preset, device: str) -> int:
 
 def fits(needs: Sequence[tuple[str, MemoryNeed]], device: str) -> bool:
     """Whether these models with all they need fit what is free on the device now; True where nobody knows."""
-    free = free_bytes(pick_device(device))
+    free = free_on(device)
     return free is None or sum(need.total for _, need in needs) <= free
 
 
@@ -156,8 +155,7 @@ def check_memory(preset: Preset, needs: Sequence[tuple[str, MemoryNeed]], device
 
     What a pass needs on top is not counted, so what this refuses cannot work. `reclaimable` bytes count as free.
     """
-    where = pick_device(device)
-    free = free_bytes(where)
+    where, free = pick_device(device), free_on(device)
     free = None if free is None else free + reclaimable
     total = sum(need.weights + need.cache for _, need in needs)
     if free is not None and total > free:
@@ -167,6 +165,13 @@ def check_memory(preset: Preset, needs: Sequence[tuple[str, MemoryNeed]], device
             f"{listed}. Close other programs, lower context_length ({preset.context_length:,} tokens now), or choose a "
             "smaller or 4-bit preset."
         )
+
+
+def free_on(device: str) -> int | None:
+    """`free_bytes` by a device's name; of `ALL_GPUS` together."""
+    if device == ALL_GPUS and pick_device(device).type == "cuda":
+        return sum(int(torch.cuda.mem_get_info(number)[0]) for number in range(torch.cuda.device_count()))
+    return free_bytes(pick_device(device))
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--document", type=Path, nargs="+", default=[], help="files to open at the start")
     parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
-    parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda:1, cuda:all (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
     parser.add_argument(
         "--kept-gb", type=float, default=usual.kept_gb, help="disk for documents already read (default: %(default)g)"

@@ -26,8 +26,7 @@ from spec_engine.cache.store import PrefixStore
 from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
-from spec_engine.model.load import pick_device
-from spec_engine.model.memory import free_bytes
+from spec_engine.model.memory import free_on
 from spec_engine.ui import text
 from spec_engine.ui.engines import EngineSource
 from spec_engine.ui.exports import exports_of
@@ -194,7 +193,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
 
 def _free(device: str, num_reclaimable: int) -> int | None:
     """Bytes that models may take, those of the engine in use included; None where the system does not tell."""
-    free = free_bytes(pick_device(device))
+    free = free_on(device)
     return None if free is None else free + num_reclaimable
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model
 
 from spec_engine.config import DrafterKind, ModelRef, Preset, Quantization
 from spec_engine.engine import Request, StopRules
@@ -20,8 +21,9 @@ from spec_engine.errors import (
 )
 from spec_engine.events import Finished
 from spec_engine.loading import load_engine
-from spec_engine.model import memory
+from spec_engine.model import load, memory
 from spec_engine.model.load import (
+    ALL_GPUS,
     check_vocabulary,
     load_config,
     load_target,
@@ -34,6 +36,7 @@ from spec_engine.model.memory import (
     cache_bytes_per_token,
     check_memory,
     free_bytes,
+    free_on,
     memory_need,
     model_need,
 )
@@ -223,6 +226,46 @@ def test_what_cannot_fit_is_refused_before_it_is_loaded(preset: Preset, monkeypa
 def test_the_free_memory_of_this_machine_is_known() -> None:
     free = free_bytes(torch.device("cpu"))
     assert free is None or 10**8 < free < 10**14
+
+
+LAYERS = ("embed_tokens", "rotary_emb", "layers.0", "layers.1", "layers.2", "layers.3", "norm")
+SPREAD = {**{f"model.{layer}": "cpu" for layer in LAYERS}, "lm_head": "cpu"}
+
+
+def test_a_model_whose_layers_were_spread_drafts_and_answers_the_same(
+    preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's hooks move what every layer takes and gives. They must leave our pass and our cache alone."""
+    request = Request(tuple(range(20, 60)), SamplingParams(), StopRules(40))
+    (*_, want) = load_engine(preset, device="cpu", adaptive=False).generate(request)
+    monkeypatch.setattr(load, "_places", lambda device: SPREAD if device == "cpu" else None)
+    engine = load_engine(preset, device="cpu", adaptive=False)
+    model = engine.target.model
+    dispatch_model(model, SPREAD, main_device="cpu", force_hooks=True)
+    assert hasattr(model.get_submodule("model.layers.1"), "_hf_hook")
+    (*_, found) = engine.generate(request)
+    assert isinstance(want, Finished)
+    assert isinstance(found, Finished)
+    assert found.token_ids == want.token_ids
+    assert found.metrics.num_draft_tokens == want.metrics.num_draft_tokens > 0
+
+
+def test_all_gpus_are_one_device_with_the_memory_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="no CUDA GPU here"):
+            pick_device(ALL_GPUS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 + torch.device("cuda", device).index, 100))
+    assert pick_device(ALL_GPUS) == torch.device("cuda:0")
+    assert free_on(ALL_GPUS) == 10 + 11 + 12
+    assert load._places(ALL_GPUS) == "balanced"
+    assert load._places("cuda") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match="several GPUs needs the package accelerate"):
+        load._places(ALL_GPUS)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert load._places(ALL_GPUS) is None
 
 
 def test_running_out_of_memory_is_said_in_words() -> None:
