@@ -8,7 +8,6 @@ Without the real weights nobody knows what a pair accepts, but what its passes c
 speed is measured on random weights, and acceptance is given. Every figure that comes from here must say so.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,14 @@ class Profile:
             low, high = (middle, high) if expected < wanted else (low, middle)
         return high
 
-    def draw(self, depth: int, source: random.Random) -> int:
-        """How many drafted tokens of a tree of this depth are right."""
-        chance, num_right = self.chance(depth), 0
-        while num_right < depth and source.random() < chance:
-            num_right += 1
-        return num_right
+    def draw(self, depth: int, step: int) -> int:
+        """How many drafted tokens of a tree of this depth are right in this step of an answer.
+
+        The numbers between 0 and 1 that decide are spread evenly over any run of steps (multiples of the golden ratio),
+        so that short answers come to the mean too.
+        """
+        chance, share = self.chance(depth), (step + 0.5) * _GOLDEN % 1
+        return sum(share < chance**level for level in range(1, depth + 1))
 
 
 def parse_means(spelling: str, number: int) -> list[float]:
@@ -98,7 +101,7 @@ class ReplaySession:
         self._session = session
         self._profile = profile
         self._depth = depth
-        self._source = random.Random(0)
+        self._num_steps = 0
 
     @property
     def taps(self) -> Taps:
@@ -125,7 +128,8 @@ class ReplaySession:
         """As many nodes as the real drafter proposed, arranged around one path of which the first tokens are right."""
         num_nodes = len(self._session.propose(root, max_nodes)) - 1
         depth = min(self._depth, num_nodes)
-        num_right = self._profile.draw(depth, self._source) if depth else 0
+        num_right = self._profile.draw(depth, self._num_steps) if depth else 0
+        self._num_steps += 1
         return arranged(root, num_nodes, depth, num_right)
 
 

@@ -50,10 +50,11 @@ def small_preset(kind: str, has_retrieval: bool = False) -> Preset:
 
 @pytest.mark.parametrize(("mean", "depth"), [(1.0, 4), (1.5, 1), (2.0, 1), (3.8, 6), (3.8, 10), (7.0, 6)])
 def test_draws_come_to_the_mean(mean: float, depth: int) -> None:
-    profile, source = Profile(mean), random.Random(1)
-    draws = [profile.draw(depth, source) for _ in range(4000)]
+    """Over short answers, whatever their length."""
+    draws = [Profile(mean).draw(depth, step) for step in range(90)]
     assert max(draws) <= depth
-    assert sum(draws) / len(draws) + 1 == pytest.approx(mean, abs=0.12)
+    for number in (30, 55, 90):
+        assert sum(draws[:number]) / number + 1 == pytest.approx(mean, rel=0.05)
 
 
 def test_means_that_no_tree_reaches_are_refused() -> None:
@@ -102,7 +103,7 @@ def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
     rows, graphs = measure_replay(small_preset(kind, has_retrieval=kind != "longspec"), plan, told.append)
     assert [row.length for row in rows] == [40, 90]
     for row, mean in zip(rows, plan.means, strict=True):
-        assert row.mean == pytest.approx(mean, rel=0.35)
+        assert row.mean == pytest.approx(mean, rel=0.1)
         assert row.num_same == row.num_tokens == 120
         assert min(row.plain_token_s, row.draft_s, row.verify_s) > 0
     assert rows[1].mean > rows[0].mean
