@@ -5,9 +5,11 @@ Non-job: answers to questions (`run`), the machine's limit (`limit`).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
+
+import torch
 
 from spec_engine.bench.limit import LimitRow, fill
 from spec_engine.bench.machine import wait
@@ -27,6 +29,7 @@ class AgainstRow:
     ours_s: float
     theirs_s: float
     num_same: int
+    compiled_s: float | None = None  # theirs with a static cache and a compiled step; None where that was not run
 
     @property
     def ratio(self) -> float:
@@ -54,11 +57,25 @@ def measure_against(
         theirs_s, theirs = continue_from(target.model, rows, _ROOT, num_tokens)
         pairs = zip(ours, theirs, strict=False)
         num_same = next((index for index, (one, other) in enumerate(pairs) if one != other), len(theirs))
-        row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same)
+        compiled_s = _compiled_seconds(target, rows, num_tokens, tell)
+        row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same, compiled_s)
         measured.append(row)
         tell(f"{length:,} tokens: {1 / ours_s:.1f} tokens/s, transformers {1 / theirs_s:.1f}, {row.ratio:.1f} x")
     target.reset()
     return measured
+
+
+def _compiled_seconds(
+    target: Target, rows: Mapping[str, torch.Tensor], num_tokens: int, tell: Callable[[str], None]
+) -> float | None:
+    """On a GPU, a model without windows: seconds a token of `generate` with a static cache, which it compiles."""
+    if target.device.type != "cuda" or any(target.runner.layer_windows):
+        return None
+    try:
+        return continue_from(target.model, rows, _ROOT, num_tokens, is_static=True)[0]
+    except RuntimeError as error:
+        tell(f"transformers' compiled step was not measured: {str(error).splitlines()[0]}")
+        return None
 
 
 def decode(target: Target, num_tokens: int) -> tuple[float, list[int]]:
@@ -76,13 +93,23 @@ def decode(target: Target, num_tokens: int) -> tuple[float, list[int]]:
 
 def against_table(rows: Sequence[AgainstRow]) -> str:
     """As Markdown."""
-    lines = ["| context | plain decoding | transformers `generate` | ratio | same tokens |", "|---|---|---|---|---|"]
+    lines = [
+        "| context | plain decoding | transformers `generate` | ratio | same tokens | compiled | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {row.length:,} tokens | {1000 * row.ours_s:.1f} ms a token | {1000 * row.theirs_s:.1f} ms a token | "
-        f"{row.ratio:.1f} x | {row.num_same} of {row.num_tokens} |"
+        f"{row.ratio:.1f} x | {row.num_same} of {row.num_tokens} | {_compiled(row)} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _compiled(row: AgainstRow) -> str:
+    """The last two columns."""
+    if row.compiled_s is None:
+        return "not run | "
+    return f"{1000 * row.compiled_s:.1f} ms a token | {row.compiled_s / row.ours_s:.1f} x"
 
 
 def limit_json(where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow]) -> str:

@@ -5,17 +5,19 @@ prompt lookup. Non-job: any way of decoding of this project.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 PLAIN_PEER = "transformers generate"
 LOOKUP_PEER = "transformers prompt lookup"
 ASSISTED_PEER = "transformers assisted"
 _LOOKUP_TOKENS = 10  # as in transformers' documentation
+_UNTIMED = 8  # first tokens with a static cache: the step is compiled, then captured
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,43 @@ class Peers:
 
 
 def continue_from(
-    model: PreTrainedModel, rows: Mapping[str, torch.Tensor], token_id: int, num_tokens: int
+    model: PreTrainedModel,
+    rows: Mapping[str, torch.Tensor],
+    token_id: int,
+    num_tokens: int,
+    *,
+    is_static: bool = False,
 ) -> tuple[float, list[int]]:
     """Seconds a token of `generate` behind keys and values [Hk, n, D] under names like ``keys.003``, and the tokens
-    that follow `token_id` there."""
-    cache, watch = DynamicCache(), _Stopwatch()
+    that follow `token_id` there.
+
+    With `is_static` the cache has a fixed size, and on a GPU transformers compiles the decoding step for it; the tokens
+    that this takes are not timed. Layers with a window cannot be filled that way.
+    """
+    length, watch = next(iter(rows.values())).shape[1], _Stopwatch()
+    num_untimed = _UNTIMED if is_static else 1
+    num_new = num_tokens + num_untimed
+    cache = StaticCache(config=model.config, max_cache_len=length + num_new + 1) if is_static else DynamicCache()
     for name in (name for name in rows if name.startswith("keys.")):
         values = rows[f"values.{name.removeprefix('keys.')}"]
         cache.update(rows[name][None].clone(), values[None].clone(), int(name.removeprefix("keys.")))
-    ids = torch.full((1, cache.get_seq_length() + 1), token_id, device=model.device)
-    with torch.inference_mode():
+    ids = torch.full((1, length + 1), token_id, device=model.device)
+    with torch.inference_mode(), _own_attention(model, "sdpa" if is_static else None):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=num_tokens + 1,
+            ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=num_new,
             do_sample=False, streamer=watch, eos_token_id=model.config.vocab_size, pad_token_id=0,
         )  # fmt: skip
-    (began, _), (ended, _) = watch.arrivals[1], watch.arrivals[-1]
+    (began, _), (ended, _) = watch.arrivals[num_untimed], watch.arrivals[-1]
     return (ended - began) / num_tokens, output[0, ids.shape[1] : ids.shape[1] + num_tokens].tolist()
+
+
+@contextmanager
+def _own_attention(model: PreTrainedModel, name: str | None) -> Iterator[None]:
+    """`model` with this attention of transformers, if one is named, until the block is left."""
+    before = model.config._attn_implementation
+    if name is not None:
+        model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

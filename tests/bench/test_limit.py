@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spec_engine.bench import against
 from spec_engine.bench.against import AgainstRow, against_table, limit_json, measure_against
 from spec_engine.bench.limit import (
     LimitRow,
@@ -16,6 +17,7 @@ from spec_engine.bench.limit import (
     pass_operations,
 )
 from spec_engine.bench.machine import bandwidth, fastest, matrix_rate
+from spec_engine.bench.peers import continue_from
 from spec_engine.bench.shapes import CONFIGS, random_model
 from spec_engine.cli import main
 from spec_engine.errors import RequestError
@@ -73,9 +75,13 @@ def test_the_slower_of_memory_and_arithmetic_is_the_limit() -> None:
     row = LimitRow(1024, 8, 0.01, 1_000_000, 4_000_000, 1e9, 1e9)
     assert (row.limit_s, row.is_bound_by_memory, row.share) == (0.004, False, pytest.approx(0.4))
     assert "| 1,024 tokens | 10.00 ms, 40 % (compute) |" in limit_table([row])
-    against = AgainstRow(1024, 4, 0.01, 0.03, 4)
-    assert "| 1,024 tokens | 10.0 ms a token | 30.0 ms a token | 3.0 x | 4 of 4 |" in against_table([against])
-    table = json.loads(limit_json("here", [row], [against]))
+    plain = AgainstRow(1024, 4, 0.01, 0.03, 4)
+    assert "| 1,024 tokens | 10.0 ms a token | 30.0 ms a token | 3.0 x | 4 of 4 | not run |  |" in against_table(
+        [plain]
+    )
+    compiled = AgainstRow(1024, 4, 0.01, 0.03, 4, 0.015)
+    assert "3.0 x | 4 of 4 | 15.0 ms a token | 1.5 x |" in against_table([compiled])
+    table = json.loads(limit_json("here", [row], [plain]))
     assert (table["where"], table["passes"][0]["share"], table["plain"][0]["ratio"]) == ("here", 0.4, 3.0)
 
 
@@ -87,6 +93,29 @@ def test_both_ways_continue_the_same_context_with_the_same_tokens(name: str) -> 
     assert row.ours_s > 0
     assert row.theirs_s > 0
     assert target.length == 0
+
+
+def test_a_static_cache_continues_the_same_context_with_the_same_tokens() -> None:
+    target = Target(tiny_model("llama"), 256, 16)
+    fill(target, 100)
+    rows = target.rows(target.token_ids)
+    assert rows is not None
+    _, want = continue_from(target.model, rows, 1, 12)
+    seconds, found = continue_from(target.model, rows, 1, 12, is_static=True)
+    assert found == want
+    assert seconds > 0
+    assert target.model.config._attn_implementation == "spec_engine"
+
+
+def test_a_compiler_that_fails_costs_its_column_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> tuple[float, list[int]]:
+        raise RuntimeError("no C compiler\nlong story")
+
+    target, told = Target(tiny_model("llama"), 256, 16), list[str]()
+    monkeypatch.setattr(Target, "device", property(lambda self: torch.device("cuda")))
+    monkeypatch.setattr(against, "continue_from", fail)
+    assert against._compiled_seconds(target, {}, 4, told.append) is None
+    assert told == ["transformers' compiled step was not measured: no C compiler"]
 
 
 def test_the_machine_is_measured() -> None:

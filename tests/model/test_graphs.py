@@ -53,8 +53,10 @@ class Traced:
 
 
 @pytest.fixture(autouse=True)
-def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def reference(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one backend for the CPU that takes its lengths from tensors."""
+    if "gpu" in request.keywords:
+        return
     monkeypatch.setattr(runner_module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
 
 
@@ -233,3 +235,22 @@ def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
         assert capture is None or capture.num_replays > 15
     assert [one.token_ids for one in found[0]] == [one.token_ids for one in found[1]]
     assert [one.parents for one in found[0]] == [one.parents for one in found[1]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral-sliding", "gemma2", "gpt_oss", "mixtral"])
+def test_cuda_graphs_equal_plain_passes_on_the_card(name: str, dtype: torch.dtype) -> None:
+    """Real captures; a model that cannot be captured must say so and give the same."""
+    plain, target = (Target(tiny_model(name, dtype=dtype).cuda(), 400, 64, number << 28) for number in (0, 1))
+    trees = [random_tree(size, seed, 5) for seed, size in enumerate((1, 6, 7, 8, 1, 5, 8, 1, 6, 1, 7, 12, 1, 8))]
+    taps = Taps(attention_row=True, features=LAYERS)
+    for prompt in (random_ids(9, 1), random_ids(90, 2)):
+        pairs = zip(steps(target, prompt, trees, taps), steps(plain, prompt, trees, taps), strict=True)
+        for (logits, step), (true_logits, true_step) in pairs:
+            assert relative(logits.float(), true_logits.float()) < 5e-2
+            assert step.token_ids == true_step.token_ids
+    note = target.graphs_note
+    assert "2 captured passes" in note or "because" in note
+    assert "2 captured passes" in note or name == "mixtral", note
