@@ -9,10 +9,13 @@ import torch
 
 from spec_engine.bench.replay import Profile, arranged, parse_means
 from spec_engine.bench.shaped import ReplayPlan, at_full_depth, measure_replay
-from spec_engine.bench.shapes import CONFIGS, echoing, random_model
+from spec_engine.bench.shapes import CONFIGS, echoing, random_model, shape_config
 from spec_engine.cli import main
-from spec_engine.config import ModelRef, Preset, RetrievalConfig, TreeConfig, load_preset
+from spec_engine.config import ModelRef, Preset, RetrievalConfig, TreeConfig, load_preset, preset_names
+from spec_engine.drafters.eagle_files import stored_config
+from spec_engine.drafters.longspec_head import head_config
 from spec_engine.errors import RequestError
+from spec_engine.model.checkpoint import Checkpoint
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
@@ -143,3 +146,24 @@ def test_the_command_says_that_acceptance_is_not_measured(tmp_path: Path, capsys
     assert [row["given_mean"] for row in table["rows"]] == [2.5, 2.5]
     assert main([*command, "--replay", "9"]) == 2
     assert "brings at most 4 tokens a step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_shipped_presets_have_sizes_that_fit_each_other(name: str) -> None:
+    """So that the commands of the GPU queue do not fail on a GPU first."""
+    preset = load_preset(name)
+    draft = preset.draft
+    kind = draft.blend.model_kind if draft.kind == "blend" else draft.kind
+    if name.startswith("builtin") or draft.model is None:
+        return
+    target, sizes = shape_config(preset.target.id), dict(shape_config(draft.model.id))
+    if kind == "lm":
+        assert sizes["model_type"] in ("llama", "qwen3")
+    elif kind == "eagle3":
+        config = stored_config(Checkpoint(draft.model.id, sizes, {}), is_eagle3=True, weights=None)
+        assert (config.hidden_size, config.feature_size) == (target["hidden_size"], 3 * target["hidden_size"])  # type: ignore[operator]
+        assert config.num_columns == 32000
+    else:
+        config_of_head = head_config(Checkpoint(draft.model.id, sizes, {}))
+        assert config_of_head.hidden_size == target["hidden_size"]
+        assert config_of_head.num_kv_heads == target["num_key_value_heads"]
