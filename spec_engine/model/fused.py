@@ -68,6 +68,7 @@ class Fused:
             for number, window in enumerate(runner.layer_windows)
         ]
         self._cos, self._sin = self._tables(0)
+        self._outgrown: list[Tensor] = []  # tables that captured passes may still read
 
     @torch.inference_mode()
     def run(
@@ -107,6 +108,7 @@ class Fused:
     def _angles(self, positions: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         """cos and signed sin [T, D]. A position is never beyond the slots of its cache."""
         if num_slots > len(self._cos):
+            self._outgrown += self._cos, self._sin
             self._cos, self._sin = self._tables(num_slots)
         return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
 

@@ -62,8 +62,9 @@ class CudaCapture:
             with torch.cuda.stream(self._stream):
                 work()  # kernels are compiled and workspaces taken before the capture
             torch.cuda.current_stream().wait_stream(self._stream)
-            graph, before = torch.cuda.CUDAGraph(), torch.cuda.memory_reserved()
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                before = torch.cuda.memory_reserved()  # what was cached was given back at the beginning of the block
                 results = work()
             self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
 

@@ -4,6 +4,7 @@ A CUDA graph repeats the kernels of one pass with the numbers that lie in device
 the same on any device: whatever was a Python number at the capture stays as it was. So it shows what would go wrong.
 """
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -14,11 +15,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CpuBackend
+from spec_engine.cache.slots import SlotCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.drafters.lm import LMDrafter
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.model import runner as runner_module
+from spec_engine.model.fused import Fused, fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
+from spec_engine.model.hf_attention import Pass
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
@@ -235,6 +239,20 @@ def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
         assert capture is None or capture.num_replays > 15
     assert [one.token_ids for one in found[0]] == [one.token_ids for one in found[1]]
     assert [one.parents for one in found[0]] == [one.parents for one in found[1]]
+
+
+def test_rotary_tables_that_a_capture_reads_stay_when_they_are_outgrown() -> None:
+    """A graph knows addresses, not names: memory that it reads must not be given away."""
+    runner = Target(tiny_model("llama"), 100, 64).runner
+    forward = fused(runner)
+    assert isinstance(forward, Fused)
+    tables = []
+    for num_slots in (20, 40):
+        cache = runner.bind(SlotCache(runner.shapes, num_slots))
+        forward.run(cache, Pass(runner.backend, 0), [5], torch.zeros(1, dtype=torch.int64))
+        tables.append(weakref.ref(forward._cos))
+    assert tables[0]() is not tables[1]()
+    assert tables[0]() is not None
 
 
 @pytest.mark.gpu
