@@ -16,7 +16,7 @@ from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused
-from spec_engine.model.graphs import graphed
+from spec_engine.model.graphs import NUM_ROWS, Graphed, graphed
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
@@ -82,9 +82,13 @@ class LMMemory:
 
     def run_on_view(self, token_ids: Sequence[int]) -> Tensor:
         """Run consecutive tokens behind the view; logits [1, V] after the last. The rows are not committed."""
-        start = self.cache.view.length
-        current = Pass(self._runner.backend, start, is_causal=len(token_ids) > 1)
-        return self._run(self._on_view, current, token_ids, torch.arange(start, start + len(token_ids)), last=1)
+        start, num_new = self.cache.view.length, len(token_ids)
+        if 1 < num_new <= NUM_ROWS[-1] and isinstance(self._forward, Graphed):  # as a chain: chunks are not captured
+            visible = torch.ones(num_new, num_new, dtype=torch.bool).tril()
+            current = Pass(self._runner.backend, start, visible=visible, offsets=torch.arange(num_new))
+        else:
+            current = Pass(self._runner.backend, start, is_causal=num_new > 1)
+        return self._run(self._on_view, current, token_ids, torch.arange(start, start + num_new), last=1)
 
     def extend_view(self, token_ids: Sequence[int]) -> Tensor:
         """Run consecutive tokens behind the view and keep them; logits [1, V] after the last."""

@@ -218,7 +218,7 @@ def test_without_a_gpu_nothing_is_captured(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("has_retrieval", [False, True])
 def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
-    """Its levels see rows of earlier levels, and its view moves."""
+    """Its levels see rows of earlier levels, its view moves, and several accepted tokens are run at once."""
     retrieval = RetrievalConfig(enabled=has_retrieval, chunk_size=4, top_k=4, num_sink=4, num_recent=8)
     tree = TreeConfig(num_nodes=12, max_depth=4)
     found = []
@@ -229,12 +229,15 @@ def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
             runner = memory._runner  # type: ignore[attr-defined]
             memory._forward = Graphed(runner, memory._forward, capture, 1 << 30)  # type: ignore[attr-defined]
         session = drafter.begin(SamplingParams())
-        prompt, text = random_ids(50, 1), random_ids(24, 2)
+        prompt, text = random_ids(50, 1), random_ids(60, 2)
         session.observe(Step(prompt, len(prompt), is_prompt=True))
         trees = []
-        for number, token in enumerate(text):
-            trees.append(session.propose(token, 12))
-            session.observe(Step((token,), len(prompt) + number + 1))
+        num_done = len(prompt)
+        while num_done < len(prompt) + len(text) - 3:
+            accepted = text[num_done - len(prompt) :][: 1 + len(trees) % 3]
+            trees.append(session.propose(accepted[0], 12))
+            num_done += len(accepted)
+            session.observe(Step(accepted, num_done))
         found.append(trees)
         assert capture is None or capture.num_replays > 15
     assert [one.token_ids for one in found[0]] == [one.token_ids for one in found[1]]
