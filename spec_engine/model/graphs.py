@@ -129,7 +129,7 @@ class Graphed:
     def run(
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
-        """See `Runner.run`. Logits stay as they are until the next call."""
+        """See `Forward.run`. Logits stay as they are until the next call."""
         shape = _shape(cache.slots, current, len(token_ids))
         if shape is None:
             return self._plain.run(cache, current, token_ids, positions, last)
@@ -253,8 +253,7 @@ class _Inputs:
             newer, edge = visible, None
             first = all_seen = 0
             if window:
-                lowest = prefix_len + offsets[-num_new:] - window + 1
-                first, all_seen = (min(max(int(x), 0), prefix_len) for x in (lowest.min(), lowest.max()))
+                lowest, first, all_seen = current.reach(window, num_new)
                 if all_seen - first > num_edge:
                     return False
                 edge = torch.arange(first, all_seen)[None] >= lowest[:, None]

@@ -80,6 +80,14 @@ class Pass:
             return self.backend.causal(q, k, v, self.prefix_len, scoring)[0]
         return self._windowed_prefill(q, k, v, window, scoring)
 
+    def reach(self, window: int, num_new: int) -> tuple[Tensor, int, int]:
+        """What the `num_new` new rows of a tree see through a window: the first position of each, int64 [T]; the first
+        prefix row that some row sees, and the one from which on all rows see the prefix."""
+        offsets = torch.zeros(1, dtype=torch.int64) if self.offsets is None else self.offsets
+        lowest = self.prefix_len + offsets[-num_new:] - window + 1
+        first, all_seen = (min(max(int(x), 0), self.prefix_len) for x in (lowest.min(), lowest.max()))
+        return lowest, first, all_seen
+
     def _tree(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, scoring: Scoring) -> Tensor:
         """Every node sees the prefix, its ancestors and itself, as far as the window reaches."""
         key = (window or 0, q.get_device())
@@ -101,15 +109,13 @@ class Pass:
                 return 0, None
             num_joined = self.prefix_len if num_rows <= _FEW_KEYS else 0
             return 0, tree_bias(pad(self.visible, (num_joined, 0), value=True), q.dtype, q.device)
-        offsets = torch.zeros(1, dtype=torch.int64) if self.offsets is None else self.offsets
-        lowest = self.prefix_len + offsets[-q.shape[2] :] - window + 1  # first position that each node sees
-        first, all_seen = (min(max(int(x), 0), self.prefix_len) for x in (lowest.min(), lowest.max()))
-        if self.visible is None:
+        lowest, first, all_seen = self.reach(window, q.shape[2])
+        if self.visible is None or self.offsets is None:
             return first, None
         if num_rows - first <= _FEW_KEYS:
             all_seen = self.prefix_len
         edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
-        newer = self.visible & (self.prefix_len + offsets[None] >= lowest[:, None])
+        newer = self.visible & (self.prefix_len + self.offsets[None] >= lowest[:, None])
         return first, tree_bias(torch.cat((edge, newer), dim=1), q.dtype, q.device)
 
     def _windowed_prefill(self, q: Tensor, k: Tensor, v: Tensor, window: int, scoring: Scoring) -> Tensor:

@@ -92,7 +92,7 @@ def assert_steps_equal(target: Target, found: list[tuple[Tensor, Step]], want: l
         for name in ("attention_row", "features"):
             value, true = getattr(step, name), getattr(true_step, name)
             assert (value is None) == (true is None)
-            assert value is None or (value.shape == true.shape and relative(value, true) < 3e-4)
+            assert value is None or (value.shape == true.shape and relative(value, true) < 3e-5)
     assert target.length > 0
 
 
