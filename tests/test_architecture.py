@@ -17,6 +17,7 @@ LAYERS = {
     "metrics": 0,
     "events": 0,
     "tree": 1,
+    "tree_tensors": 1,
     "sampling": 1,
     "verify": 1,
     "retrieval": 1,

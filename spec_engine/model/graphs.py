@@ -1,7 +1,8 @@
 """Passes of a few rows as CUDA graphs: captured once for each shape, replayed with other numbers.
 
-Job: `Graphed`, a forward that answers like `Runner` and replays what it captured where it can; `CudaCapture`.
-Non-job: the forward itself (`runner`), attention with numbers on the device (`attention`), longer passes.
+Job: `Graphed`, a forward that answers like `Runner` and replays what it captured where it can.
+Non-job: recording and its limits (`capture`), the forward itself (`runner`), attention with numbers on the device
+(`attention`), longer passes, drafts of several passes in one graph (`drafters.whole`).
 
 A pass of an 8B model over few rows starts hundreds of kernels, which takes the host longer than the GPU takes to run
 them. A graph is started with one call. All that differs between two passes of a shape lies in device memory: tokens,
@@ -13,17 +14,17 @@ What is captured is transformers' own eager forward. The first replay of each gr
 plainly; a graph that differs, or a model that cannot be captured, is left alone, and `note` says why.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from spec_engine.attention import BoundedAttention, Bounds
 from spec_engine.cache.slots import SlotCache
+from spec_engine.model.capture import Captures, CudaCapture, Work
 from spec_engine.model.hf_attention import BoundedPass, Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.runner import DeviceForward, Forward, Runner
@@ -31,48 +32,8 @@ from spec_engine.model.runner import DeviceForward, Forward, Runner
 NUM_ROWS = (1, 4, 8, 16, 32, 64)
 _FEW_ROWS = 64  # newer rows, those of earlier levels included, that a graph has columns for at least …
 _MOST_ROWS = 1024  # … and at most
-_CAPTURED_AT = 3  # uses of a shape; a shape that is hardly used is not worth it
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # relative norm of the difference between graph and plain pass
 _HALF_TOLERANCE = 0.1
-
-Work = Callable[[], tuple[Tensor, ...]]
-
-
-class Capture(Protocol):
-    """Something that records work and gives it back as a replay. `num_bytes`: what all records take."""
-
-    num_bytes: int
-
-    def __call__(self, work: Work) -> Work:
-        """The replay: it leaves its results in the same tensors each time. Raises `RuntimeError` if that fails."""
-
-
-class CudaCapture:
-    """CUDA graphs that share one pool of memory, because only one of them runs at a time."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.num_bytes = 0
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, work: Work) -> Work:
-        with torch.cuda.device(self._device):
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                work()  # kernels are compiled and workspaces taken before the capture
-            torch.cuda.current_stream().wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                before = torch.cuda.memory_reserved()  # what was cached was given back at the beginning of the block
-                results = work()
-            self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
-
-        def replay() -> tuple[Tensor, ...]:
-            graph.replay()
-            return results
-
-        return replay
 
 
 def graphed(runner: Runner, plain: DeviceForward, num_bytes: int) -> Forward:
@@ -80,7 +41,7 @@ def graphed(runner: Runner, plain: DeviceForward, num_bytes: int) -> Forward:
     what graphs may take; 0: none."""
     if num_bytes <= 0 or why_not(runner):
         return plain
-    return Graphed(runner, plain, CudaCapture(runner.device), num_bytes)
+    return Graphed(runner, plain, Captures(CudaCapture(runner.device), num_bytes))
 
 
 def why_not(runner: Runner) -> str:
@@ -110,20 +71,16 @@ class _Shape:
 class Graphed:
     """A forward that replays graphs of passes it has seen before, and runs `plain` for all others."""
 
-    def __init__(self, runner: Runner, plain: DeviceForward, capture: Capture, num_bytes: int) -> None:
+    def __init__(self, runner: Runner, plain: DeviceForward, captures: Captures) -> None:
         self._runner = runner
         self._plain = plain
-        self._capture = capture
-        self._num_bytes = num_bytes
-        self._uses: dict[tuple[int, _Shape], int] = {}
+        self._captures = captures
         self._graphs: dict[tuple[int, _Shape], _Graph] = {}
-        self._refused = ""
 
     @property
     def note(self) -> str:
         """What was captured, or why nothing is."""
-        size = f"{len(self._graphs)} captured passes, {self._capture.num_bytes / 2**20:,.0f} MiB"
-        return f"{size}; no more, because {self._refused}" if self._refused else size
+        return self._captures.note
 
     @torch.inference_mode()
     def run(
@@ -138,8 +95,7 @@ class Graphed:
         if graph is not None and graph.inputs.fill(cache.slots, current, token_ids, positions):
             return graph.replay(current, len(token_ids))[-last:]
         logits = self._plain.run(cache, current, token_ids, positions, last)
-        self._uses[key] = self._uses.get(key, 0) + 1
-        if graph is None and self._uses[key] == _CAPTURED_AT and not self._refused:
+        if graph is None and self._captures.is_due(key):
             self._add(key, cache, (current, token_ids, positions), logits)
         return logits
 
@@ -151,46 +107,47 @@ class Graphed:
         logits: Tensor,
     ) -> None:
         """Capture the pass that was just run plainly and gave `logits`, its last ones."""
-        if self._capture.num_bytes >= self._num_bytes:
-            self._refused = f"they would take more than {self._num_bytes / 2**20:,.0f} MiB"
-            return
         current, token_ids, _ = given
         inputs = _Inputs(self._runner, cache.slots, key[1])
         if not inputs.fill(cache.slots, *given):
             return
-        try:
-            graph = _Graph(self._plain, cache, inputs, self._capture)
-            again = graph.replay(_like(current), len(token_ids))[-len(logits) :]
-        except RuntimeError as error:
-            self._refused = f"capturing failed: {str(error).splitlines()[0]}"
-            return
+        graph = _Graph(self._plain, cache, inputs)
         limit = _TOLERANCE.get(logits.dtype, _HALF_TOLERANCE)
-        if not bool((again - logits).norm() <= limit * logits.norm()):
-            self._refused = "a captured pass gave other logits than the same pass run plainly"
-            return
-        self._graphs[key] = graph
+
+        def is_right(replay: Work) -> bool:
+            graph.keep(replay)
+            again = graph.replay(_like(current), len(token_ids))[-len(logits) :]
+            return bool((again - logits).norm() <= limit * logits.norm())
+
+        if self._captures.record(graph.work, is_right) is not None:
+            self._graphs[key] = graph
 
 
 class _Graph:
     """A captured pass: its numbers, and what it leaves."""
 
-    def __init__(self, forward: DeviceForward, cache: SlotAdapter, inputs: "_Inputs", capture: Capture) -> None:
+    def __init__(self, forward: DeviceForward, cache: SlotAdapter, inputs: "_Inputs") -> None:
         self.inputs = inputs
-        current = BoundedPass(inputs.backend, inputs.parts)
-        current.tap_layer, current.feature_layers = inputs.shape.tap_layer, inputs.shape.feature_layers
+        self._forward = forward
+        self._cache = cache
+        self._current = BoundedPass(inputs.backend, inputs.parts)
+        self._current.tap_layer, self._current.feature_layers = inputs.shape.tap_layer, inputs.shape.feature_layers
+        self._replay: Work = self.work
 
-        def work() -> tuple[Tensor, ...]:
-            with _placed(cache, inputs.slots):
-                logits = forward.forward(cache, current, inputs.token_ids, inputs.positions)
-            found = [logits]
-            if current.tapped is not None:
-                found.append(current.tapped[0])
-            if current.features is not None:
-                found.append(current.features)
-            return tuple(found)
+    def work(self) -> tuple[Tensor, ...]:
+        """The pass: logits, and what is recorded."""
+        inputs, current = self.inputs, self._current
+        with _placed(self._cache, inputs.slots):
+            found = [self._forward.forward(self._cache, current, inputs.token_ids, inputs.positions)]
+        if current.tapped is not None:
+            found.append(current.tapped[0])
+        if current.features is not None:
+            found.append(current.features)
+        return tuple(found)
 
-        self._replay = capture(work)
-        self._current = current
+    def keep(self, replay: Work) -> None:
+        """Run this from now on."""
+        self._replay = replay
 
     def replay(self, current: Pass, num_rows: int) -> Tensor:
         """Run it; logits [num_rows, V]. `current` gets what it asked to be recorded."""

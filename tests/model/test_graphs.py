@@ -1,16 +1,10 @@
-"""Captured passes: replayed with other numbers they must give what a plain pass gives.
-
-A CUDA graph repeats the kernels of one pass with the numbers that lie in device memory. A trace of torch operators does
-the same on any device: whatever was a Python number at the capture stays as it was. So it shows what would go wrong.
-"""
+"""Captured passes: replayed with other numbers they must give what a plain pass gives."""
 
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
@@ -20,6 +14,7 @@ from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.drafters.lm import LMDrafter
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.model import runner as runner_module
+from spec_engine.model.capture import Captures, Work
 from spec_engine.model.fused import Fused, fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
@@ -28,34 +23,9 @@ from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 from tests.model.test_target import filled, random_tree, relative
 from tests.tiny_models import ALL_SERVED, VOCAB_SIZE, random_ids, tiny_model
+from tests.traced import Traced
 
-Work = Callable[[], tuple[Tensor, ...]]
 LAYERS = (1, 2)
-
-
-class Traced:
-    """Captures as traces of torch operators; `num_replays` counts."""
-
-    def __init__(self, num_bytes_each: int = 0, error: str = "") -> None:
-        self.num_bytes = self.num_captures = self.num_replays = 0
-        self._num_bytes_each = num_bytes_each
-        self._error = error
-
-    def __call__(self, work: Work) -> Work:
-        if self._error:
-            raise RuntimeError(self._error)
-        self.num_captures += 1
-        self.num_bytes += self._num_bytes_each
-        trace = make_fx(work)()
-        results: tuple[Tensor, ...] = tuple(result.clone() for result in trace())
-
-        def replay() -> tuple[Tensor, ...]:
-            self.num_replays += 1
-            for there, here in zip(results, trace(), strict=True):
-                there.copy_(here)  # a graph leaves its results in the same memory each time
-            return results
-
-        return replay
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +40,7 @@ def pair(name: str, capacity: int = 400) -> tuple[Target, Target, Traced]:
     """A plain target, and one whose passes are captured."""
     plain, other = (Target(tiny_model(name), capacity, 64) for _ in range(2))
     capture = Traced()
-    other._forward = Graphed(other.runner, other.runner, capture, 1 << 30)
+    other._forward = Graphed(other.runner, other.runner, Captures(capture, 1 << 30))
     return plain, other, capture
 
 
@@ -146,7 +116,7 @@ def test_features_outlive_the_next_replay() -> None:
 def test_a_nearly_full_cache_is_served_plainly() -> None:
     """Where the padded columns of a graph would reach beyond its memory."""
     runner = Target(tiny_model("llama"), 100, 64).runner
-    forward = Graphed(runner, runner, capture := Traced(), 1 << 30)
+    forward = Graphed(runner, runner, Captures(capture := Traced(), 1 << 30))
     tree = random_tree(20, 1, 5)
     for num_slots, num_captures in ((48, 0), (53, 1)):
         slots = SlotCache(runner.shapes, num_slots)
@@ -166,7 +136,7 @@ def test_a_nearly_full_cache_is_served_plainly() -> None:
 def plain_and(capture: Traced, num_bytes: int = 1 << 30) -> tuple[Target, Graphed, list[Tensor]]:
     """A target with this capture after eight single tokens; the logits that it gave."""
     target = Target(tiny_model("llama"), 100, 64)
-    forward = Graphed(target.runner, target.runner, capture, num_bytes)
+    forward = Graphed(target.runner, target.runner, Captures(capture, num_bytes))
     target._forward = forward
     filled(target, random_ids(10, 1))
     logits = []
@@ -202,7 +172,7 @@ class Wrong(Traced):
 def test_a_graph_that_gives_other_logits_is_not_used() -> None:
     capture = Wrong()
     _, forward, logits = plain_and(capture)
-    assert forward.note.endswith("a captured pass gave other logits than the same pass run plainly")
+    assert forward.note.endswith("a captured pass gave other numbers than the same pass run plainly")
     assert capture.num_replays == 1
     _, _, want = plain_and(Traced())
     assert all(relative(one, other) < 3e-5 for one, other in zip(logits, want, strict=True))
@@ -239,7 +209,7 @@ def test_a_draft_model_grows_the_same_trees(has_retrieval: bool) -> None:
         memory = drafter.memories[0]
         if capture is not None:
             runner = memory._runner  # type: ignore[attr-defined]
-            memory._forward = Graphed(runner, memory._forward, capture, 1 << 30)  # type: ignore[attr-defined]
+            memory._forward = Graphed(runner, memory._forward, Captures(capture, 1 << 30))  # type: ignore[attr-defined]
         session = drafter.begin(SamplingParams())
         prompt, text = random_ids(50, 1), random_ids(60, 2)
         session.observe(Step(prompt, len(prompt), is_prompt=True))

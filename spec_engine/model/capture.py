@@ -1,0 +1,92 @@
+"""Device work that is recorded once and replayed: CUDA graphs, and what they may take.
+
+Job: `CudaCapture`, which records, and `Captures`, which says when something is worth recording, within which memory,
+and why nothing more is.
+Non-job: the work itself (`graphs`, `drafters.whole`).
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_CAPTURED_AT = 3  # uses of a shape; a shape that is hardly used is not worth it
+
+Work = Callable[[], tuple[Tensor, ...]]
+
+
+class Capture(Protocol):
+    """Something that records work and gives it back as a replay. `num_bytes`: what all records take."""
+
+    num_bytes: int
+
+    def __call__(self, work: Work) -> Work:
+        """The replay: it leaves its results in the same tensors each time. Raises `RuntimeError` if that fails."""
+
+
+class CudaCapture:
+    """CUDA graphs that share one pool of memory, because only one of them runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_bytes = 0
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                work()  # kernels are compiled and workspaces taken before the capture
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                before = torch.cuda.memory_reserved()  # what was cached was given back at the beginning of the block
+                results = work()
+            self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
+
+        def replay() -> tuple[Tensor, ...]:
+            graph.replay()
+            return results
+
+        return replay
+
+
+class Captures:
+    """What `capture` recorded, within `num_bytes`; after the first failure, or when they are used up, nothing more."""
+
+    def __init__(self, capture: Capture, num_bytes: int) -> None:
+        self._capture = capture
+        self._num_bytes = num_bytes
+        self._uses: dict[Hashable, int] = {}
+        self._num_kept = 0
+        self._refused = ""
+
+    @property
+    def note(self) -> str:
+        """What was captured, or why nothing is."""
+        size = f"{self._num_kept} captured passes, {self._capture.num_bytes / 2**20:,.0f} MiB"
+        return f"{size}; no more, because {self._refused}" if self._refused else size
+
+    def is_due(self, key: Hashable) -> bool:
+        """Count a use of a shape; whether it is to be captured now."""
+        self._uses[key] = self._uses.get(key, 0) + 1
+        if self._uses[key] != _CAPTURED_AT or self._refused:
+            return False
+        if self._capture.num_bytes >= self._num_bytes:
+            self._refused = f"they would take more than {self._num_bytes / 2**20:,.0f} MiB"
+        return not self._refused
+
+    def record(self, work: Work, is_right: Callable[[Work], bool]) -> Work | None:
+        """The replay of `work`; None where it cannot be captured, or where `is_right` says that it does not give what
+        the work gave, for which it may run the replay."""
+        try:
+            replay = self._capture(work)
+            if is_right(replay):
+                self._num_kept += 1
+                return replay
+            self._refused = "a captured pass gave other numbers than the same pass run plainly"
+        except RuntimeError as error:
+            self._refused = f"capturing failed: {str(error).splitlines()[0]}"
+        return None
