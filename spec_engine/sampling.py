@@ -11,7 +11,7 @@ them. It is a counter-based generator: SplitMix64 (Steele, Lea, Flood, OOPSLA 20
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -130,7 +130,7 @@ class DraftRanking:
     """
 
     def __init__(self, params: SamplingParams, *, shares_noise: bool = True, token_ids: Tensor | None = None) -> None:
-        self._params = params
+        self._recipe = DraftRecipe.of(params)
         self._noise = GumbelNoise(params.seed, token_ids) if shares_noise else None
 
     def forget(self, position: int) -> None:
@@ -138,13 +138,44 @@ class DraftRanking:
         if self._noise is not None:
             self._noise.forget(position)
 
+    @property
+    def recipe(self) -> "DraftRecipe":
+        """What is done with logits."""
+        return self._recipe
+
+    def noise_at(self, position: int, num_columns: int, device: torch.device) -> Tensor | None:
+        """float32 [V] of the shared noise for the token at `position` of the whole sequence; None where none counts."""
+        if self._noise is None or self._recipe.is_greedy:
+            return None
+        return self._noise.at(position, num_columns, device)
+
     def log_probs(self, logits: Tensor, position: int) -> Tensor:
         """float32 [n, V] for the token at `position` of the whole sequence; greedy answers at temperature 1."""
-        if self._params.temperature == 0:
+        return self._recipe.scores(logits, self.noise_at(position, logits.shape[1], logits.device))
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRecipe:
+    """How scores are made of a draft's logits: the same for all answers that are drawn alike, whatever their seed."""
+
+    params: SamplingParams
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> "DraftRecipe":
+        """Greedy answers are ranked at temperature 1, whatever else is set."""
+        return cls(replace(params, seed=0) if params.temperature > 0 else SamplingParams())
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.params.temperature == 0
+
+    def scores(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """float32 log-probabilities [n, V] from logits, and from noise [V] where it is shared. Device work alone."""
+        if self.is_greedy:
             return logits.float().log_softmax(dim=-1)
-        scores = warp(logits, self._params)
-        if self._noise is not None:
-            noise = self._noise.at(position, logits.shape[1], logits.device)
+        scores = warp(logits, self.params)
+        if noise is not None:
             scores = _SHARPNESS * scores + _NOISE_SHARE * noise
         return scores.log_softmax(dim=-1)
 

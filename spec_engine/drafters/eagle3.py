@@ -29,9 +29,11 @@ from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.eagle_files import fetch_head
 from spec_engine.drafters.eagle_fit import fit_head
-from spec_engine.drafters.eagle_memory import EagleMemory, FittedHead
+from spec_engine.drafters.eagle_head import FittedHead
+from spec_engine.drafters.eagle_memory import EagleMemory
 from spec_engine.drafters.lm import make_level
 from spec_engine.drafters.lm_memory import LMSettings
+from spec_engine.drafters.whole import Reach
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
@@ -70,7 +72,10 @@ def build(context: DrafterContext) -> EagleDrafter:
     draft, target = context.preset.draft, context.target
     files = fetch_head(context.preset)
     fitted = fit_head(files, target, "auto" if draft.model is None else draft.model.dtype)
-    return EagleDrafter(fitted, LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval))
+    graph_bytes = context.preset.graph_memory << 20
+    return EagleDrafter(
+        fitted, LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, graph_bytes)
+    )
 
 
 class EagleSession:
@@ -89,6 +94,8 @@ class EagleSession:
         self._has_joined = False  # the memory holds nothing but this answer's text
         self._has_proposed = False
         self._has_root = False  # the memory's newest row is that of a root, not committed yet
+        self._num_columns = len(fitted.target_ids) if fitted.target_ids is not None else settings.vocab_size
+        self._reach = Reach()
 
     @property
     def taps(self) -> Taps:
@@ -111,6 +118,7 @@ class EagleSession:
         """Take committed tokens with their features. A few wait for the next proposal; more are run at once."""
         assert step.features is not None, "the pass was not tapped"
         self._join()
+        self._reach.confirmed(len(step.token_ids) - 1)
         self._num_done = step.num_done
         before = self._feature
         features = step.features  # [n, F], combined when they are needed: while drafting rests they cost nothing
@@ -135,6 +143,8 @@ class EagleSession:
         self._drop_root()
         if max_nodes < 1 or self._feature is None:
             return DraftTree.root(root)
+        if (whole := self._whole_tree(root, self._feature, max_nodes)) is not None:
+            return whole
         tree = self._settings.tree
         config = replace(tree, num_nodes=min(tree.num_nodes, max_nodes))
         grower = make_grower(config, root, self._target_ids)
@@ -145,6 +155,30 @@ class EagleSession:
         self._grow(grower, state, base)
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
+
+    def _whole_tree(self, root: int, feature: Tensor, max_nodes: int) -> DraftTree | None:
+        """The tree as one piece of device work; None where that cannot be."""
+        memory, whole = self._memory, self._memory.whole
+        if whole is None:
+            return None
+        if not memory.cache.keeps_view_rows:
+            self._catch_up()
+        num_new = len(self._pending) + 1
+        has_room = memory.cache.room(num_new) == num_new
+        work = memory.work(num_new, self._num_columns) if has_room else None
+        if work is None:
+            return None
+        token_ids = [*self._pending, root]
+        work.fill(token_ids, torch.cat([*self._pending_features, feature]))
+        self._ranking.forget(self._num_done + 1)
+        depth = self._reach.depth(0.0, min(whole.deepest, max_nodes))
+        tree = whole.grow(root, work, self._ranking, self._num_done + 1, depth)
+        self._reach.drafted(tree.depth)
+        if memory.cache.keeps_view_rows:
+            memory.keep_on_view(token_ids)
+            self._pending, self._pending_features = [], []
+            self._has_root = True
+        return tree.first(max_nodes)
 
     def _join(self) -> None:
         """Forget an earlier answer's text, where no prefix was taken over."""

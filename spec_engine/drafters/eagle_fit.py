@@ -12,8 +12,7 @@ from torch import Tensor
 
 from spec_engine.config import DTypeName
 from spec_engine.drafters.eagle_files import HeadFiles
-from spec_engine.drafters.eagle_head import EagleHead
-from spec_engine.drafters.eagle_memory import FittedHead
+from spec_engine.drafters.eagle_head import EagleHead, FittedHead
 from spec_engine.errors import UnsupportedModel, VocabularyMismatch
 from spec_engine.model.features import FeatureRecorder
 from spec_engine.model.layout import lay_out_for_small_passes

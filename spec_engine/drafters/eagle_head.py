@@ -1,7 +1,7 @@
 """The network of an EAGLE head: one decoder layer that continues the target's hidden states.
 
 Job: `EagleHead`, an ordinary differentiable module over whole rows [B, L], whose attention is passed in; so the module
-that trains is the module that drafts.
+that trains is the module that drafts. `FittedHead` is one with all that it needs of its target.
 Non-job: reading files (`eagle_files`), caches (`eagle_memory`), trees, losses.
 
 EAGLE-3 (arXiv 2503.01840, section 3.1): ``fc`` mixes hidden states of three of the target's layers into a feature; the
@@ -107,6 +107,31 @@ class EagleHead(nn.Module):
             self._inv_freq = self._inv_freq.to(positions.device)
         angles = (positions[..., None].float() * self._inv_freq).unsqueeze(-3)
         return angles.cos() * self.config.rope.scale, angles.sin() * self.config.rope.scale
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHead:
+    """A head that fits its target. `layers` are what it reads, as the target's taps number them; `embedding` [V, H] and
+    `output` are its own or the target's. `target_ids` int64 [columns] names the token of each column, where they are
+    not the first ones. `trained_length` in tokens, where it is known."""
+
+    name: str
+    head: EagleHead
+    layers: tuple[int, ...]
+    embedding: Tensor
+    output: Callable[[Tensor], Tensor] | None
+    target_ids: Tensor | None
+    trained_length: int | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head runs."""
+        return next(self.head.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights and its cache."""
+        return next(self.head.parameters()).dtype
 
 
 class _Layer(nn.Module):

@@ -1,53 +1,30 @@
 """An EAGLE head together with what it has read.
 
 Job: `EagleMemory`: run rows of tokens and features on the whole memory or on the view of it, keep tokens and cached
-rows in step. `FittedHead` is a head with all that it needs of its target.
-Non-job: when to do what (`eagle3`), what is in view (`cache.working`), the network (`eagle_head`).
+rows in step.
+Non-job: when to do what (`eagle3`), what is in view (`cache.working`), the network (`eagle_head`), drafts that the
+device runs by itself (`eagle_work`).
 
 Row i of the cache pairs the feature of the text's token i with token i + 1, at position i. So a text of n tokens has
 n - 1 rows, and the token that a chunk of retrieval names is the row with its feature.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spec_engine.attention import Scoring, pick
+from spec_engine.attention import BoundedAttention, Scoring, pick
 from spec_engine.cache.slots import LayerShape, SlotCache, num_shared
 from spec_engine.cache.working import FocusedCache, Rotation, WholeCache
-from spec_engine.drafters.eagle_head import EagleHead
+from spec_engine.drafters.eagle_head import FittedHead
+from spec_engine.drafters.eagle_work import EagleWork
 from spec_engine.drafters.lm_memory import Level, LMSettings, check_range, num_tree_rows, view_size
+from spec_engine.drafters.whole import WholeDrafts, num_rows_for, whole_drafts, why_not_whole
 from spec_engine.model.hf_attention import Pass
 
 _READ_CHUNK = 512  # rows of a reading pass at most
-
-
-@dataclass(frozen=True, slots=True)
-class FittedHead:
-    """A head that fits its target. `layers` are what it reads, as the target's taps number them; `embedding` [V, H] and
-    `output` are its own or the target's. `target_ids` int64 [columns] names the token of each column, where they are
-    not the first ones. `trained_length` in tokens, where it is known."""
-
-    name: str
-    head: EagleHead
-    layers: tuple[int, ...]
-    embedding: Tensor
-    output: Callable[[Tensor], Tensor] | None
-    target_ids: Tensor | None
-    trained_length: int | None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the head runs."""
-        return next(self.head.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of its weights and its cache."""
-        return next(self.head.parameters()).dtype
 
 
 class EagleMemory:
@@ -75,11 +52,27 @@ class EagleMemory:
         else:
             self.cache = WholeCache(shapes, settings.num_tokens + 1, num_rows)
         self.token_ids: list[int] = []  # of the text, the first one included: one more than there are rows
+        self._works: dict[int, EagleWork] = {}
+        self.whole: WholeDrafts | None = None
+        if settings.graph_bytes and not why_not_whole(self._device, fitted.dtype, self._backend, config.head_size):
+            self.whole = whole_drafts(settings.tree, self._device, settings.graph_bytes)
 
     @property
     def num_reusable(self) -> int:
         """Leading tokens of the text whose rows depend on the text alone."""
         return min(self.cache.num_read + 1, len(self.token_ids))
+
+    def work(self, num_waiting: int, num_columns: int) -> EagleWork | None:
+        """Device work for a draft whose first pass has so many rows, for which the view has room; None where that, or
+        the tree, is more than fits."""
+        num_rows, view = num_rows_for(num_waiting), self.cache.view
+        if self.whole is None or num_rows is None or not isinstance(self._backend, BoundedAttention):
+            return None
+        if view.length + num_waiting + self.whole.num_tree_rows(num_columns) >= view.num_slots:
+            return None
+        if num_rows not in self._works:
+            self._works[num_rows] = EagleWork(self._fitted, self._backend, view, num_rows, num_columns)
+        return self._works[num_rows]
 
     @torch.inference_mode()
     def combine(self, features: Tensor) -> Tensor:
@@ -109,10 +102,14 @@ class EagleMemory:
             num_next = self.cache.room(min(len(token_ids) - done, _READ_CHUNK))
             rows = slice(done, done + num_next)
             states = self.run_on_view(token_ids[rows], features[rows])
-            self.cache.keep(num_next)
-            self.token_ids.extend(token_ids[rows])
+            self.keep_on_view(token_ids[rows])
             done += num_next
         return states[-1:]
+
+    def keep_on_view(self, token_ids: Sequence[int]) -> None:
+        """Rows of these tokens were run behind the view: they belong to the memory."""
+        self.cache.keep(len(token_ids))
+        self.token_ids.extend(token_ids)
 
     def run_level(self, level: Level, features: Tensor, base: int) -> Tensor:
         """Run the nodes of a tree level behind the view, whose first `base` rows all of them see; states [n, H]."""

@@ -53,6 +53,29 @@ class CudaCapture:
         return replay
 
 
+class Mirror:
+    """A tensor on the device that captured work reads, and its image on the host: write to `host`, then `send`."""
+
+    def __init__(self, host: Tensor, device: torch.device) -> None:
+        is_cuda = device.type == "cuda"
+        self._host = host.pin_memory() if is_cuda else host
+        self._was_read = torch.cuda.Event() if is_cuda else None
+        self.on_device = host.to(device, copy=True)
+
+    @property
+    def host(self) -> Tensor:
+        """The image, when its last copy has arrived."""
+        if self._was_read is not None:
+            self._was_read.synchronize()
+        return self._host
+
+    def send(self) -> None:
+        """Copy it; the host does not wait."""
+        self.on_device.copy_(self._host, non_blocking=True)
+        if self._was_read is not None:
+            self._was_read.record()
+
+
 class Captures:
     """What `capture` recorded, within `num_bytes`; after the first failure, or when they are used up, nothing more."""
 

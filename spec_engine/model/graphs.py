@@ -24,7 +24,7 @@ from torch import Tensor
 
 from spec_engine.attention import BoundedAttention, Bounds
 from spec_engine.cache.slots import SlotCache
-from spec_engine.model.capture import Captures, CudaCapture, Work
+from spec_engine.model.capture import Captures, CudaCapture, Mirror, Work
 from spec_engine.model.hf_attention import BoundedPass, Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.runner import DeviceForward, Forward, Runner
@@ -173,13 +173,10 @@ class _Inputs:
         starts = [0]
         for num_edge in edges:
             starts.append(starts[-1] + num_edge + shape.num_newer)
-        num_rows, device = shape.num_rows, runner.device
-        is_cuda = device.type == "cuda"
-        self._numbers = torch.zeros(3 * num_rows + 3 * len(windows), dtype=torch.int64, pin_memory=is_cuda)
-        self._bias = torch.full((num_rows, starts[-1]), -torch.inf, dtype=runner.dtype, pin_memory=is_cuda)
-        self._on_device = self._numbers.to(device, copy=True), self._bias.to(device, copy=True)
-        self._was_read = torch.cuda.Event() if is_cuda else None
-        numbers, bias = self._on_device
+        num_rows = shape.num_rows
+        self._numbers = Mirror(torch.zeros(3 * num_rows + 3 * len(windows), dtype=torch.int64), runner.device)
+        self._bias = Mirror(torch.full((num_rows, starts[-1]), -torch.inf, dtype=runner.dtype), runner.device)
+        numbers, bias = self._numbers.on_device, self._bias.on_device
         self.token_ids, self.positions, self.slots = numbers[: 3 * num_rows].view(3, num_rows)
         self._windows = [(window, *pair) for window, pair in zip(windows, pairwise(starts), strict=True)]
         bounds = numbers[3 * num_rows :].view(-1, 3)
@@ -195,16 +192,15 @@ class _Inputs:
         visible = torch.ones(1, 1, dtype=torch.bool) if current.visible is None else current.visible
         offsets = torch.zeros(1, dtype=torch.int64) if current.visible is None else current.offsets
         assert offsets is not None, "a mask comes with offsets"
-        if self._was_read is not None:
-            self._was_read.synchronize()  # the last copy may still be on its way
-        table = self._numbers[: 3 * num_rows].view(3, num_rows)
+        numbers, bias = self._numbers.host, self._bias.host
+        table = numbers[: 3 * num_rows].view(3, num_rows)
         table[:2].zero_()
         table[0, :num_new] = torch.tensor(token_ids)
         table[1, :num_new] = positions
         table[2].fill_(self._scrap)
         table[2, :num_new] = torch.arange(slots.length, slots.length + num_new)
-        self._bias.fill_(-torch.inf)
-        bounds = self._numbers[3 * num_rows :].view(-1, 3)
+        bias.fill_(-torch.inf)
+        bounds = numbers[3 * num_rows :].view(-1, 3)
         for row, (window, start, end) in enumerate(self._windows):
             num_edge, num_newer = end - start - self.shape.num_newer, visible.shape[1]
             newer, edge = visible, None
@@ -215,14 +211,12 @@ class _Inputs:
                     return False
                 edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
                 newer = visible & (prefix_len + offsets[None] >= lowest[:, None])
-                self._bias[:num_new, start : start + all_seen - first].masked_fill_(edge, 0.0)
+                bias[:num_new, start : start + all_seen - first].masked_fill_(edge, 0.0)
             bounds[row] = torch.tensor([first, all_seen, prefix_len])
             begin = start + num_edge
-            self._bias[:num_new, begin : begin + num_newer].masked_fill_(newer, 0.0)
-        for there, here in zip(self._on_device, (self._numbers, self._bias), strict=True):
-            there.copy_(here, non_blocking=True)
-        if self._was_read is not None:
-            self._was_read.record()
+            bias[:num_new, begin : begin + num_newer].masked_fill_(newer, 0.0)
+        self._numbers.send()
+        self._bias.send()
         return True
 
 

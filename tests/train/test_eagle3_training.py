@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig, TreeConfig
 from spec_engine.drafters.eagle_files import read_head
 from spec_engine.drafters.eagle_fit import fit_head
-from spec_engine.drafters.eagle_memory import EagleMemory, FittedHead
+from spec_engine.drafters.eagle_head import FittedHead
+from spec_engine.drafters.eagle_memory import EagleMemory
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.errors import TrainingError, UnsupportedModel
 from spec_engine.loading import load_engine
