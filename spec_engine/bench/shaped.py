@@ -133,7 +133,7 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
             with target.device:
                 head = LongSpecHead(head_config(stored), target_rotary(target)).to(target.dtype)
             lay_out_for_small_passes(head.requires_grad_(False))
-            return LongSpecDrafter(head, target, draft)
+            return LongSpecDrafter(head, target, draft, settings.graph_bytes)
         config = stored_config(stored, is_eagle3=True, weights=None)
         with target.device:
             weights = EagleHead(config).to(target.dtype).state_dict()

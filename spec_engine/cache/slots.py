@@ -94,7 +94,7 @@ class SlotCache:
     def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new rows [1, Hk, T, D] to the slots `places` [T], a tensor on their device; return the whole
         memory of the layer. Which rows are committed does not change."""
-        every_key, every_value = self._memory(layer)
+        every_key, every_value = self.memory(layer)
         every_key.index_copy_(2, places, keys)
         every_value.index_copy_(2, places, values)
         return every_key, every_value
@@ -127,7 +127,7 @@ class SlotCache:
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """A layer's committed keys and values, [1, Hk, length, D or Dv], without a copy."""
-        keys, values = self._memory(layer)
+        keys, values = self.memory(layer)
         return keys.narrow(2, 0, self._length), values.narrow(2, 0, self._length)
 
     def rows(self, num_rows: int) -> dict[str, Tensor]:
@@ -147,8 +147,8 @@ class SlotCache:
             own.values.narrow(3, self._length, num_rows).copy_(other.values.narrow(3, start, num_rows))
         self._set_length(self._length + num_rows)
 
-    def _memory(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All slots of a layer."""
+    def memory(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All slots of a layer, keys and values [1, Hk, slots, D or Dv], in use or not."""
         bank = next(bank for bank in self.banks if layer in bank.layers)
         row = bank.layers.index(layer)
         return bank.keys[row], bank.values[row]

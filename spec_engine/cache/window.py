@@ -42,6 +42,25 @@ class WindowCache:
         self.positions.fill_(_NOWHERE)
         self._next = position
 
+    @property
+    def num_slots(self) -> int:
+        """Rows of the whole memory: the ring's, then those of a tree."""
+        return self.num_rows + self.num_extra
+
+    def reserve(self, num_new: int) -> Tensor:
+        """Slots int64 [num_new] for the rows of the next positions, at most a ring full, which somebody else writes by
+        `memory`; the oldest rows are gone."""
+        positions = torch.arange(self._next, self._next + num_new)
+        slots = positions % self.num_rows
+        self.positions[slots] = positions
+        self._next += num_new
+        return slots
+
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, Hk, num_slots, D or Dv] of the ring and of a tree behind it."""
+        return self._keys, self._values
+
     def extend(self, keys: Tensor, values: Tensor) -> None:
         """Take the rows [1, Hk, T, D] of the next T positions; the oldest rows make room for them."""
         num_new = keys.shape[2]

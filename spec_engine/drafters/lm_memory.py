@@ -152,8 +152,7 @@ def view_size(settings: LMSettings, num_rows: int) -> ViewSize:
     choice, new tokens follow behind.
     """
     config = settings.retrieval
-    num_forced = -(-config.num_sink // config.chunk_size) + -(-config.num_recent // config.chunk_size) + 1
-    chosen = (config.top_k + num_forced) * config.chunk_size
+    chosen = num_chosen(config)
     grown = max(config.num_recent, config.chunk_size) + config.every * (settings.tree.max_depth + 1)
     return ViewSize(
         num_start=config.num_sink + config.top_k * config.chunk_size + config.num_recent,
@@ -162,6 +161,12 @@ def view_size(settings: LMSettings, num_rows: int) -> ViewSize:
         limit=chosen + grown,
         num_extra=num_rows,
     )
+
+
+def num_chosen(config: RetrievalConfig) -> int:
+    """Tokens of a view at most when it is chosen: whole chunks, those of the first and the newest tokens too."""
+    num_forced = -(-config.num_sink // config.chunk_size) + -(-config.num_recent // config.chunk_size) + 1
+    return (config.top_k + num_forced) * config.chunk_size
 
 
 def check_range(size: ViewSize, settings: LMSettings, trained: int | None, name: str) -> None:

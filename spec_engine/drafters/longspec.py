@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from spec_engine.cache.store import TextMemory
-from spec_engine.config import DraftConfig, Preset, TreeConfig
+from spec_engine.config import DraftConfig, Preset
 from spec_engine.drafters.base import DrafterContext
+from spec_engine.drafters.lm_memory import num_chosen
 from spec_engine.drafters.longspec_head import HeadRotary, LongSpecHead, head_config, make_head
 from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
+from spec_engine.drafters.whole import Reach, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
 from spec_engine.model.layout import lay_out_for_small_passes
@@ -32,15 +34,18 @@ from spec_engine.tree import DraftTree, TreeGrower, make_grower
 
 
 class LongSpecDrafter:
-    """A head that proposes trees for `target`. Raises `ModelError` when they do not fit each other."""
+    """A head that proposes trees for `target`; captured drafts may take `graph_bytes` on a GPU. Raises `ModelError`
+    when they do not fit each other."""
 
     name = "longspec"
     memories: tuple[TextMemory, ...] = ()  # the ring is filled with the first root
 
-    def __init__(self, head: LongSpecHead, target: Target, config: DraftConfig) -> None:
+    def __init__(self, head: LongSpecHead, target: Target, config: DraftConfig, graph_bytes: int = 0) -> None:
         self.vocab_size = target.vocab_size
         self._config = config
-        self._memory = LongSpecMemory(head, target, _tree_size(config.tree))
+        self._memory = LongSpecMemory(head, target, _tree_size(config))
+        if graph_bytes and not self._memory.why_not_whole():
+            self._memory.capture(whole_drafts(config.tree, target.device, graph_bytes))
 
     def begin(self, sampling: SamplingParams) -> "LongSpecSession":
         """A session for a new answer."""
@@ -57,7 +62,7 @@ def build(context: DrafterContext) -> LongSpecDrafter:
     checkpoint = load_checkpoint(preset, ref)
     head = make_head(checkpoint, target_rotary(target), target.last_rows()[0].device, target.dtype)
     lay_out_for_small_passes(head.requires_grad_(False))
-    return LongSpecDrafter(head, target, preset.draft)
+    return LongSpecDrafter(head, target, preset.draft, preset.graph_memory << 20)
 
 
 def longspec_need(preset: Preset, device: str) -> MemoryNeed:
@@ -83,11 +88,12 @@ class LongSpecSession:
     def __init__(self, memory: LongSpecMemory, config: DraftConfig, sampling: SamplingParams, vocab_size: int) -> None:
         self._memory = memory
         self._tree = config.tree
-        self._is_focused = config.cross_attention == "focus" and config.retrieval.enabled
+        self._is_focused = _is_focused(config)
         self._vocab_size = vocab_size
         self._ranking = DraftRanking(sampling, shares_noise=config.tree.shares_noise)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # of these, the newest that the head has not taken in yet, one window at most
+        self._reach = Reach()
         memory.restart()
 
     @property
@@ -108,6 +114,7 @@ class LongSpecSession:
 
     def observe(self, step: Step) -> None:
         """Take committed tokens; those of the last window wait for the next proposal."""
+        self._reach.confirmed(len(step.token_ids) - 1)
         self._num_done = step.num_done
         self._pending.extend(step.token_ids)
         del self._pending[: -self._memory.window]
@@ -121,12 +128,26 @@ class LongSpecSession:
         """A tree below `root` of at most `max_nodes` drafted nodes."""
         if max_nodes < 1:
             return DraftTree.root(root)
+        if (whole := self._whole_tree(root, max_nodes)) is not None:
+            return whole
         grower = make_grower(replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes)), root)
         self._ranking.forget(self._num_done + 1)
         logits = self._memory.run_root(self._pending, root, self._num_done)
         self._pending.clear()
         self._grow(grower, grower.start(self._log_probs(logits, 1)[0]))
         return grower.finish()
+
+    def _whole_tree(self, root: int, max_nodes: int) -> DraftTree | None:
+        """The tree as one piece of device work; None where that cannot be."""
+        whole, work = self._memory.whole, self._memory.fill(self._pending, root, self._num_done)
+        if whole is None or work is None:
+            return None
+        self._pending.clear()
+        self._ranking.forget(self._num_done + 1)
+        depth = self._reach.depth(0.0, min(whole.deepest, max_nodes))
+        tree = whole.grow(root, work, self._ranking, self._num_done + 1, depth)
+        self._reach.drafted(tree.depth)
+        return tree.first(max_nodes)
 
     def _grow(self, grower: TreeGrower, frontier: list[int]) -> None:
         """Run the tree level by level, until the grower has enough."""
@@ -148,7 +169,14 @@ class LongSpecSession:
         return self._ranking.log_probs(known, self._num_done + depth)
 
 
-def _tree_size(tree: TreeConfig) -> TreeSize:
-    """The most that any policy of `tree` runs."""
+def _is_focused(config: DraftConfig) -> bool:
+    """Whether the head looks at what retrieval has in focus alone."""
+    return config.cross_attention == "focus" and config.retrieval.enabled
+
+
+def _tree_size(config: DraftConfig) -> TreeSize:
+    """The most that any policy of the tree runs, and what may be in focus."""
+    tree = config.tree
     num_levels = max(tree.max_depth, len(tree.beam_widths)) + 1
-    return TreeSize(max(tree.num_nodes * tree.max_depth, sum(tree.beam_widths)) + 1, num_levels)
+    num_rows = max(tree.num_nodes * tree.max_depth, sum(tree.beam_widths)) + 1
+    return TreeSize(num_rows, num_levels, num_chosen(config.retrieval) if _is_focused(config) else 0)

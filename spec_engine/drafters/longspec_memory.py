@@ -1,7 +1,8 @@
 """A LongSpec head together with what it sees: a ring of its own, and the target's last layer.
 
 Job: `LongSpecMemory`: take committed tokens in, run the root and the levels of a tree, and attend for them.
-Non-job: the layer (`longspec_head`), which tokens and nodes to run (`longspec`).
+Non-job: the layer (`longspec_head`), which tokens and nodes to run (`longspec`), drafts that the device runs by itself
+(`longspec_work`).
 
 The published code keeps rows for the whole prompt, and runs the layer over all of it. Here the ring has one window of
 rows, a node's window goes by its position in the text rather than by its row, and the target's keys are read where they
@@ -14,21 +15,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spec_engine.attention import Scoring, tree_bias
+from spec_engine.attention import BoundedAttention, Scoring, tree_bias
 from spec_engine.attention.merge import merge_two
 from spec_engine.cache.slots import LayerShape
 from spec_engine.cache.window import WindowCache
 from spec_engine.drafters.longspec_head import HeadAngles, LongSpecHead
+from spec_engine.drafters.longspec_work import ChosenRows, LongSpecParts, LongSpecWork
+from spec_engine.drafters.whole import WholeDrafts, num_rows_for, why_not_whole
 from spec_engine.errors import ModelError
 from spec_engine.model.target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSize:
-    """How large a tree may become: rows of all levels that are run, the root included, and levels."""
+    """How large a tree may become: rows of all levels that are run, the root included, and levels. `num_chosen` are
+    the tokens that may be in focus, 0 where nothing is chosen."""
 
     num_rows: int
     num_levels: int
+    num_chosen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,37 @@ class LongSpecMemory:
         self._root = 0  # position of the root
         self._angles: HeadAngles | None = None  # of the root and the levels below it
         self._depths: list[int] = []  # of the tree's rows
+        self._rows_in_focus = ChosenRows(target, size.num_chosen) if size.num_chosen else None
+        self._works: dict[int, LongSpecWork] = {}
+        self.whole: WholeDrafts | None = None
+
+    def capture(self, whole: WholeDrafts) -> None:
+        """Draft as captured device work from now on, where trees end within the window."""
+        if whole.deepest <= self.window:
+            self.whole = whole
+
+    def why_not_whole(self) -> str:
+        """Why drafts of this head cannot be captured; "" where they can."""
+        target = self._target
+        places = {target.device, self._device, self._output.weight.device}
+        if len(places) > 1:
+            return "the target is spread over several devices"
+        return why_not_whole(self._device, self._dtype, self._backend, self._head.config.head_size)
+
+    def fill(self, pending: Sequence[int], root: int, position: int) -> LongSpecWork | None:
+        """Device work that draws a draft from `root` at `position`, with what it reads in its place; None where more
+        tokens wait than it takes. `pending` are those that came since the last call."""
+        num_rows, backend = num_rows_for(len(pending) + 1), self._backend
+        if self.whole is None or num_rows is None or not isinstance(backend, BoundedAttention):
+            return None
+        if num_rows not in self._works:
+            parts = LongSpecParts(self._head, self._target, self._ring, backend, self._rows_in_focus)
+            self._works[num_rows] = LongSpecWork(parts, num_rows)
+        if self._rows_in_focus is not None and self._indices is not None and self._chosen is None:
+            self._chosen = self._choose(self._indices)
+            self._rows_in_focus.take(self._chosen.keys, self._chosen.values, self._chosen.end)
+        self._works[num_rows].fill(pending, root, position)
+        return self._works[num_rows]
 
     def restart(self) -> None:
         """Forget everything."""
@@ -73,6 +109,8 @@ class LongSpecMemory:
     def focus(self, indices: Tensor | None, num_tokens: int) -> None:
         """Let the head see these of the first `num_tokens` tokens, and all later ones; None: all."""
         self._indices, self._num_focused, self._chosen = indices, num_tokens, None
+        if self._rows_in_focus is not None and indices is None:
+            self._rows_in_focus.length = self._rows_in_focus.end = 0
 
     @torch.inference_mode()
     def run_root(self, pending: Sequence[int], root: int, position: int) -> Tensor:
@@ -138,9 +176,7 @@ class LongSpecMemory:
             found = self._unmasked(query, keys, values)
             return torch.zeros_like(query) if found is None else found[0]
         if self._chosen is None:
-            index = self._indices[self._indices < self._num_focused].to(keys.device)
-            chosen = keys.index_select(2, index), values.index_select(2, index)
-            self._chosen = _Chosen(*chosen, end=self._num_focused)
+            self._chosen = self._choose(self._indices)
         end = self._chosen.end
         newer = keys.narrow(2, end, keys.shape[2] - end), values.narrow(2, end, keys.shape[2] - end)
         parts = self._unmasked(query, self._chosen.keys, self._chosen.values), self._unmasked(query, *newer)
@@ -148,6 +184,12 @@ class LongSpecMemory:
         if not found_parts:
             return torch.zeros_like(query)
         return (merge_two(*found_parts) if len(found_parts) == 2 else found_parts[0])[0]
+
+    def _choose(self, indices: Tensor) -> _Chosen:
+        """Copies of the rows of these tokens, of which some may not have been verified when they were chosen."""
+        keys, values = self._target.last_rows()
+        index = indices[indices < self._num_focused].to(keys.device)
+        return _Chosen(keys.index_select(2, index), values.index_select(2, index), end=self._num_focused)
 
     def _unmasked(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
         """Attention to all of these rows, in place, and its log-sum-exp; None where there is no row."""

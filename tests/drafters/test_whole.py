@@ -1,30 +1,33 @@
 """Whole drafts as device work, captured: the same trees as level by level, replayed behind other texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CpuBackend
-from spec_engine.config import RetrievalConfig, TreeConfig
+from spec_engine.config import DraftConfig, RetrievalConfig, TreeConfig
 from spec_engine.drafters import eagle_memory
 from spec_engine.drafters.base import DraftSession
 from spec_engine.drafters.eagle3 import EagleDrafter
+from spec_engine.drafters.longspec import LongSpecDrafter
 from spec_engine.drafters.whole import Reach, WholeDrafts, why_not_whole
-from spec_engine.model.capture import Captures
-from spec_engine.model.target import Step
+from spec_engine.model import runner as runner_module
+from spec_engine.model.capture import Captures, Work
+from spec_engine.model.target import Step, Target
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
-from tests.eagle_heads import eagle1_weights, eagle3_weights, features_of, head_fields, write_head
+from tests.drafters.test_longspec import sharp
+from tests.eagle_heads import eagle3_weights, features_of, head_fields, write_head
 from tests.eagle_reference import OFF, drafter, layers_of, weights_of
 from tests.fakes import tiny_lm
+from tests.heads import longspec_head
 from tests.tiny_models import random_ids
 from tests.traced import Traced
 
@@ -40,24 +43,29 @@ DRAWN = SamplingParams(temperature=0.8, top_k=40, seed=3)
 @pytest.fixture(autouse=True)
 def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one backend for the CPU that takes its lengths from tensors."""
-    monkeypatch.setattr(eagle_memory, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
+    for module in (eagle_memory, runner_module):
+        monkeypatch.setattr(module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
 
 
-def drive(session: DraftSession, text: Sequence[int], features: Tensor | None, num_prompt: int) -> list[DraftTree]:
+Steps = Callable[[int, int], Iterable[Step]]  # those that commit the tokens from one number to another
+
+
+def with_features(text: Sequence[int], features: Tensor) -> Steps:
+    return lambda start, end: [Step(tuple(text[start:end]), end, features=features[start:end], is_prompt=start == 0)]
+
+
+def drive(session: DraftSession, text: Sequence[int], steps: Steps, num_prompt: int = 50) -> list[DraftTree]:
     """Steps that keep one, two or three tokens, and a view that moves; the trees that were drafted."""
-
-    def step(start: int, end: int) -> Step:
-        rows = None if features is None else features[start:end]
-        return Step(tuple(text[start:end]), end, features=rows, is_prompt=start == 0)
-
     for _ in session.reuse(()):
         pass
-    session.observe(step(0, num_prompt))
+    for step in steps(0, num_prompt):
+        session.observe(step)
     trees, done, kept = [], num_prompt, (1, 3, 2, 1, 1, 2)
     while done + 4 < len(text):
         trees.append(session.propose(text[done], 100))
         num_kept = kept[len(trees) % len(kept)]
-        session.observe(step(done, done + num_kept))
+        for step in steps(done, done + num_kept):
+            session.observe(step)
         done += num_kept
         if len(trees) % 3 == 0:
             first = 8 * (len(trees) % 5)
@@ -80,10 +88,19 @@ def eagle_pair(folder: Path, tree: TreeConfig, retrieval: RetrievalConfig) -> tu
     return plain, other, capture
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-@pytest.mark.parametrize("retrieval", [OFF, VIEW], ids=["whole", "retrieval"])
-@pytest.mark.parametrize("kind", ["eagle3", "eagle1"])
-@pytest.mark.parametrize("tree", [EAGLE, OPT, BEAM, CHAIN], ids=lambda tree: tree.policy)
+@pytest.mark.parametrize(
+    ("tree", "kind", "retrieval", "sampling"),
+    [
+        (EAGLE, "eagle3", OFF, GREEDY),
+        (EAGLE, "eagle3", VIEW, DRAWN),
+        (EAGLE, "eagle1", VIEW, GREEDY),
+        (OPT, "eagle3", VIEW, GREEDY),
+        (OPT, "eagle1", OFF, DRAWN),
+        (BEAM, "eagle3", OFF, GREEDY),
+        (CHAIN, "eagle3", VIEW, GREEDY),
+    ],
+    ids=["eagle", "eagle-view-drawn", "eagle1-view", "opt-view", "opt-eagle1-drawn", "beam", "chain-view"],
+)
 def test_an_eagle_head_drafts_the_same_trees(
     tmp_path: Path, tree: TreeConfig, kind: str, retrieval: RetrievalConfig, sampling: SamplingParams
 ) -> None:
@@ -92,7 +109,7 @@ def test_an_eagle_head_drafts_the_same_trees(
     text = random_ids(90, 4)
     features = features_of(model, text, layers_of(kind, model)).double()
     plain, other, capture = eagle_pair(folder, tree, retrieval)
-    want, found = (drive(one.begin(sampling), text, features, 50) for one in (plain, other))
+    want, found = (drive(one.begin(sampling), text, with_features(text, features)) for one in (plain, other))
     assert_same(found, want)
     assert len(want) > 15
     assert capture.num_captures >= 1
@@ -105,8 +122,120 @@ def test_answers_of_another_seed_replay_the_same_draft(tmp_path: Path) -> None:
     folder = write_head(tmp_path, eagle3_weights(), head_fields())
     text = random_ids(80, 4)
     features = features_of(model, text, layers_of("eagle3", model)).double()
+    steps = with_features(text, features)
     plain, other, capture = eagle_pair(folder, EAGLE, OFF)
     for seed in (1, 2):
-        want, found = (drive(one.begin(replace(DRAWN, seed=seed)), text, features, 50) for one in (plain, other))
+        want, found = (drive(one.begin(replace(DRAWN, seed=seed)), text, steps) for one in (plain, other))
         assert_same(found, want)
     assert capture.num_captures == 1
+
+
+def longspec_pair(
+    tree: TreeConfig, window: int, is_focused: bool
+) -> tuple[tuple[Target, LongSpecDrafter], tuple[Target, LongSpecDrafter], Traced]:
+    """A head beside a target that drafts level by level, and one whose drafts are captured."""
+    config = DraftConfig("longspec", tree=tree, retrieval=VIEW, cross_attention="focus" if is_focused else "whole")
+    pairs = []
+    for _ in range(2):
+        model = sharp("llama").double()
+        target = Target(model, 400, 64)
+        pairs.append((target, LongSpecDrafter(longspec_head(model, window), target, config)))
+    capture = Traced()
+    pairs[1][1]._memory.capture(WholeDrafts(tree, Captures(capture, 1 << 30)))
+    return pairs[0], pairs[1], capture
+
+
+@pytest.mark.parametrize(
+    ("tree", "window", "is_focused", "sampling"),
+    [
+        (EAGLE, 512, False, GREEDY),
+        (EAGLE, 24, True, DRAWN),
+        (OPT, 24, False, GREEDY),
+        (BEAM, 24, True, GREEDY),
+        (CHAIN, 512, True, GREEDY),
+    ],
+    ids=["eagle", "eagle-focus-drawn", "opt-ring", "beam-focus", "chain-focus"],
+)
+def test_a_longspec_head_drafts_the_same_trees(
+    tree: TreeConfig, window: int, is_focused: bool, sampling: SamplingParams
+) -> None:
+    """The ring goes round in a window of 24 tokens, and the first root finds more tokens waiting than a graph takes."""
+    *pairs, capture = longspec_pair(tree, window, is_focused)
+    text = random_ids(110, 4)
+    found = []
+    for target, own in pairs:
+        steps: Steps = lambda start, end, target=target: target.prefill(text[start:end])  # noqa: E731
+        found.append(drive(own.begin(sampling), text, steps))
+    assert_same(found[1], found[0])
+    assert len(found[0]) > 20
+    assert capture.num_captures >= 1
+    assert capture.num_replays > 8
+
+
+def test_a_tree_that_leaves_the_window_is_drafted_level_by_level() -> None:
+    (_, own), _, _ = longspec_pair(EAGLE, 3, False)
+    own._memory.capture(WholeDrafts(EAGLE, Captures(Traced(), 1 << 30)))
+    assert own._memory.whole is None
+
+
+def test_a_draft_that_cannot_be_captured_is_still_right(tmp_path: Path) -> None:
+    model = tiny_lm("llama")
+    folder = write_head(tmp_path, eagle3_weights(), head_fields())
+    text = random_ids(70, 4)
+    features = features_of(model, text, layers_of("eagle3", model)).double()
+    plain, other, _ = eagle_pair(folder, EAGLE, OFF)
+    whole = WholeDrafts(EAGLE, Captures(Traced(error="operation not permitted"), 1 << 30))
+    other._memory.whole = whole
+    want, found = (drive(one.begin(GREEDY), text, with_features(text, features)) for one in (plain, other))
+    assert_same(found, want)
+    assert whole.note == "0 captured passes, 0 MiB; no more, because capturing failed: operation not permitted"
+
+
+class Wrong(Traced):
+    """A capture whose replays are off."""
+
+    def __call__(self, work: Work) -> Work:
+        replay = super().__call__(work)
+        return lambda: tuple(result - 1 for result in replay())
+
+
+def test_a_captured_draft_that_gives_other_scores_is_not_used(tmp_path: Path) -> None:
+    model = tiny_lm("llama")
+    folder = write_head(tmp_path, eagle3_weights(), head_fields())
+    text = random_ids(70, 4)
+    features = features_of(model, text, layers_of("eagle3", model)).double()
+    plain, other, _ = eagle_pair(folder, EAGLE, OFF)
+    other._memory.whole = WholeDrafts(EAGLE, Captures(capture := Wrong(), 1 << 30))
+    want, found = (drive(one.begin(GREEDY), text, with_features(text, features)) for one in (plain, other))
+    assert_same(found, want)
+    assert capture.num_replays == 1
+
+
+def test_the_levels_go_by_how_deep_drafts_were_right() -> None:
+    reach = Reach()
+    assert reach.depth(0.5, 8) == 8
+    for _ in range(30):
+        reach.drafted(8)
+        reach.confirmed(2)
+    assert reach.depth(0.5, 8) == 2
+    assert reach.depth(0.0, 8) == 8
+    for _ in range(30):  # right to their ends: deeper ones get another chance
+        reach.drafted(2)
+        reach.confirmed(2)
+    assert reach.depth(0.5, 8) > 2
+    reach.drafted(4)
+    for _ in range(50):  # steps without a draft say nothing
+        reach.confirmed(0)
+    assert reach.depth(0.5, 8) > 2
+    for _ in range(30):
+        reach.drafted(3)
+        reach.confirmed(0)
+    assert reach.depth(0.5, 8) == 1
+
+
+def test_without_a_gpu_heads_draft_level_by_level() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    reference = ReferenceBackend()
+    assert why_not_whole(cpu, torch.float32, reference, 64) == "there are no graphs on a device of type 'cpu'"
+    assert why_not_whole(cuda, torch.float32, reference, 64) == ""
+    assert why_not_whole(cuda, torch.float32, CpuBackend(), 64).endswith("needs lengths on the host")

@@ -1,0 +1,143 @@
+"""A LongSpec head's rows as device work, so that a whole draft can be captured.
+
+Job: `LongSpecWork`: the rows that wait and the root, and the levels of a tree, over the ring and the target's memory;
+`ChosenRows`, copies of the target's rows in focus, always in the same place.
+Non-job: when to draft (`longspec`), what belongs to the ring (`longspec_memory`), the tree (`drafters.whole`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spec_engine.attention import BoundedAttention, Bounds, Scoring
+from spec_engine.attention.merge import merge
+from spec_engine.cache.window import WindowCache
+from spec_engine.drafters.longspec_head import LongSpecHead
+from spec_engine.model.capture import Mirror
+from spec_engine.model.target import Target
+from spec_engine.tree_tensors import TensorLevel
+
+
+class ChosenRows:
+    """Room for copies of `num_rows` of the target's rows. `length` are in use, and rows from `end` on follow them."""
+
+    def __init__(self, target: Target, num_rows: int) -> None:
+        keys, values = target.last_memory
+        self.length = self.end = 0
+        self.keys, self.values = (
+            torch.zeros(1, x.shape[1], num_rows, x.shape[3], dtype=x.dtype, device=x.device) for x in (keys, values)
+        )
+
+    def take(self, keys: Tensor, values: Tensor, end: int) -> None:
+        """Hold these rows [1, Hk, n, D]; the target's from `end` on are seen besides."""
+        self.length, self.end = keys.shape[2], end
+        self.keys.narrow(2, 0, self.length).copy_(keys)
+        self.values.narrow(2, 0, self.length).copy_(values)
+
+
+@dataclass(frozen=True, slots=True)
+class LongSpecParts:
+    """What a head drafts with. Without `chosen` it sees all rows of the target."""
+
+    head: LongSpecHead
+    target: Target
+    ring: WindowCache
+    backend: BoundedAttention
+    chosen: ChosenRows | None
+
+
+class LongSpecWork:
+    """A `HeadWork` of `parts` whose first pass has `num_rows` rows. Trees end within the window."""
+
+    vocabulary: Tensor | None = None
+
+    def __init__(self, parts: LongSpecParts, num_rows: int) -> None:
+        target, ring = parts.target, parts.ring
+        output = target.model.get_output_embeddings()
+        assert output is not None, "a causal language model has an output layer"
+        self.num_rows, self.num_columns = num_rows, target.vocab_size
+        self.device, self.dtype = target.device, target.dtype
+        self._parts = parts
+        self._embed, self._output = target.model.get_input_embeddings(), output
+        self._scoring = Scoring(parts.head.config.head_size**-0.5)
+        self._numbers = Mirror(torch.zeros(3 * num_rows + 11 + ring.num_rows, dtype=torch.int64), self.device)
+        numbers = self._numbers.on_device
+        self._token_ids, self._positions, self._slots = numbers[: 3 * num_rows].view(3, num_rows)
+        others = numbers[3 * num_rows :]
+        self._in_chosen, self._in_target, self._in_ring = others[:9].view(3, 3)
+        self._root, self._root_position = others[9:10], others[10:11]
+        self._ring_positions = others[11:]
+
+    @torch.inference_mode()
+    def fill(self, pending: Sequence[int], root: int, position: int) -> None:
+        """The committed tokens before `position` that the ring lacks, and the root; `num_rows` or fewer together."""
+        ring, chosen, num_new = self._parts.ring, self._parts.chosen, len(pending)
+        first = position - num_new
+        if ring.next_position != first:
+            ring.restart(first)
+        numbers = self._numbers.host
+        numbers.zero_()
+        table = numbers[: 3 * self.num_rows].view(3, -1)
+        table[0, : num_new + 1] = torch.tensor([*pending, root])
+        table[1, : num_new + 1] = torch.arange(first, position + 1)
+        table[2].fill_(ring.num_slots - 1)
+        table[2, :num_new] = ring.reserve(num_new)
+        table[2, num_new] = ring.num_rows
+        length, end = (0, 0) if chosen is None else (chosen.length, chosen.end)
+        others = numbers[3 * self.num_rows :]
+        others[:11] = torch.tensor([0, 0, length, end, end, position, 0, 0, 0, num_new, position])
+        others[11:] = ring.positions
+        self._numbers.send()
+
+    def root(self) -> Tensor:
+        """See `HeadWork`."""
+        head, memory = self._parts.head, self._parts.ring.memory
+        embeds = self._embedded(self._token_ids)
+        for store, rows in zip(memory, head.rows(embeds, head.rotary.at(self._positions)), strict=True):
+            store.index_copy_(2, self._slots, rows)
+        seen = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        return self._logits(embeds.index_select(1, self._root), 0, seen)
+
+    def level(self, level: TensorLevel, depth: int, first: int) -> Tensor:
+        """See `HeadWork`."""
+        head, ring = self._parts.head, self._parts.ring
+        embeds = self._embedded(level.token_ids)
+        for store, rows in zip(
+            ring.memory, head.rows(embeds, head.rotary.at(self._root_position + depth)), strict=True
+        ):
+            store.narrow(2, ring.num_rows + 1 + first, rows.shape[2]).copy_(rows)
+        sees_root = torch.ones(len(level.token_ids), 1, dtype=torch.bool, device=self.device)
+        return self._logits(embeds, depth, torch.cat((sees_root, level.visible), dim=1))
+
+    def _embedded(self, token_ids: Tensor) -> Tensor:
+        """[1, n, H]"""
+        embeds: Tensor = self._embed(token_ids[None])
+        return embeds.to(self.dtype)
+
+    def _logits(self, embeds: Tensor, depth: int, seen: Tensor) -> Tensor:
+        """[n, V] of rows at this depth that see these rows of the tree, bool [n, N], the root's first."""
+        parts, position = self._parts, self._root_position + depth
+        in_window = (self._ring_positions >= position - parts.ring.num_rows).expand(len(seen), -1)
+        visible = torch.cat((in_window, seen), dim=1)
+        bias = torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, -torch.inf)
+        x = parts.head.mix(
+            embeds,
+            parts.head.rotary.at(position),
+            lambda query: self._see(query, parts.ring.memory, self._in_ring, bias)[0],
+            self._see_target,
+        )
+        logits: Tensor = self._output(x[0])
+        return logits
+
+    def _see_target(self, query: Tensor) -> Tensor:
+        """Attention [1, Hq, n, D] to verified tokens: all, or those in focus and the ones since."""
+        nothing = query.new_zeros(query.shape[2], 0)
+        newer = self._see(query, self._parts.target.last_memory, self._in_target, nothing)
+        if (chosen := self._parts.chosen) is None:
+            return newer[0]
+        return merge([self._see(query, (chosen.keys, chosen.values), self._in_chosen, nothing), newer])[0]
+
+    def _see(self, query: Tensor, memory: tuple[Tensor, Tensor], bounds: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return self._parts.backend.bounded(query, *memory, Bounds(bounds, 0), bias, self._scoring)
