@@ -10,6 +10,9 @@ tokens. Here a chunk's score is a plain mean in float32, the chunks that hold th
 `num_recent` tokens are always part of the view, and a chunk in view gives way only to one that scores better by the
 margin `hysteresis`, because each change makes the drafter gather its keys again. With `lookahead` a chunk counts for at
 least that share of the chunk before it: a text that is quoted is read onwards, over the end of the chunk.
+
+Rows on a GPU take their time: the host would wait for one in every step, only to see that the view stays. So their
+scores travel while the next step runs, and a view is one step late there (`_Travelling`).
 """
 
 from dataclasses import dataclass
@@ -54,6 +57,7 @@ class Retriever:
         self._chosen: frozenset[int] = frozenset()  # chunks in view by their score
         self._num_tokens = 0  # context length when the view was last given out; 0: never
         self._is_whole = False  # the view was everything
+        self._travelling = _Travelling()
 
     @property
     def config(self) -> RetrievalConfig:
@@ -80,7 +84,10 @@ class Retriever:
             if self._is_whole:
                 return None
             return self._give(frozenset(range(num_chunks)), frozenset(), num_tokens, is_whole=True)
-        chosen = self._choose(chunk_means(step.attention_row, self._config.chunk_size), forced)
+        means = self._travelling.exchange(chunk_means(step.attention_row, self._config.chunk_size))
+        if means is None:
+            return None
+        chosen = self._choose(means, forced, num_chunks)
         grown = num_tokens - self._num_tokens
         is_stale = grown >= max(self._config.num_recent, self._config.chunk_size)
         if chosen == self._chosen and not self._is_whole and not is_stale:
@@ -95,10 +102,10 @@ class Retriever:
         recent = range(first_recent, -(-num_tokens // size)) if self._config.num_recent else range(0)
         return frozenset(sink) | frozenset(recent)
 
-    def _choose(self, means: Tensor, forced: frozenset[int]) -> frozenset[int]:
-        """The `top_k` chunks with the largest mean [chunks] besides the forced ones; the advantage is with the view."""
+    def _choose(self, means: Tensor, forced: frozenset[int], num_chunks: int) -> frozenset[int]:
+        """The `top_k` of `num_chunks` with the largest mean besides the forced ones; the advantage is with the view."""
         outside = sorted(forced)
-        scores = means.clone()
+        scores = torch.nn.functional.pad(means, (0, num_chunks - len(means)))  # late scores lack the newest chunks
         scores[outside] = 0.0
         scores[1:] = torch.maximum(scores[1:], self._config.lookahead * scores[:-1])
         scores[sorted(self._chosen)] *= 1 + self._config.hysteresis
@@ -115,12 +122,31 @@ class Retriever:
         return Focus(ordered, indices[indices < num_tokens], size)
 
 
+class _Travelling:
+    """Scores on their way from a GPU: each call gives those of the call before, None at first. Others do not travel."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def exchange(self, means: Tensor) -> Tensor | None:
+        """Send `means` to the host, take what was sent last."""
+        if means.device.type != "cuda":
+            return means
+        before, arrived = self._sent, torch.cuda.Event()
+        self._sent = means.to("cpu", non_blocking=True), arrived
+        arrived.record()
+        if before is None:
+            return None
+        before[1].synchronize()
+        return before[0]
+
+
 def most_attended(row: Tensor, config: RetrievalConfig) -> tuple[int, ...]:
     """The chunks that an attention row [num_tokens] looks at, ascending: those of the `_NUM_NOTABLE` best with at least
     `_NOTABLE` times the mean. Chunks of the sink and the newest two, which draw most of any row, are left out.
     """
     size = config.chunk_size
-    means = chunk_means(row, size)
+    means = chunk_means(row, size).cpu()
     first = -(-config.num_sink // size)
     inside = means[first : max(len(means) - 2, first)]
     if len(inside) == 0:
@@ -131,11 +157,10 @@ def most_attended(row: Tensor, config: RetrievalConfig) -> tuple[int, ...]:
 
 
 def chunk_means(row: Tensor, chunk_size: int) -> Tensor:
-    """Mean of the attention row [num_tokens] over each chunk, float32 [chunks] on the CPU; the last may be partial."""
+    """Mean of the attention row [num_tokens] over each chunk, float32 [chunks]; the last may be partial."""
     num_tokens = row.shape[0]
     num_chunks = -(-num_tokens // chunk_size)
     padded = torch.nn.functional.pad(row.float(), (0, num_chunks * chunk_size - num_tokens))
-    sums = padded.view(num_chunks, chunk_size).sum(dim=1).cpu()
-    lengths = torch.full((num_chunks,), float(chunk_size))
-    lengths[-1] = num_tokens - (num_chunks - 1) * chunk_size
-    return sums / lengths
+    means = padded.view(num_chunks, chunk_size).mean(dim=1)
+    means[-1] *= chunk_size / (num_tokens - (num_chunks - 1) * chunk_size)
+    return means

@@ -139,3 +139,29 @@ def test_a_look_is_named_only_where_it_stands_out() -> None:
     many = torch.full((400,), 1 / 400)
     many[8:376:32] = 0.5
     assert len(most_attended(many, config)) == 8
+
+
+def test_scores_that_come_a_step_late_choose_the_view_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a GPU. The newest chunks have no scores yet, and are in view because they are new."""
+    sent: list[Tensor] = []
+
+    def exchange(_: object, means: Tensor) -> Tensor | None:
+        sent.append(means)
+        return sent[-2] if len(sent) > 1 else None
+
+    monkeypatch.setattr("spec_engine.retrieval._Travelling.exchange", exchange)
+    retriever = Retriever(CONFIG)
+    assert retriever.update(row(50, c7=0.5, c3=0.2)) is None
+    assert view(retriever.update(row(59, c5=0.5, c6=0.2))) == (0, 3, 7, 13, 14)
+    assert view(retriever.update(row(60, c5=0.5, c6=0.2))) == (0, 5, 6, 13, 14)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_scores_of_a_gpu_come_a_step_late() -> None:
+    retriever = Retriever(CONFIG)
+    rows = [row(50, c7=0.5, c3=0.2), row(50, c5=0.5, c6=0.2), row(50, c5=0.5, c6=0.2)]
+    rows = [Scored(one.attention_row.cuda(), 50) for one in rows if one.attention_row is not None]
+    assert retriever.update(rows[0]) is None
+    assert view(retriever.update(rows[1])) == (0, 3, 7, 11, 12)
+    assert view(retriever.update(rows[2])) == (0, 5, 6, 11, 12)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spec_engine.cache.slots import Bank, LayerShape, SlotCache
+from spec_engine.cache.slots import Bank, LayerShape, SlotCache, on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Rotation:
 
 def rotate_keys(keys: Tensor, shifts: Tensor, rotation: Rotation) -> Tensor:
     """`keys` [..., n, D] moved by `shifts` [n] positions each. Angles in float64, products in float32 or better."""
-    angles = shifts.to(rotation.inv_freq.device, torch.float64)[:, None] * rotation.inv_freq.double()
+    angles = on_device(shifts, rotation.inv_freq.device).double()[:, None] * rotation.inv_freq.double()
     dtype = torch.promote_types(keys.dtype, torch.float32)
     cos, sin = angles.cos().to(keys.device, dtype), angles.sin().to(keys.device, dtype)  # [n, R / 2]
     return turn(keys, cos, sin, is_interleaved=rotation.is_interleaved)
@@ -222,7 +222,7 @@ class FocusedCache:
         shifts = torch.arange(len(tokens)) - self._positions[tokens]
         self._view.reset()
         for own, source in zip(self._view.banks, self.full.banks, strict=True):
-            index = tokens.to(own.keys.device)
+            index = on_device(tokens, own.keys.device)
             keys = self._moved(source, source.keys.index_select(3, index), shifts)
             own.keys.narrow(3, 0, len(tokens)).copy_(keys)
             own.values.narrow(3, 0, len(tokens)).copy_(source.values.index_select(3, index))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spec_engine.attention import BoundedAttention, Scoring, tree_bias
 from spec_engine.attention.merge import merge_two
-from spec_engine.cache.slots import LayerShape
+from spec_engine.cache.slots import LayerShape, on_device
 from spec_engine.cache.window import WindowCache
 from spec_engine.drafters.longspec_head import HeadAngles, LongSpecHead
 from spec_engine.drafters.longspec_work import ChosenRows, LongSpecParts, LongSpecWork
@@ -188,7 +188,7 @@ class LongSpecMemory:
     def _choose(self, indices: Tensor) -> _Chosen:
         """Copies of the rows of these tokens, of which some may not have been verified when they were chosen."""
         keys, values = self._target.last_rows()
-        index = indices[indices < self._num_focused].to(keys.device)
+        index = on_device(indices[indices < self._num_focused], keys.device)
         return _Chosen(keys.index_select(2, index), values.index_select(2, index), end=self._num_focused)
 
     def _unmasked(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_engine.attention import Scoring
-from spec_engine.cache.slots import SlotCache, num_shared
+from spec_engine.cache.slots import SlotCache, num_shared, on_device
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
 from spec_engine.model.graphs import Graphed, graphed, why_not
@@ -211,7 +211,7 @@ class Target:
         row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
         features = outputs.features
         if features is not None and len(path) < len(outputs.tree):
-            features = features[list(path)]
+            features = features.index_select(0, on_device(path, features.device))
         return Step(token_ids, self.length, row, features)
 
     def reuse(self, token_ids: Sequence[int]) -> int:
@@ -271,8 +271,8 @@ class Target:
         """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
         query, scoring = tapped
         keys, _ = self.last_rows()  # [1, Hk, num_done, D]
-        rows = query[0, :, node].float().reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
-        logits = torch.matmul(rows * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
+        rows = query[0, :, node].reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
+        logits = scoring.scale * _products(rows, keys[0])  # [Hk, G, num_done]
         if scoring.softcap is not None:
             logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
         window = self._runner.layer_windows[self._tap_layer]
@@ -282,3 +282,10 @@ class Target:
             sink = scoring.sink.float().view(keys.shape[1], -1, 1)
             return torch.softmax(torch.cat((logits, sink), dim=-1), dim=-1)[..., :-1].mean(dim=(0, 1))
         return torch.softmax(logits, dim=-1).mean(dim=(0, 1))
+
+
+def _products(rows: Tensor, keys: Tensor) -> Tensor:
+    """rows [Hk, G, D] times keys [Hk, n, D], float32 [Hk, G, n]; a GPU reads keys of half precision as they are."""
+    if rows.device.type == "cuda" and rows.dtype in (torch.float16, torch.bfloat16):
+        return torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
+    return torch.matmul(rows.float(), keys.float().transpose(1, 2))
