@@ -167,7 +167,7 @@ def _limit(arguments: argparse.Namespace) -> _Made:
         dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
         capacity = max(lengths) + max(NUM_ROWS)
         model = random_model(arguments.shape, 2 * capacity, dtype, device)
-        target = Target(model, capacity, max(NUM_ROWS), _graph_memory(arguments) << 20)
+        target = Target(model, capacity, max(NUM_ROWS), _graph_memory(arguments) << 20, may_join=True)
     else:
         target = _engine(arguments, PLAIN).target
     found = measure_limits(target, lengths, NUM_ROWS, progress)

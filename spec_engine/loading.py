@@ -60,7 +60,7 @@ def load_engine(
         model = load_target(preset, preset.target, device=device)
         with allocating(preset.name):
             chunk = pick_chunk(preset, device)
-            target = Target(model, preset.context_length, chunk, preset.graph_memory << 20)
+            target = Target(model, preset.context_length, chunk, preset.graph_memory << 20, may_join=True)
         if draft is not None:
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)

@@ -59,7 +59,7 @@ HOMES = {
     "gradio": {"ui"},
     "bitsandbytes": {"model.load"},
     "flash_attn": {"attention.flash"},
-    "triton": {"attention.triton"},
+    "triton": {"attention.triton", "model.kernels"},
     "transformers": {"model", "drafters", "train", "bench.peers", "bench.shapes", "dropin"},
     "tokenizers": {"model", "drafters", "train"},
     "huggingface_hub": {"model", "drafters", "train"},

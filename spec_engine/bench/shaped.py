@@ -89,7 +89,7 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
     capacity = max(plan.lengths) + plan.num_tokens + _WARM_UP
     model = echoing(random_model(preset.target.id, 2 * capacity, plan.dtype, plan.device))
     chunk = _CHUNK.get(plan.device.type, _LONG_CHUNK)
-    target = Target(model, capacity, chunk, preset.graph_memory << 20)
+    target = Target(model, capacity, chunk, preset.graph_memory << 20, may_join=True)
     drafter = random_drafter(preset, target)
     builtin = load_preset("builtin")
     tokenizer = load_tokenizer(builtin, builtin.target)

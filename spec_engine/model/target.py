@@ -20,6 +20,7 @@ from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache, num_shared, on_device
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
+from spec_engine.model.fused import fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
@@ -69,14 +70,23 @@ class Outputs:
 class Target:
     """`model` with room for `capacity` tokens, prompt and answer together; prefill in chunks of `prefill_chunk`.
 
-    `graph_bytes` is what captured passes may take on a GPU; 0: none are captured.
+    `graph_bytes` is what captured passes may take on a GPU; 0: none are captured. `may_join`: the model is nobody
+    else's, so that weights may be joined in memory for a faster forward (`fused`), where its architecture has one.
 
     Raises `UnsupportedModel` for a model that cannot follow draft trees, with the reason.
     """
 
-    def __init__(self, model: PreTrainedModel, capacity: int, prefill_chunk: int, graph_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        capacity: int,
+        prefill_chunk: int,
+        graph_bytes: int = 0,
+        *,
+        may_join: bool = False,
+    ) -> None:
         self._runner = Runner(model)
-        self._forward = graphed(self._runner, self._runner, graph_bytes)
+        self._forward = graphed(self._runner, fused(self._runner) if may_join else self._runner, graph_bytes)
         check_context(self._runner, capacity)
         self._capacity = capacity
         self._prefill_chunk = prefill_chunk

@@ -1,4 +1,4 @@
-"""The fast forward of drafts gives the logits of transformers' forward, or steps aside."""
+"""The fast forward gives the logits of transformers' forward, or steps aside."""
 
 import pytest
 import torch
@@ -8,9 +8,11 @@ from spec_engine.model.fused import Fused, fused
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.runner import Runner
+from spec_engine.model.target import Taps, Target
+from spec_engine.tree import DraftTree
 from tests.tiny_models import tiny_model
 
-ORDINARY = ("llama", "llama-mha", "llama-linear", "llama-llama3", "llama-yarn", "qwen2", "qwen3", "mistral")
+ORDINARY = ("llama", "llama-mha", "llama-linear", "llama-llama3", "llama-yarn", "qwen2", "qwen3", "mistral", "smollm3")
 PROMPT = [(7 * number) % 250 + 1 for number in range(90)]
 
 
@@ -54,7 +56,7 @@ def test_joined_weights_are_not_held_twice() -> None:
     assert sum(storages.values()) == num_bytes
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "phi3", "cohere2", "smollm3", "gpt2"])
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "phi3", "cohere2", "gpt2"])
 def test_other_architectures_keep_their_own_forward(name: str) -> None:
     runner = Runner(tiny_model(name))
     assert fused(runner) is runner
@@ -66,3 +68,33 @@ def test_a_model_that_only_looks_ordinary_keeps_its_own_forward(monkeypatch: pyt
     monkeypatch.setattr(block, "forward", lambda self, x: 2 * self.down_proj(self.act_fn(self.gate_proj(x))))
     runner = Runner(model)
     assert fused(runner) is runner
+
+
+@pytest.mark.parametrize("name", [*ORDINARY, "mistral-sliding"])
+def test_a_target_records_what_drafters_ask_for(name: str) -> None:
+    """Hidden states at both ends and in between, and where the last token looks, as through transformers' modules."""
+    found = []
+    for may_join in (False, True):
+        target = Target(tiny_model(name), 128, 32, may_join=may_join)
+        last = int(target.model.config.num_hidden_layers)
+        taps = Taps(attention_row=True, features=(0, last - 1, last))
+        steps = list(target.prefill(PROMPT, taps))
+        tree = DraftTree.chain((5, 9, 3))
+        steps.append(target.commit(target.verify(tree, taps), (0, 1, 2)))
+        found.append(steps)
+    for plain, fast in zip(*found, strict=True):
+        assert plain.features is not None
+        assert fast.features is not None
+        torch.testing.assert_close(fast.features, plain.features, atol=1e-4, rtol=1e-4)
+    plain_row, row = found[0][-1].attention_row, found[1][-1].attention_row
+    assert plain_row is not None
+    torch.testing.assert_close(row, plain_row, atol=1e-5, rtol=1e-3)
+
+
+def test_weights_of_a_model_that_is_somebody_elses_stay_where_they_are() -> None:
+    model = tiny_model("llama")
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+    Target(model, 64, 32)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == before
+    Target(model, 64, 32, may_join=True)
+    assert [parameter.data_ptr() for parameter in model.parameters()] != before

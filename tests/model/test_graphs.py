@@ -18,6 +18,7 @@ from spec_engine.model.capture import Captures, Work
 from spec_engine.model.fused import Fused, fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
+from spec_engine.model.runner import Runner
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
@@ -36,11 +37,12 @@ def reference(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(runner_module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
 
 
-def pair(name: str, capacity: int = 400) -> tuple[Target, Target, Traced]:
+def pair(name: str, *, may_join: bool = False) -> tuple[Target, Target, Traced]:
     """A plain target, and one whose passes are captured."""
-    plain, other = (Target(tiny_model(name), capacity, 64) for _ in range(2))
-    capture = Traced()
-    other._forward = Graphed(other.runner, other.runner, Captures(capture, 1 << 30))
+    plain, other = (Target(tiny_model(name), 400, 64, may_join=may_join and number == 1) for number in range(2))
+    capture, forward = Traced(), other._forward
+    assert isinstance(forward, Fused if may_join else Runner)
+    other._forward = Graphed(other.runner, forward, Captures(capture, 1 << 30))
     return plain, other, capture
 
 
@@ -68,10 +70,13 @@ def assert_steps_equal(target: Target, found: list[tuple[Tensor, Step]], want: l
     assert target.length > 0
 
 
-@pytest.mark.parametrize("name", ALL_SERVED)
-def test_a_replay_equals_a_plain_pass_at_every_length(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "may_join"),
+    [*((name, False) for name in ALL_SERVED), *((name, True) for name in ("qwen3", "mistral-sliding", "smollm3"))],
+)
+def test_a_replay_equals_a_plain_pass_at_every_length(name: str, may_join: bool) -> None:
     """Trees of other sizes and forms, behind texts that grow beyond the models' windows of 40 tokens."""
-    plain, target, capture = pair(name)
+    plain, target, capture = pair(name, may_join=may_join)
     taps = Taps(attention_row=True, features=LAYERS)
     trees = [random_tree(size, seed, 5) for seed, size in enumerate((1, 6, 7, 8, 1, 5, 8, 1, 6, 1, 7, 12, 1, 8))]
     for prompt in (random_ids(9, 1), random_ids(90, 2)):
@@ -232,7 +237,7 @@ def test_rotary_tables_that_a_capture_reads_stay_when_they_are_outgrown() -> Non
     forward = fused(runner)
     assert isinstance(forward, Fused)
     tables = []
-    for num_slots in (20, 40):
+    for num_slots in (500, 600):  # longer than those of the first check
         cache = runner.bind(SlotCache(runner.shapes, num_slots))
         forward.run(cache, Pass(runner.backend, 0), [5], torch.zeros(1, dtype=torch.int64))
         tables.append(weakref.ref(forward._cos))

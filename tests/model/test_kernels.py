@@ -1,0 +1,40 @@
+"""The kernels between the products: against torch in Triton's interpreter, and compiled for cards that are not here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+
+
+def run(name: str, *arguments: str, interpret: bool) -> str:
+    env = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0"}
+    command = [sys.executable, str(HERE / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE.parent.parent, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes"])
+def test_they_give_what_torch_gives(what: str) -> None:
+    """Heads of many sizes, rows that lie apart, layers that do not turn; and whole passes of ordinary models."""
+    assert run("kernels_grid.py", what, interpret=True).split()[-1] == "ok"
+
+
+def test_they_compile_for_ampere_ada_and_hopper_without_spilling() -> None:
+    lines = run("kernels_compile.py", interpret=False).splitlines()
+    assert len(lines) == 3 * 4 * 2 + 3
+    assert [line for line in lines if line.split()[2] != "0"] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_they_give_what_torch_gives_on_the_card(dtype: str) -> None:
+    assert run("kernels_grid.py", dtype, "cuda", interpret=False).split()[-1] == "ok"
