@@ -180,6 +180,8 @@ def fused(runner: Runner) -> "Fused | Runner":
     if not _is_ordinary(runner):
         return runner
     fast = Fused(runner)
+    if runner.device.type == "cuda":
+        torch.cuda.empty_cache()  # the parts that were joined: too small, each of them, for what is joined next
     for first in _CHECKED_AT:
         want, got = (_first_logits(runner, forward, first) for forward in (runner, fast))
         if float((got - want).abs().max()) > _TOLERANCE[runner.dtype] * float(want.abs().max()):
