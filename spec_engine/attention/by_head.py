@@ -22,6 +22,8 @@ from spec_engine.attention.merge import merge_two
 _BLOCK_LOGITS = 1 << 19  # 1 MiB
 _MOST_ROWS = 512  # of a block, and …
 _LEAST_KEYS = 1024  # … keys, unless there are fewer
+_FEW_ROWS = 8  # up to so many, a product over the keys is shared out among cores in …
+_PIECES = 8  # … so many pieces
 _SAMPLE = 64  # keys that say what to subtract
 
 
@@ -63,8 +65,20 @@ def _attend(
         weights = torch.softmax(logits, dim=-1)
         top = logits.amax(dim=-1, keepdim=True)
         lse = (top.float() - weights.amax(dim=-1, keepdim=True).float().log_() - offset).squeeze(-1)
-        out = torch.mm(weights, values)
+        out = _weigh(weights, values)
         found = (out, lse) if found is None else merge_two((out.float(), lse), (found[0].float(), found[1]))
         offset = torch.minimum(offset, offset - top)
     assert found is not None
     return found
+
+
+def _weigh(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [rows, keys] times values [keys, Dv]. A product of few rows has too few results to share out, so it is cut
+    into pieces of the keys."""
+    size = values.shape[0] // _PIECES
+    if weights.shape[0] > _FEW_ROWS or size == 0:
+        return torch.mm(weights, values)
+    end = size * _PIECES
+    pieces = weights[:, :end].unflatten(1, (_PIECES, size)).transpose(0, 1)
+    out = torch.bmm(pieces, values[:end].view(_PIECES, size, -1)).sum(dim=0, dtype=torch.float32)
+    return out if end == values.shape[0] else out + torch.mm(weights[:, end:], values[end:])

@@ -53,10 +53,17 @@ def test_the_fastest_turn_counts() -> None:
 def test_flash_stays_where_there_was_no_time_to_measure() -> None:
     clock = Clock()
     flash = dict.fromkeys(("few", "some", "many"), (0.002,))
-    verdict = judge_with(clock, flash, {"few": (0.001,), "some": (0.2,), "many": (0.001,)})
-    assert [each.name for each in verdict.won] == ["few"]
-    assert clock.now < 0.25  # a hopeless one is tried once
-    assert "not 1.2 times faster" in judge_with(Clock(), flash, flash).describe()
+    verdict = judge_with(clock, flash, {"few": (0.001,), "some": (0.03, 0.03, 0.001), "many": (0.001,)})
+    assert [each.name for each in verdict.won] == ["few", "many"]
+    assert "not 1.2 times faster here: 1.0 (few rows)" in judge_with(Clock(), flash, flash).describe()
+
+
+def test_a_processor_without_the_instructions_is_found_out_at_once() -> None:
+    clock = Clock()
+    flash = dict.fromkeys(("few", "some", "many"), (0.002,))
+    verdict = judge_with(clock, flash, dict.fromkeys(flash, (0.1,)))
+    assert verdict.won == ()
+    assert clock.now < 0.11
 
 
 def test_classes_cover_all_numbers_of_rows_once() -> None:
