@@ -73,8 +73,8 @@ def _attend(
 
 
 def _weigh(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [rows, keys] times values [keys, Dv]. A product of few rows has too few results to share out, so it is cut
-    into pieces of the keys."""
+    """weights [rows, keys] times values [keys, Dv]. A product of few rows has too few results to share out among cores,
+    so it is cut into pieces of the keys."""
     size = values.shape[0] // _PIECES
     if weights.shape[0] > _FEW_ROWS or size == 0:
         return torch.mm(weights, values)
