@@ -3,11 +3,11 @@
 Job: `measured`, which times both once a process for a half dtype, and the rule, `judge`, a pure function of the timer.
 Non-job: the kernels.
 
-No fixed rule is right. In bfloat16 products are 1.3 to 2.7 times faster on an EPYC with AVX512-BF16 over 4,096 keys or
-more; in float16, for which it has no instructions, they take many times as long. A kernel decides how sums are rounded,
-so it must not change while a program runs, and should not between two runs: products have to win by `_MARGIN`, the
-fastest of several turns counts, and the result is kept. On a machine that is busy otherwise several threads
-wait for one another in every product; then no turn is fast and the flash operator stays.
+No fixed rule is right. In bfloat16 products are 1.3 to 2.7 times faster on an EPYC with AVX512-BF16 over 16,384 keys;
+in float16, for which it has no instructions, they take many times as long. A kernel decides how sums are rounded, so it
+must not change while a program runs, and should not between two runs: products have to win by `_MARGIN`, the fastest of
+several turns counts, and the result is kept. On a machine that is busy otherwise several threads wait for one another
+in every product; then no turn is fast and the flash operator stays.
 """
 
 from collections.abc import Callable
