@@ -21,7 +21,7 @@ from spec_engine.attention.by_head import attend_by_head
 
 _MARGIN = 1.2
 _TURNS = (3, 5)  # at least, at most; the first warms up
-_BUDGET_S = 0.05  # for the turns of a class; no turn begins later
+_BUDGET_S = 0.1  # for the turns of a class; no turn begins later
 _HOPELESS = 0.3  # a processor without instructions for the dtype: no other class is tried
 _SIZE = 128  # head size
 

@@ -53,8 +53,8 @@ def test_the_fastest_turn_counts() -> None:
 def test_flash_stays_where_there_was_no_time_to_measure() -> None:
     clock = Clock()
     flash = dict.fromkeys(("few", "some", "many"), (0.002,))
-    slow = flash | {"some": (0.02,)}
-    verdict = judge_with(clock, slow, {"few": (0.001,), "some": (0.03, 0.001), "many": (0.001,)})
+    slow = flash | {"some": (0.04,)}
+    verdict = judge_with(clock, slow, {"few": (0.001,), "some": (0.07, 0.001), "many": (0.001,)})
     assert [each.name for each in verdict.won] == ["few", "many"]
     assert "not 1.2 times faster here: 1.0 (few rows)" in judge_with(Clock(), flash, flash).describe()
 
