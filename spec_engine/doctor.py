@@ -35,6 +35,8 @@ def examine() -> dict[str, str]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+    if device.type == "cpu":
+        findings["attention in bfloat16"] = pick(device, torch.bfloat16).reason  # measured, because processors differ
     findings |= {package: _version(package) for package in PACKAGES}
     for package, install in OPTIONAL.items():
         findings[package] = _version(package) if find_spec(package.replace("-", "_")) else f"not installed ({install})"

@@ -123,6 +123,8 @@ def test_doctor_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> No
     found = json.loads(capsys.readouterr().out)
     assert {"device", "torch", "transformers", "attention", "attention reason", "memory"} <= set(found)
     assert "present" in found["built-in models"]
+    if found["device"].startswith("CPU"):
+        assert "products head by head" in found["attention in bfloat16"]
     assert main(["doctor"]) == 0
     assert "attention" in capsys.readouterr().out
 

@@ -19,6 +19,7 @@ import torch
 
 from spec_engine.attention import flash
 from spec_engine.attention.base import AttentionBackend, BoundedAttention, Bounds, Scoring, TreeBias, tree_bias
+from spec_engine.attention.contest import measured
 from spec_engine.attention.flash import FlashBackend
 from spec_engine.attention.sdpa import CpuBackend, CudaBackend, MatmulBackend
 from spec_engine.errors import MissingDependency
@@ -40,7 +41,7 @@ class Pick:
 def pick(device: torch.device, dtype: torch.dtype) -> Pick:
     """The fastest backend that works for a model of this dtype on this device."""
     if device.type == "cpu":
-        return Pick(CpuBackend(), "torch's flash operator for the CPU, with the group fold")
+        return _pick_for_cpu(dtype)
     if device.type != "cuda":
         return Pick(MatmulBackend(), f"blocked matrix products, the only way on a device of type '{device.type}'")
     if dtype not in _HALF:
@@ -53,6 +54,15 @@ def pick(device: torch.device, dtype: torch.dtype) -> Pick:
     kernels = importlib.import_module("spec_engine.attention.triton")  # cannot be imported without Triton
     backend: AttentionBackend = kernels.TritonBackend(prefill.backend)
     return Pick(backend, f"our Triton kernels for trees; for prefill {prefill.reason}")
+
+
+def _pick_for_cpu(dtype: torch.dtype) -> Pick:
+    """In half precision the faster kernel differs by processor, so it is measured."""
+    reason = "torch's flash operator for the CPU, with the group fold"
+    if dtype not in _HALF:
+        return Pick(CpuBackend(), reason)
+    verdict = measured(dtype)
+    return Pick(CpuBackend(verdict), f"{reason}; for {str(dtype).removeprefix('torch.')} {verdict.describe()}")
 
 
 def _pick_flash() -> Pick:

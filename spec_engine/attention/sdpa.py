@@ -8,21 +8,26 @@ The group fold: in the unmasked part all rows see the same keys, so the G = Hq /
 treated as G * T rows of one head. Keys and values are then read once per key head instead of once per query head, which
 makes a one-row pass 2 to 4 times faster on the CPU.
 
-Measured on CPUs (Xeon with AVX512 and AMX, torch 2.13, one thread; Hk 2 to 8, D 64 and 128, 1K to 16K keys): the folded
-flash operator is the fastest or within 10 % of it nearly everywhere, in float32 and bfloat16, from 1 to 1,024 rows.
-The exception is float32 with `_BLOCKED_ROWS` rows over long prefixes, where blocks of `_BLOCK` keys stay in the cache
-and take 20 to 25 % less time. A plain bfloat16 matmul varies by a factor of ten between machines and is avoided.
+Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): in float32 the folded flash
+operator is the fastest or within 10 % of it from 1 to 1,024 rows, except for `_BLOCKED_ROWS` rows over long prefixes,
+where blocks of `_BLOCK` keys stay in the cache and take 20 to 25 % less time. In half precision it depends on the
+processor: `contest` measures the operator against products head by head (`by_head`). Batched products over all heads
+are slow there, because the heads of a cache are no contiguous batch and torch copies them first.
 """
 
 import torch
 from torch import Tensor
 
 from spec_engine.attention.base import Scoring, TreeBias
+from spec_engine.attention.by_head import attend_by_head
+from spec_engine.attention.contest import Verdict
 from spec_engine.attention.merge import add_sink, merge, merge_two, wide
 
 _BLOCK = 1024  # keys per block of the matmul path
 _BLOCKED_ROWS = range(64, 257)  # float32 on the CPU: rows for which blocks beat the flash operator …
 _BLOCKED_KEYS = 8192  # … over at least so many keys
+_SQUARE_ROWS = 128  # new tokens of a prompt that share a block of the products
+_FLASH_ONLY = Verdict()
 _MAX_FLASH_HEAD = 256  # head size up to which CUDA's flash operator works; it must be a multiple of 8
 
 
@@ -78,7 +83,8 @@ class MatmulBackend:
 
 
 class CpuBackend(MatmulBackend):
-    """torch's flash operator for the CPU, folded. Soft caps and values of another size go the matmul way.
+    """torch's flash operator for the CPU, folded, or products head by head where `verdict` says that they are faster.
+    Soft caps and values of another size go the matmul way.
 
     The operator kills the process on an empty set of keys and reports lse 0 for a fully masked row; the first never
     happens here, the second is put right.
@@ -86,9 +92,15 @@ class CpuBackend(MatmulBackend):
 
     name = "torch-cpu-flash"
 
+    def __init__(self, verdict: Verdict = _FLASH_ONLY) -> None:
+        self._verdict = verdict
+
     def _unmasked(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         _, num_heads, num_new, size = q.shape
         num_rows = num_heads * num_new // k.shape[1]
+        if self._by_head(num_rows, k.shape[2], q, scoring):
+            out, lse = attend_by_head(_fold(q, k), k, v, scoring.scale)
+            return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
         in_blocks = k.shape[2] >= _BLOCKED_KEYS and num_rows in _BLOCKED_ROWS and q.dtype == torch.float32
         if in_blocks or scoring.softcap is not None or size != v.shape[3]:
             return super()._unmasked(q, k, v, scoring)
@@ -96,16 +108,40 @@ class CpuBackend(MatmulBackend):
         return out.reshape(1, num_heads, num_new, size), lse.reshape(1, num_heads, num_new)
 
     def _masked(self, q: Tensor, k: Tensor, v: Tensor, bias: TreeBias, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        if scoring.softcap is not None or q.shape[3] != v.shape[3]:
+        _, num_heads, num_new, size = q.shape
+        num_groups = num_heads // k.shape[1]
+        if bias.dead is None and self._by_head(num_groups * num_new, k.shape[2], q, scoring):
+            out, lse = attend_by_head(_fold(q, k), k, v, scoring.scale, bias.values.repeat(num_groups, 1))
+            return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
+        if scoring.softcap is not None or size != v.shape[3]:
             return super()._masked(q, k, v, bias, scoring)
         out, lse = _flash_cpu(q, k, v, 0.0, False, attn_mask=bias.values, scale=scoring.scale)
         return out, lse if bias.dead is None else lse.masked_fill(bias.dead, -torch.inf)
 
     def _square(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        num_new = q.shape[2]
+        if self._by_head(q.shape[1] * _SQUARE_ROWS // k.shape[1], num_new, q, scoring):
+            return self._steps(q, k, v, scoring)
         if scoring.softcap is not None or q.shape[3] != v.shape[3]:
             return super()._square(q, k, v, scoring)
         out, lse = _flash_cpu(q, k, v, 0.0, True, attn_mask=None, scale=scoring.scale)
         return out, lse
+
+    def _steps(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        """`_square` in steps of `_SQUARE_ROWS` rows over the keys up to the last of them."""
+        parts = []
+        for start in range(0, q.shape[2], _SQUARE_ROWS):
+            length = min(_SQUARE_ROWS, q.shape[2] - start)
+            end = start + length
+            hidden = torch.full((length, end), -torch.inf, dtype=q.dtype).triu_(start + 1)
+            few = q.narrow(2, start, length)
+            parts.append(self._masked(few, k.narrow(2, 0, end), v.narrow(2, 0, end), TreeBias(hidden, None), scoring))
+        return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
+
+    def _by_head(self, num_rows: int, num_keys: int, q: Tensor, scoring: Scoring) -> bool:
+        """Whether products head by head can do it and are faster."""
+        can = q.dtype in (torch.float16, torch.bfloat16) and scoring.softcap is None
+        return can and self._verdict.prefers_products(num_rows, num_keys)
 
 
 class CudaBackend(MatmulBackend):
