@@ -116,7 +116,7 @@ class Engine:
     @property
     def memory(self) -> MemoryUse:
         """The memory that models and caches take, as measured."""
-        weights, cache, draft = held_bytes(self.target.model, self._target, self._drafter)
+        weights, cache, draft = held_bytes(self.target.weights, self._target, self._drafter)
         return MemoryUse(weights, cache, draft, self._target.capacity)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = never) -> Iterator[Event]:

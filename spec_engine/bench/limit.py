@@ -89,25 +89,18 @@ def fill(target: Target, length: int) -> None:
 
 def pass_bytes(target: Target, length: int) -> int:
     """Bytes that a pass must read: the weights, of an input embedding nothing, and the keys and values in view."""
-    model, runner = target.model, target.runner
-    weights = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    looked_up, output = (layer.get_parameter("weight") for layer in _ends(model))
-    if output.data_ptr() != looked_up.data_ptr():
-        weights.pop(looked_up.data_ptr(), None)
+    runner = target.runner
     seen = sum(
         shape.bytes_per_token * min(length, length if window is None else window)
         for shape, window in zip(runner.shapes, runner.layer_windows, strict=True)
     )
-    return sum(weight.numel() * weight.element_size() for weight in weights.values()) + seen
+    return target.size.num_bytes + seen
 
 
 def pass_operations(target: Target, length: int, num_rows: int) -> int:
     """Multiplications and additions of a pass: matrices, and attention over the keys in view. Of a prompt's chunk only
     the last row gets logits. All experts of a layer are counted, though few of them may run."""
-    model, runner = target.model, target.runner
-    layers = {module.weight.data_ptr(): module for module in model.modules() if isinstance(module, torch.nn.Linear)}
-    output = layers.pop(_ends(model)[1].get_parameter("weight").data_ptr())
-    linear = sum(layer.in_features * layer.out_features for layer in layers.values())
+    runner, size = target.runner, target.size
     is_chunk, num_heads = num_rows > MAX_DRAFT_NODES, int(runner.config.num_attention_heads)
     num_keys = length + num_rows // 2 if is_chunk else length
     attended = sum(
@@ -115,12 +108,7 @@ def pass_operations(target: Target, length: int, num_rows: int) -> int:
         for shape, window in zip(runner.shapes, runner.layer_windows, strict=True)
     )
     num_logits = 1 if is_chunk else num_rows
-    return 2 * (num_rows * (linear + attended) + num_logits * output.in_features * output.out_features)
-
-
-def _ends(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The input embedding, and the layer that makes logits."""
-    return model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    return 2 * (num_rows * (size.num_in_layers + attended) + num_logits * size.num_in_output)
 
 
 def _pass_seconds(target: Target, num_rows: int) -> float:

@@ -17,22 +17,25 @@ It computes the same, in another order of rounding. In float32 the tests hold th
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PretrainedConfig
 
 from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
+from spec_engine.model.products import Matrix, Part, packing_gain
 from spec_engine.model.runner import Runner
 
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # model types made of these blocks
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # whose angles depend on the position alone
 _HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+_SMALL_MODEL = 256 << 20  # bytes; its matrices may be held twice
 _CHECKED_TOKENS = 12
 _CHECKED_AT = (0, 400)  # first positions
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -40,17 +43,15 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, tor
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The weights of one layer; projections as [in, out], for ``x @ w``. `norms` [2, D] of queries and keys."""
+    """The weights of one layer. `head_norms` [2, D] of queries and keys."""
 
     input_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Matrix
     head_norms: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Matrix
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     window: int | None
     is_rotated: bool
 
@@ -72,7 +73,7 @@ class Fused:
         self._scoring = Scoring(self._size**-0.5)
         self._rotary = model.get_submodule("model.rotary_emb")
         self._norm = model.get_parameter("model.norm.weight")
-        self._head = model.get_parameter("lm_head.weight").t()
+        self._head = Matrix(model.get_parameter("lm_head.weight").t(), None)
         self._blocks = [
             _block(model.get_submodule(f"model.layers.{number}"), window)
             for number, window in enumerate(runner.layer_windows)
@@ -97,18 +98,29 @@ class Fused:
         for number, block in enumerate(self._blocks):
             if number in current.feature_layers:
                 features[number] = x
-            mixed = _linear(self._normed(x, block.input_norm), block.qkv, block.qkv_bias)
+            mixed = block.qkv(self._normed(x, block.input_norm))
             query, keys, values = self._placed(mixed, block, number, cache, angles)
             if number == current.tap_layer:
                 current.tapped = query, self._scoring
             seen = current.run(query, keys, values, block.window, self._scoring)
             seen = seen[0].transpose(0, 1).reshape(num_new, -1)
-            x = torch.addmm(x if block.out_bias is None else x + block.out_bias, seen, block.out)
-            x = torch.addmm(x, self._gated(torch.mm(self._normed(x, block.mlp_norm), block.gate_up)), block.down)
+            x = block.out.added_to(x, seen)
+            x = block.down.added_to(x, self._gated(block.gate_up(self._normed(x, block.mlp_norm))))
         if current.feature_layers:
             features[len(self._blocks)] = self._normed(x, self._norm)
             current.features = torch.cat([features[layer] for layer in current.feature_layers], dim=-1)
-        return torch.mm(self._normed(x[-last:], self._norm), self._head)
+        return self._head(self._normed(x[-last:], self._norm))
+
+    def pack(self, model: nn.Module) -> None:
+        """Hold the matrices in the processor's own order (`products`): of a small model besides, of a larger one
+        instead of the old one, but for the output layer, which drafters share. Then its modules compute by them."""
+        num_bytes = sum(parameter.nbytes for parameter in model.parameters())
+        is_plain = num_bytes <= _SMALL_MODEL
+        for number, block in enumerate(self._blocks):
+            layer = model.get_submodule(f"model.layers.{number}")
+            self._blocks[number] = _packed_block(layer, block, is_plain=is_plain)
+        head = model.get_parameter("lm_head.weight").t()
+        self._head = Matrix(head, None, is_plain=is_plain, is_packed=True)
 
     def _placed(
         self, mixed: Tensor, block: _Block, layer: int, cache: SlotAdapter, angles: tuple[Tensor, Tensor]
@@ -186,15 +198,35 @@ def fused(runner: Runner) -> "Fused | Runner":
         want, got = (_first_logits(runner, forward, first) for forward in (runner, fast))
         if float((got - want).abs().max()) > _TOLERANCE[runner.dtype] * float(want.abs().max()):
             return runner
+    if packs(runner.device, runner.dtype):
+        fast.pack(runner.model)
     return fast
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights on this device are held in the processor's own order."""
+    return device.type == "cpu" and packing_gain(dtype) > 1
+
+
+def num_packed_weights(model: nn.Module, dtype: torch.dtype) -> int:
+    """Weights that a packed model of this form holds twice: all of a small one's matrices, else the output layer's."""
+    num_bytes = dtype.itemsize * sum(parameter.numel() for parameter in model.parameters())
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    chosen = linears if num_bytes <= _SMALL_MODEL else [model.get_submodule("lm_head")]
+    return sum(module.get_parameter("weight").numel() for module in chosen)
+
+
+def has_ordinary_blocks(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration is made of blocks that `Fused` knows."""
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if config.model_type not in _KNOWN or rope not in _STATIC_ROPE or config.hidden_act not in ("silu", "swish"):
+        return False
+    return getattr(config, "pretraining_tp", 1) in (None, 1)
 
 
 def _is_ordinary(runner: Runner) -> bool:
     config = runner.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if config.model_type not in _KNOWN or rope not in _STATIC_ROPE or config.hidden_act not in ("silu", "swish"):
-        return False
-    if getattr(config, "pretraining_tp", 1) not in (None, 1) or len(runner.shapes) != config.num_hidden_layers:
+    if not has_ordinary_blocks(config) or len(runner.shapes) != config.num_hidden_layers:
         return False
     linears = {name: module for name, module in runner.model.named_modules() if isinstance(module, nn.Linear)}
     is_plain = all(type(module) is nn.Linear and module.weight.device == runner.device for module in linears.values())
@@ -218,14 +250,12 @@ def _block(layer: nn.Module, window: int | None) -> _Block:
     norms: list[Tensor] = [weights[name] for name in _HEAD_NORMS if name in weights]
     return _Block(
         input_norm=weights["input_layernorm.weight"],
-        qkv=_join(qkv),
-        qkv_bias=torch.cat(biases) if biases else None,
+        qkv=Matrix(_join(qkv), torch.cat(biases) if biases else None),
         head_norms=torch.stack(norms) if norms else None,
-        out=linears["o_proj"].weight.t(),
-        out_bias=linears["o_proj"].bias,
+        out=Matrix(linears["o_proj"].weight.t(), linears["o_proj"].bias),
         mlp_norm=weights["post_attention_layernorm.weight"],
-        gate_up=_join([linears["gate_proj"], linears["up_proj"]]),
-        down=linears["down_proj"].weight.t(),
+        gate_up=Matrix(_join([linears["gate_proj"], linears["up_proj"]]), None),
+        down=Matrix(linears["down_proj"].weight.t(), None),
         window=window,
         is_rotated=bool(getattr(layer.get_submodule("self_attn"), "use_rope", True)),
     )
@@ -242,5 +272,28 @@ def _join(modules: Sequence[nn.Linear]) -> Tensor:
     return joined
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+def _packed_block(layer: nn.Module, block: _Block, *, is_plain: bool) -> _Block:
+    """`block` with packed matrices; without `is_plain` the modules of `layer` give up their weights and use these."""
+    packed = replace(
+        block,
+        qkv=block.qkv.packed(is_plain=is_plain),
+        out=block.out.packed(is_plain=is_plain),
+        gate_up=block.gate_up.packed(is_plain=is_plain),
+        down=block.down.packed(is_plain=is_plain),
+    )
+    if not is_plain:
+        _replace_modules(layer.get_submodule("self_attn"), packed.qkv, ("q_proj", "k_proj", "v_proj"))
+        _replace_modules(layer.get_submodule("self_attn"), packed.out, ("o_proj",))
+        _replace_modules(layer.get_submodule("mlp"), packed.gate_up, ("gate_proj", "up_proj"))
+        _replace_modules(layer.get_submodule("mlp"), packed.down, ("down_proj",))
+    return packed
+
+
+def _replace_modules(owner: nn.Module, matrix: Matrix, names: Sequence[str]) -> None:
+    """Let these linear layers, side by side in `matrix`, compute by it and hold nothing themselves."""
+    start = 0
+    for name in names:
+        module = owner.get_submodule(name)
+        assert isinstance(module, nn.Linear), "an ordinary block is made of linear layers"
+        setattr(owner, name, Part(matrix, start, start + module.out_features))
+        start += module.out_features

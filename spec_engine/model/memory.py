@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from spec_engine.config import ModelRef, Preset, Quantization
 from spec_engine.errors import ModelError
+from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights, packs
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 
 _GIB = 1024**3
@@ -81,7 +82,9 @@ def _held(root: object, seen: set[int], storages: set[int]) -> int:
     num_bytes, waiting = 0, [root]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, Tensor):
+        if isinstance(item, Tensor) and item.is_mkldnn:  # has no storage to ask, and is held once
+            num_bytes += item.numel() * item.element_size()
+        elif isinstance(item, Tensor):
             storage = item.untyped_storage()
             if storage.data_ptr() not in storages:
                 storages.add(storage.data_ptr())
@@ -113,10 +116,12 @@ def memory_need(
     *,
     quantization: Quantization = "none",
     prefill_chunk: int = _LEAST_CHUNK,
+    is_packed: bool = False,
 ) -> MemoryNeed:
-    """What a model of this configuration needs in `dtype` with a cache for `num_tokens` tokens."""
+    """What a model of this configuration needs in `dtype` with a cache for `num_tokens` tokens; `is_packed`: its
+    matrices are held in the processor's order (`fused.packs`), some of them besides."""
     text = config.get_text_config(decoder=True)
-    weights = _weight_bytes(config, dtype, quantization)
+    weights = _weight_bytes(config, dtype, quantization, is_packed=is_packed)
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     # residual, attention in and out; the gated middle of the feed-forward part
     width = 4 * text.hidden_size + 3 * inner
@@ -130,7 +135,9 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, pick_device(device), checkpoint)
     chunk = preset.prefill_chunk or _LEAST_CHUNK
-    return memory_need(config, dtype, preset.context_length, quantization=ref.quantization, prefill_chunk=chunk)
+    is_packed = ref.quantization == "none" and has_ordinary_blocks(config) and packs(pick_device(device), dtype)
+    length, kind = preset.context_length, ref.quantization
+    return memory_need(config, dtype, length, quantization=kind, prefill_chunk=chunk, is_packed=is_packed)
 
 
 def pick_chunk(preset: Preset, device: str) -> int:
@@ -217,11 +224,12 @@ def cache_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
     return 2 * num_layers * num_kv_heads * size * dtype.itemsize
 
 
-def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Quantization) -> int:
+def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Quantization, *, is_packed: bool) -> int:
     """Exact for plain weights: the model is built without memory and counted."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     total: int = sum(parameter.numel() for parameter in model.parameters())  # shared ones once
+    total += num_packed_weights(model, dtype) if is_packed else 0
     head = model.get_output_embeddings()  # stays as it is, like the embedding
     layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head)
     linear = 0 if quantization == "none" else sum(module.weight.numel() for module in layers)

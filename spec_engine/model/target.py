@@ -11,6 +11,7 @@ commit from one query per head, not from a second attention over all nodes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from spec_engine.model.fused import fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
+from spec_engine.model.sizes import ModelSize, model_size
 from spec_engine.tree import DraftTree
 
 _TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
@@ -86,7 +88,10 @@ class Target:
         may_join: bool = False,
     ) -> None:
         self._runner = Runner(model)
-        self._forward = graphed(self._runner, fused(self._runner) if may_join else self._runner, graph_bytes)
+        self._size = model_size(model) if may_join else None
+        plain = fused(self._runner) if may_join else self._runner
+        self._forward = graphed(self._runner, plain, graph_bytes)
+        self.weights: tuple[object, ...] = (model, plain)  # what holds them
         check_context(self._runner, capacity)
         self._capacity = capacity
         self._prefill_chunk = prefill_chunk
@@ -148,6 +153,11 @@ class Target:
     def cache_bytes(self) -> int:
         """Size of the key/value memory."""
         return self._slots.num_bytes
+
+    @cached_property
+    def size(self) -> ModelSize:
+        """How large the model is. Counted before its weights are joined, as they are not the module's afterwards."""
+        return self._size or model_size(self.model)
 
     @property
     def graphs_note(self) -> str:

@@ -22,6 +22,7 @@ from spec_engine.errors import (
 from spec_engine.events import Finished
 from spec_engine.loading import load_engine
 from spec_engine.model import load, memory
+from spec_engine.model.fused import packs
 from spec_engine.model.load import (
     ALL_GPUS,
     check_vocabulary,
@@ -212,9 +213,11 @@ def test_quantised_weights_are_smaller() -> None:
 
 def test_what_cannot_fit_is_refused_before_it_is_loaded(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(preset, preset.target)
-    need = memory_need(config, torch.float32, preset.context_length)
+    need = model_need(preset, preset.target, "cpu")
+    is_packed = packs(torch.device("cpu"), torch.float32)
+    assert need.weights == memory_need(config, torch.float32, preset.context_length, is_packed=is_packed).weights
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache)
-    needs = [("target", model_need(preset, preset.target, "cpu"))]
+    needs = [("target", need)]
     check_memory(preset, needs, "cpu")
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.weights + need.cache - 1)
     with pytest.raises(ModelError, match=r"GiB are free.*context_length"):

@@ -1,0 +1,104 @@
+"""Products with weights in the processor's order: the same numbers, held once or twice, and modules that use them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from spec_engine.bench.limit import pass_bytes, pass_operations
+from spec_engine.model import fused as fused_module
+from spec_engine.model import products
+from spec_engine.model.fused import Fused
+from spec_engine.model.memory import held_bytes
+from spec_engine.model.products import Matrix, Part, packing_gain
+from spec_engine.model.target import Taps, Target
+from spec_engine.tree import DraftTree
+from tests.tiny_models import random_ids, tiny_model
+
+HAS_PACKING = torch.backends.mkldnn.is_available()
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def random(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("is_plain", [False, True])
+@torch.inference_mode()
+def test_packed_products_are_the_same(dtype: torch.dtype, has_bias: bool, is_plain: bool) -> None:
+    weight = random(48, 80, dtype=dtype) / 7
+    bias = random(80, dtype=dtype) if has_bias else None
+    matrix = Matrix(weight, bias).packed(is_plain=is_plain)
+    for num_rows in (1, 2, 3, 4, 5, 16, 200):
+        x, base = random(num_rows, 48, dtype=dtype), random(num_rows, 80, dtype=dtype)
+        want = x.double() @ weight.double() + (0 if bias is None else bias.double())
+        torch.testing.assert_close(matrix(x).double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+        torch.testing.assert_close(
+            matrix.added_to(base, x).double(), base.double() + want, atol=2 * TOLERANCE[dtype], rtol=TOLERANCE[dtype]
+        )
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+@torch.inference_mode()
+def test_a_part_stands_for_some_columns() -> None:
+    weight = random(16, 30, dtype=torch.float32)
+    x = random(2, 3, 16, dtype=torch.float32)
+    part = Part(Matrix(weight, None).packed(is_plain=False), 10, 25)
+    torch.testing.assert_close(part(x), (x @ weight)[..., 10:25])
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+@pytest.mark.parametrize("name", ["llama", "qwen2", "smollm3", "mistral-sliding"])
+@pytest.mark.parametrize("is_small", [False, True])
+def test_a_packed_model_computes_the_same(name: str, is_small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own modules too, where they gave up their weights; and what a pass needs is counted as before."""
+    monkeypatch.setattr(fused_module, "packing_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(fused_module, "_SMALL_MODEL", 1 << 40 if is_small else 0)
+    plain, packed = Target(tiny_model(name), 200, 64), Target(tiny_model(name), 200, 64, may_join=True)
+    fast = packed._forward
+    assert isinstance(fast, Fused)
+    parts = [module for module in packed.model.modules() if isinstance(module, Part)]
+    assert bool(parts) != is_small
+    assert pass_bytes(packed, 50) == pass_bytes(plain, 50)
+    assert pass_operations(packed, 50, 8) == pass_operations(plain, 50, 8)
+    for target in (plain, packed):
+        for _ in target.prefill(random_ids(60, 1)):
+            pass
+    for tree in (DraftTree.root(7), DraftTree.chain((7, 8, 9, 10, 11))):
+        want = plain.verify(tree, Taps()).logits
+        for forward in (fast, packed.runner):
+            packed._forward = forward
+            torch.testing.assert_close(packed.verify(tree, Taps()).logits, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+def test_a_large_model_holds_its_layers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_module, "packing_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(fused_module, "_SMALL_MODEL", 0)
+    plain, packed = Target(tiny_model("llama"), 64, 32), Target(tiny_model("llama"), 64, 32, may_join=True)
+    output = packed.model.get_output_embeddings().weight.nbytes
+    (before,), (after,) = held_bytes(plain.weights), held_bytes(packed.weights)
+    tables = 2 * packed.runner.shapes[0].key_size * 4 * 412  # rotary, as long as the first check needed
+    assert after == pytest.approx(before + output + tables, rel=0.01)
+
+
+def test_packing_is_for_processors_that_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packing_gain(torch.float16) == 1.0
+    assert packing_gain(torch.float64) == 1.0
+    products._measured.cache_clear()
+    seconds = iter([1.0, 0.9] * 7)
+    monkeypatch.setattr(products, "_seconds", lambda *_: next(seconds))
+    assert packing_gain(torch.float32) == 1.0  # 1.1 times is within the noise
+    products._measured.cache_clear()
+    monkeypatch.setattr(products, "_seconds", lambda product, *_: 0.5 if isinstance(product, Matrix) else 1.0)
+    assert packing_gain(torch.float32) == (2.0 if HAS_PACKING else 1.0)
+    products._measured.cache_clear()
+
+    def absent(*_: object) -> Tensor:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(products, "_packed", absent)
+    assert packing_gain(torch.float32) == 1.0
+    products._measured.cache_clear()
