@@ -135,7 +135,7 @@ class Engine:
             while not answer.is_cancelled():
                 outputs = self._target.verify(tree, answer.taps)
                 accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
-                step = self._target.commit(outputs, accepted.path)
+                step = self._target.commit(outputs, accepted.path, with_row=answer.wants_row)
                 yield from show(answer.emit(tree, accepted))
                 if accepted.stop:
                     break

@@ -108,7 +108,7 @@ class SlotCache:
         if list(path) != list(range(len(path))):
             for bank in self.banks:
                 for store in (bank.keys, bank.values):
-                    index = _index(path, store.device) + self._length
+                    index = index_on(path, store.device) + self._length
                     store.narrow(3, self._length, len(path)).copy_(store.index_select(3, index))
         self._set_length(self._length + len(path))
 
@@ -172,7 +172,7 @@ class SlotCache:
         self._num_new = num_new
 
 
-def _index(rows: Sequence[int], device: torch.device) -> Tensor:
+def index_on(rows: Sequence[int], device: torch.device) -> Tensor:
     """Row numbers on the device, int64; the host does not wait until they are there."""
     return torch.tensor(rows, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_engine.attention import Scoring
-from spec_engine.cache.slots import SlotCache, num_shared
+from spec_engine.cache.slots import SlotCache, index_on, num_shared
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
 from spec_engine.model.graphs import Graphed, graphed, why_not
@@ -25,6 +25,7 @@ from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.tree import DraftTree
 
+_HALF = (torch.float16, torch.bfloat16)
 _TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
 
 
@@ -197,16 +198,19 @@ class Target:
         logits = self._forward.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
-    def commit(self, outputs: Outputs, path: Sequence[int]) -> Step:
-        """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others."""
+    def commit(self, outputs: Outputs, path: Sequence[int], *, with_row: bool = True) -> Step:
+        """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others.
+
+        `with_row`: compute the attention row, if the pass recorded what it takes.
+        """
         assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
         self._slots.gather(path)
         token_ids = tuple(outputs.tree.token_ids[node] for node in path)
         self._note(token_ids, len(outputs.tree))
-        row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
+        row = self._attention_row(outputs.tapped, path[-1]) if with_row and outputs.tapped is not None else None
         features = outputs.features
         if features is not None and len(path) < len(outputs.tree):
-            features = features[list(path)]
+            features = features.index_select(0, index_on(path, features.device))
         return Step(token_ids, self.length, row, features)
 
     def reuse(self, token_ids: Sequence[int]) -> int:
@@ -266,8 +270,11 @@ class Target:
         """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
         query, scoring = tapped
         keys, _ = self.last_rows()  # [1, Hk, num_done, D]
-        rows = query[0, :, node].float().reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
-        logits = torch.matmul(rows * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
+        rows = query[0, :, node].reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
+        if keys.is_cuda and keys.dtype in _HALF:  # without float32 copies of all keys, which take longer than the row
+            logits = torch.bmm(rows, keys[0].transpose(1, 2), out_dtype=torch.float32) * scoring.scale
+        else:
+            logits = torch.matmul(rows.float() * scoring.scale, keys[0].float().transpose(1, 2))  # [Hk, G, num_done]
         if scoring.softcap is not None:
             logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
         window = self._runner.layer_windows[self._tap_layer]
