@@ -31,14 +31,15 @@ CannotLaunch: Final = OutOfResources  # a `Tuning` that needs more shared memory
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
 _LARGEST_HEAD: Final = 256
 _LEAST_ROWS: Final = 16  # of a block: what the matrix units take
+_TREE_KEYS: Final = 32  # of a block in the second kernel; with 64 the registers of Ampere do not suffice
 _MANY_ROWS: Final = 64  # of a block: from here on 8 warps, because with 4 registers are spilled
 _WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How the work is cut. Pairs are for rows of keys up to `_WIDE_BYTES` long, and for longer ones: the shared memory of
-    small cards must hold the keys and values of two blocks.
+    """How the work is cut. Pairs are for rows of keys up to `_WIDE_BYTES` long, and for longer ones: the shared memory
+    of small cards must hold the keys and values of two blocks.
 
     The values are right for any card and fast by reasoning alone; ``spec-engine bench --kernels`` tries others.
     """
@@ -49,7 +50,7 @@ class Tuning:
     programs_per_sm: int = 2
     most_splits: int = 64
     slice: int = 32  # columns of values that a program of the second kernel makes
-    merged: int = 4  # splits that it reads at once; with 8 the registers of Ampere do not suffice
+    merged: int = 4  # splits that it reads at once
 
 
 @triton.jit
@@ -193,7 +194,7 @@ class TritonBackend:
     """The kernels of this file; `prefill` does chunks of a prompt, and what the kernels cannot do: other dtypes than
     float16 and bfloat16, heads larger than 256."""
 
-    def __init__(self, prefill: AttentionBackend, tuning: Tuning = Tuning()) -> None:  # noqa: B008  # a frozen value
+    def __init__(self, prefill: AttentionBackend, tuning: Tuning = Tuning()) -> None:
         self._prefill = prefill
         self._tuning = tuning
         self._bounds: tuple[tuple[int, int, torch.device], Tensor] | None = None
@@ -265,10 +266,10 @@ def attend(
     softcap = scoring.softcap or 1.0
     _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
         q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape,
-        BLOCK_DV=_padded(value_size),
+        **prefix_options(size, value_size, q.dtype, tuning),
     )  # fmt: skip
     few = bias if bias is not None else lse  # not looked at
-    cut = merge_options(grid.num_splits, value_size, tuning)
+    cut = tree_options(grid.num_splits, value_size, tuning)
     _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
         q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
         scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
@@ -279,19 +280,27 @@ def attend(
 
 def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
     """Block sizes, warps and stages of both kernels for blocks of `rows` rows and these head sizes."""
-    is_wide = max(size, value_size) * dtype.itemsize > _WIDE_BYTES
     return {
         "ROWS": rows,
-        "KEYS": tuning.keys[is_wide],
         "BLOCK_D": _padded(size),
         "num_warps": 8 if rows >= _MANY_ROWS else 4,
-        "num_stages": tuning.stages[is_wide],
+        "num_stages": tuning.stages[_is_wide(size, value_size, dtype)],
     }
 
 
-def merge_options(num_splits: int, value_size: int, tuning: Tuning) -> dict[str, int]:
-    """How the second kernel is cut."""
-    return {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": min(tuning.merged, num_splits)}
+def prefix_options(size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
+    """How the first kernel is cut besides."""
+    return {"KEYS": tuning.keys[_is_wide(size, value_size, dtype)], "BLOCK_DV": _padded(value_size)}
+
+
+def tree_options(num_splits: int, value_size: int, tuning: Tuning) -> dict[str, int]:
+    """How the second kernel is cut besides."""
+    cut = {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": min(tuning.merged, num_splits)}
+    return {"KEYS": _TREE_KEYS, **cut}
+
+
+def _is_wide(size: int, value_size: int, dtype: torch.dtype) -> bool:
+    return max(size, value_size) * dtype.itemsize > _WIDE_BYTES
 
 
 def _padded(size: int) -> int:

@@ -18,6 +18,7 @@ from spec_engine.model.target import NO_TAPS, Target
 from spec_engine.tree import DraftTree
 
 _ROOT = 1  # the token that is continued
+_UNTIMED = 5  # our first tokens: passes are captured at their third
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class AgainstRow:
 
 
 def measure_against(
-    target: Target, lengths: Sequence[int], num_tokens: int, tell: Callable[[str], None]
+    target: Target,
+    lengths: Sequence[int],
+    num_tokens: int,
+    tell: Callable[[str], None],
+    *,
+    compiled: Sequence[int] | None = None,
 ) -> list[AgainstRow]:
-    """Both decode `num_tokens` tokens greedily behind each length, after a few that are not timed.
+    """Both decode `num_tokens` tokens greedily behind each length, after a few that are not timed; transformers also
+    with a compiled step where the length is one of `compiled`, or all (None).
 
     In narrow types a likeliest token may change with the order of a sum, so the texts may part. The target forgets its
     text.
@@ -48,7 +55,7 @@ def measure_against(
     measured = []
     for length in lengths:
         fill(target, length)
-        decode(target, 2)
+        decode(target, _UNTIMED)
         target.truncate(length)
         ours_s, ours = decode(target, num_tokens)
         target.truncate(length)
@@ -57,7 +64,8 @@ def measure_against(
         theirs_s, theirs = continue_from(target.model, rows, _ROOT, num_tokens)
         pairs = zip(ours, theirs, strict=False)
         num_same = next((index for index, (one, other) in enumerate(pairs) if one != other), len(theirs))
-        compiled_s = _compiled_seconds(target, rows, num_tokens, tell)
+        is_wanted = compiled is None or length in compiled
+        compiled_s = _compiled_seconds(target, rows, num_tokens, tell) if is_wanted else None
         row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same, compiled_s)
         measured.append(row)
         tell(f"{length:,} tokens: {1 / ours_s:.1f} tokens/s, transformers {1 / theirs_s:.1f}, {row.ratio:.1f} x")
@@ -112,11 +120,14 @@ def _compiled(row: AgainstRow) -> str:
     return f"{1000 * row.compiled_s:.1f} ms a token | {row.compiled_s / row.ours_s:.1f} x"
 
 
-def limit_json(where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow]) -> str:
-    """Both measurements as JSON, with what follows from the figures written out. `where`: model, machine, versions."""
+def limit_json(
+    where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow], others: Mapping[str, object] | None = None
+) -> str:
+    """All measurements as JSON, with what follows from the figures written out. `where`: model, machine, versions."""
     table = {
         "where": where,
         "passes": [asdict(row) | {"limit_s": row.limit_s, "share": round(row.share, 3)} for row in passes],
         "plain": [asdict(row) | {"ratio": round(row.ratio, 3)} for row in plain],
+        **(others or {}),
     }
     return json.dumps(table, indent=1)

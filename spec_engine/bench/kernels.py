@@ -12,6 +12,7 @@ import importlib.util
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -121,10 +122,8 @@ def runnable(device: torch.device, dtype: torch.dtype) -> dict[str, AttentionBac
         if importlib.util.find_spec("triton") is not None:
             found["triton"] = importlib.import_module("spec_engine.attention.triton").TritonBackend(MatmulBackend())
         found["torch-cuda-flash"] = CudaBackend()
-        try:
+        with suppress(MissingDependency):
             found |= {"flash-attn": FlashBackend()} if flash.is_installed() else {}
-        except MissingDependency:
-            pass
     return {**found, "matmul": MatmulBackend()}
 
 
@@ -179,24 +178,34 @@ def measure_kernels(
     tell: Callable[[str], None],
 ) -> list[KernelRow]:
     """Every backend that gives the reference's result here, over all heads, rows and numbers of keys."""
-    dtype, device = where
     found: list[KernelRow] = []
     for heads in every_heads:
-        right = _right(runnable(device, dtype), heads, where, tell)
+        right = _right(runnable(where[1], where[0]), heads, where, tell)
         for length in lengths:
             for number in num_rows:
-                calls = make_calls(heads, number, length, dtype, device)
-                rows = [
-                    KernelRow(
-                        str(heads), name, number, length, seconds_of(backend, calls), calls[0].num_bytes,
-                        calls[0].num_operations, bandwidth(device, calls[0].num_bytes), matrix_rate(device, dtype), error,
-                    )
-                    for name, (backend, error) in right.items()
-                ]  # fmt: skip
+                calls = make_calls(heads, number, length, *where)
+                rows = [row for name in right if (row := _measured(name, right[name], heads, calls, tell))]
                 found += rows
                 told = ", ".join(f"{row.backend} {1000 * row.seconds:.3f} ms" for row in rows)
                 tell(f"{heads}, {length:,} keys, {number} rows: {told}")
     return found
+
+
+def _measured(
+    name: str, right: tuple[AttentionBackend, float], heads: Heads, calls: Sequence[Call], tell: Callable[[str], None]
+) -> KernelRow | None:
+    """A backend's figures; None where the call failed."""
+    backend, error = right
+    first, device = calls[0], calls[0].q.device
+    try:
+        seconds = seconds_of(backend, calls)
+    except RuntimeError as reason:  # of CUDA, memory among them
+        tell(f"FAILED: {name}, {heads}: {str(reason).splitlines()[0]}")
+        return None
+    return KernelRow(
+        str(heads), name, first.q.shape[2], first.k.shape[2], seconds, first.num_bytes, first.num_operations,
+        bandwidth(device, first.num_bytes), matrix_rate(device, first.q.dtype), error,
+    )  # fmt: skip
 
 
 def _right(
@@ -208,7 +217,11 @@ def _right(
     """The backends whose result is right, with their errors; the others are named."""
     found = {}
     for name, backend in backends.items():
-        error = error_of(backend, heads, *where)
+        try:
+            error = error_of(backend, heads, *where)
+        except RuntimeError as reason:
+            tell(f"FAILED: {name}, {heads}: {str(reason).splitlines()[0]}")
+            continue
         if error <= _MOST_ERROR:
             found[name] = backend, error
         else:
@@ -222,7 +235,8 @@ def kernel_table(rows: Sequence[KernelRow]) -> str:
     lines = [f"| heads | keys | rows | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for key in dict.fromkeys((row.heads, row.num_keys, row.num_rows) for row in rows):
         same = {row.backend: row for row in rows if (row.heads, row.num_keys, row.num_rows) == key}
-        cells = [f"{1000 * same[name].seconds:.3f} ms, {same[name].share:.0%}" if name in same else "" for name in names]
+        found = [same.get(name) for name in names]
+        cells = [f"{1000 * row.seconds:.3f} ms, {row.share:.0%}" if row else "" for row in found]
         lines.append(f"| {key[0]} | {key[1]:,} | {key[2]} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Shares are of the slower of memory and matrix units, as both were measured here."])
 

@@ -59,7 +59,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
             work()
             ended.record()
             ended.synchronize()
-        return began.elapsed_time(ended) / 1000
+        return float(began.elapsed_time(ended)) / 1000
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

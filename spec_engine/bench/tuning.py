@@ -64,8 +64,8 @@ def sweep(
             try:
                 error = error_of(kernels.TritonBackend(MatmulBackend(), tuning), heads, *where)
                 times = _times(kernels, tuning, calls)
-            except kernels.CannotLaunch as error:
-                tell(f"{name} {value}: {error}")
+            except kernels.CannotLaunch as reason:
+                tell(f"{name} {value}: {reason}")
                 continue
             if error > _MOST_ERROR:
                 tell(f"WRONG: {name} {value}: the difference to the reference is {error:.1e} of its norm")

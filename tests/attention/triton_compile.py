@@ -39,9 +39,9 @@ def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, 
     constants = {**options, "GROUP": 4, "D": size, "DV": size, "SPLITS": 32, "HAS_CAP": False, "UPCAST": False}
     num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
     if kernel is kernels._tree_kernel:
-        constants |= {"HAS_SINK": False, **kernels.merge_options(32, size, tuning)}
+        constants |= {"HAS_SINK": False, **kernels.tree_options(32, size, tuning)}
     else:
-        constants["BLOCK_DV"] = size
+        constants |= kernels.prefix_options(size, size, torch.bfloat16, tuning)
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else kind(name) for name in names}
     aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|[qkv]_row$", name)]
