@@ -19,7 +19,7 @@ train() { part "$1" "$seconds" "$PYTHON" -m spec_engine train "$2" --corpus "$CO
 if [[ $parts == *target* ]]; then
     train target target --init presets/builtin/target --minutes "$minutes" --stages "$stages"
     if [ -f "$run/target/model.safetensors" ]; then cp "$run/target/model.safetensors" "$OUT/builtin-target.safetensors"; fi
-    part quality 150 "$PYTHON" -m spec_engine bench --quality --model "$PWD/$run/target" \
+    part quality 150 "$PYTHON" -m spec_engine bench --quality --model "$(realpath -m "$run/target")" \
         ${DATA:+--data "$DATA"} "${heldout[@]}" --out "$OUT/quality-builtin-gpu.json"
 fi
 if [[ $parts == *draft* ]]; then

@@ -4,6 +4,6 @@
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}"
 size=(--texts 2)
-if [ -n "$REHEARSAL" ]; then size=(--lengths 256 --texts 1 --questions 1 --max-tokens 8 --drafters lookup); fi
+if [ -n "$REHEARSAL" ]; then size=(--lengths 256 --texts 1 --questions 1 --max-tokens 8 --drafters none,lookup); fi
 bench speed 480 ${DATA:+--data "$DATA"} "${size[@]}" --out "$OUT/bench-builtin-gpu.json"
 finish

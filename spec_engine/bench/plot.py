@@ -114,9 +114,9 @@ def _draw_panel(panel: Panel, axes: Axes) -> None:
             lengths, costs = zip(*line.points, strict=True)
             axes.plot(lengths, costs, line.style, color=line.colour, label=line.label, marker="o", markersize=3.5)
     if panel.is_wide:
-        lengths = sorted({length for line in panel.lines for length, _ in line.points})
+        ticks = sorted({length for line in panel.lines for length, _ in line.points})
         axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [f"{length // 1024}K" for length in lengths])
+        axes.set_xticks(ticks, [f"{length // 1024}K" for length in ticks])
     axes.set(xlabel="tokens of document", ylabel="ms a token", ylim=(0, None))
     axes.set_title(panel.title, color=_GREY, fontsize=9)
     axes.xaxis.label.set_color(_GREY)

@@ -250,6 +250,11 @@ class Target:
         self.truncate(0)
         self._resident.clear()
 
+    def settle(self) -> None:
+        """Wait until the device has done what it was asked: what the clock says then is true."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _overwrite(self) -> None:
         """A pass is about to write behind the committed tokens."""
         self._overwritten = self._resident[self.length :]

@@ -1,0 +1,94 @@
+"""What only a card can show: draft models' captured passes, the row for retrieval, how often a step waits for the card."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from spec_engine.cache.slots import SlotCache
+from spec_engine.model.fused import fused
+from spec_engine.model.graphs import CudaCapture, Graphed
+from spec_engine.model.hf_attention import Pass
+from spec_engine.model.target import NO_TAPS, Taps, Target
+from spec_engine.tree import DraftTree
+from spec_engine.verify import accept
+from tests.model.test_target import filled, random_tree, relative
+from tests.tiny_models import random_ids, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+HALF = [torch.float16, torch.bfloat16]
+NUM_STEPS = 6
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral-sliding"])
+def test_a_draft_models_captured_passes_equal_plain_ones(name: str, dtype: torch.dtype) -> None:
+    """Levels of trees of several sizes behind texts that grow, through the joined weights."""
+    runner = Target(tiny_model(name, dtype=dtype).cuda(), 400, 64).runner
+    forward = fused(runner)
+    capture = CudaCapture(runner.device)
+    captured = Graphed(runner, forward, capture, 1 << 28)
+    pairs = []
+    for one in (forward, captured):
+        slots = SlotCache(runner.shapes, 400)
+        cache, logits = runner.bind(slots), list[Tensor]()
+        runner.run(cache, Pass(runner.backend, 0, is_causal=True), random_ids(90, 1), torch.arange(90), last=1)
+        slots.advance(90)
+        for seed, size in enumerate((1, 6, 7, 8, 1, 5, 8, 1, 6, 1, 7, 40, 1, 8, 33, 50)):
+            tree, offsets = random_tree(size, seed, 5), torch.tensor([0])
+            current = Pass(runner.backend, slots.length)
+            if size > 1:
+                offsets = torch.tensor(tree.depths)
+                current = Pass(runner.backend, slots.length, visible=tree.ancestor_mask(), offsets=offsets)
+            logits.append(one.run(cache, current, tree.token_ids, offsets + slots.length).float().clone())
+            slots.advance(1)
+        pairs.append(logits)
+    assert all(relative(got, want) < 5e-2 for want, got in zip(*pairs, strict=True))
+    assert captured.note.startswith("3 captured passes"), captured.note
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_the_attention_row_is_that_of_its_definition(dtype: torch.dtype) -> None:
+    target = filled(Target(tiny_model("llama", dtype=dtype).cuda(), 400, 64), random_ids(200, 1))
+    outputs = target.verify(DraftTree.chain(random_ids(5, 2)), Taps(attention_row=True))
+    assert outputs.tapped is not None
+    query, scoring = outputs.tapped
+    step = target.commit(outputs, (0, 1, 2))
+    keys = target.last_rows()[0][0].double()
+    rows = query[0, :, 2].double().reshape(keys.shape[0], -1, keys.shape[2])
+    want = torch.softmax(rows @ keys.transpose(1, 2) * scoring.scale, dim=-1).mean(dim=(0, 1))
+    assert step.attention_row is not None
+    assert step.attention_row.dtype == torch.float32
+    assert relative(step.attention_row.double(), want) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("taps", [NO_TAPS, Taps(attention_row=True, features=(1, 2))], ids=["plain", "tapped"])
+def test_a_step_of_the_target_waits_for_the_card_once(size: int, taps: Taps) -> None:
+    """Where its tokens are read; the host may run ahead everywhere else."""
+    target = filled(Target(tiny_model("llama", dtype=torch.bfloat16).cuda(), 400, 64, 1 << 28), random_ids(90, 1))
+
+    def step(seed: int) -> None:
+        tree = random_tree(size, seed, 5)
+        outputs = target.verify(tree, taps)
+        accepted = accept(tree, outputs.logits.argmax(dim=-1).tolist())
+        target.commit(outputs, accepted.path if size == 1 else (0, size - 1))
+
+    for seed in range(NUM_STEPS):  # a pass is captured at its third use
+        step(seed)
+    assert "1 captured passes" in target.graphs_note
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for seed in range(NUM_STEPS):
+                step(seed)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    told = [f"{one.filename}:{one.lineno} {one.message}" for one in caught if "synchroniz" in str(one.message)]
+    assert len(told) == NUM_STEPS, told
