@@ -5,11 +5,14 @@
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}"
+# Compiling takes minutes that a short run does not win back: COMPILE=1 does it all the same.
+if [ -z "${COMPILE:-}" ]; then export TORCHDYNAMO_DISABLE=1; fi
 run=${RUN:-runs/gpu} parts=${PARTS:-target} minutes=${MINUTES:-6.5}
 stages=4096:16:20,8192:16:60,16384:8:80 head_stages=256:32:4,1024:16:16,4096:4:16 eagle_stages=256:8:4,1024:8:12,2048:8:16
+draft_stages=1024:32:10,2048:16:30
 heldout=(--lengths 1024,4096,8192,15000 --texts 5 --questions 4)
 if [ -n "$REHEARSAL" ]; then
-    stages=256:2:0.001,512:1:0.001 head_stages=256:2:0.001 eagle_stages=256:2:0.001 minutes=0.1
+    stages=256:2:0.001,512:1:0.001 head_stages=256:2:0.001 eagle_stages=256:2:0.001 draft_stages=128:2:0.001 minutes=0.1
     heldout=(--lengths 256 --texts 1 --questions 1)
 fi
 CORPUS=${CORPUS:?Name the corpus: CORPUS=FILE}
@@ -23,7 +26,7 @@ if [[ $parts == *target* ]]; then
         ${DATA:+--data "$DATA"} "${heldout[@]}" --out "$OUT/quality-builtin-gpu.json"
 fi
 if [[ $parts == *draft* ]]; then
-    train draft draft --init presets/builtin/draft --minutes "$minutes" --stages 1024:32:10,2048:16:30
+    train draft draft --init presets/builtin/draft --minutes "$minutes" --stages "$draft_stages"
     if [ -f "$run/draft/model.safetensors" ]; then cp "$run/draft/model.safetensors" "$OUT/builtin-draft.safetensors"; fi
 fi
 if [[ $parts == *heads* ]]; then

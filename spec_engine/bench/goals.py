@@ -113,7 +113,7 @@ def kernel_goals(table: _Table) -> list[Goal]:
 
 _KINDS: Final[dict[str, Callable[[_Table], list[Goal]]]] = {
     "passes": limit_goals,
-    "rows": replay_goals,
+    "acceptance": replay_goals,
     "kernels": kernel_goals,
 }
 

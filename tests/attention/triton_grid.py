@@ -1,5 +1,5 @@
-"""Run by test_triton: the kernels against the reference. Arguments: a dtype, or ``lengths``; a device; the number of one
-of the shapes, or of none for the rest, to share the work out: on a card every shape is compiled for itself."""
+"""Run by test_triton: the kernels against the reference. Arguments: a dtype, or ``lengths``; a device; the number of a
+shape, or of none for the rest: on a card every shape is compiled for itself, so the work is shared out."""
 
 import sys
 from itertools import product

@@ -1,4 +1,4 @@
-"""What only a card can show: draft models' captured passes, the row for retrieval, how often a step waits for the card."""
+"""What only a card can show: draft models' captured passes, the row for retrieval, how often a step waits."""
 
 import warnings
 
