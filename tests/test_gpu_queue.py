@@ -128,9 +128,9 @@ def test_goals_are_judged_from_files_as_the_benches_write_them(tmp_path: Path) -
     assert verdicts({"passes": [], "failed": {"generate": "out of memory"}}) == [False]
     eagle = {"length": 16384, "given_mean": 3.8, "speedup": 2.81, "draft_s": 0.001}
     longest = {**eagle, "length": 131072, "speedup": 1.0, "draft_s": 0.0011}
-    assert verdicts({"where": "Sizes of llama31-8b-eagle3", "rows": [eagle, longest]}) == [True, None, False]
-    assert verdicts({"where": "Sizes of vicuna", "rows": [eagle]}) == [None]
-    assert told({"where": "", "kernels": [], "tunings": [{"ratio": 0.9, "keys": [32, 32]}]})[0].measured.startswith(
-        "0.9"
-    )
+    replayed = {"acceptance": "replayed", "where": "Sizes of llama31-8b-eagle3"}
+    assert verdicts({**replayed, "rows": [eagle, longest]}) == [True, None, False]
+    assert verdicts({**replayed, "where": "Sizes of vicuna", "rows": [eagle]}) == [None]
+    cut = {"ratio": 0.9, "keys": [32, 32]}
+    assert told({"where": "", "kernels": [], "tunings": [cut]})[0].measured.startswith("0.9")
     assert [goal.is_met for goal in goals_of(tmp_path / "absent.json")] == [False]

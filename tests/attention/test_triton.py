@@ -37,6 +37,11 @@ def test_a_captured_length_may_change_and_splits_are_even() -> None:
     assert run("triton_grid.py", "lengths", interpret=True).split()[-1] == "ok"
 
 
+@pytest.mark.slow
+def test_every_way_to_cut_the_kernels_gives_the_same() -> None:
+    assert run("triton_grid.py", "tunings", interpret=True).split()[-1] == "ok"
+
+
 def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
     """They use the matrix units, spill no registers, and fit the shared memory of a small card."""
     lines = run("triton_compile.py", interpret=False).splitlines()

@@ -1,5 +1,6 @@
-"""Run by test_triton: the kernels against the reference. Arguments: a dtype, or ``lengths``; a device; the number of a
-shape, or of none for the rest: on a card every shape is compiled for itself, so the work is shared out."""
+"""Run by test_triton: the kernels against the reference. Arguments: a dtype, ``lengths`` or ``tunings``; a device; the
+number of a shape, or of none for the rest: on a card every shape is compiled for itself, so the work is shared out.
+"""
 
 import sys
 from itertools import product
@@ -13,6 +14,8 @@ from spec_engine.attention import Bounds, Scoring, TreeBias
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import MatmulBackend
 from spec_engine.attention.triton import TritonBackend
+from spec_engine.bench import tuning
+from spec_engine.bench.kernels import Heads
 from tests.attention.test_contract import SHAPES, assert_same, make, random_bias
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 5e-2}
@@ -72,8 +75,27 @@ def check_lengths(device: str) -> None:
         assert_same(again, want, 2e-5)
 
 
+def check_tunings() -> None:
+    """Every way to cut the kernels that the sweep tries gives the same; one that is wrong is not kept."""
+    tuning.seconds_of = lambda backend, calls: 1.0 / (1 + calls[0].run(backend)[0].isfinite().all())  # type: ignore
+    heads, where = Heads(4, 2, 16), (torch.float32, torch.device("cpu"))
+    found = tuning.sweep(heads, 200, where, 1e6, print)
+    fields = {
+        name: {getattr(tried.tuning, name) for tried in found} for name in ("keys", "most_rows", "slice", "merged")
+    }
+    assert fields == {"keys": {(64, 32), (128, 32), (32, 32)}, "most_rows": {64, 128, 32}, "slice": {32, 64, 128, 16},
+                      "merged": {4, 8, 2}}  # fmt: skip
+    assert all(tried.ratio == 1.0 for tried in found)
+    assert "of 15 tunings" in tuning.sweep_line(found)
+    assert len(tuning.sweep(heads, 200, where, 0, print)) == 1
+    tuning.error_of = lambda *call: 1.0  # type: ignore[assignment]
+    assert len(tuning.sweep(heads, 200, where, 1e6, print)) == 1
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "lengths":
+    if sys.argv[1] == "tunings":
+        check_tunings()
+    elif sys.argv[1] == "lengths":
         check_lengths(sys.argv[2] if len(sys.argv) > 2 else "cpu")
     else:
         dtype, device = getattr(torch, sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu"
