@@ -215,16 +215,55 @@ class TritonBackend:
         bounds = self._on_device(num_edge, k.shape[2] if bias is None else prefix_len, q.device)
         with torch.cuda.device_of(q):  # kernels start on the current device
             few = None if bias is None else bias.values
-            return attend(q, k, v, Bounds(bounds, num_edge), few, scoring, self._tuning)
+            return self._attend(q, k, v, Bounds(bounds, num_edge), few, scoring)
 
     def bounded(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
         with torch.cuda.device_of(q):
-            return attend(q, k, v, bounds, bias, scoring, self._tuning)
+            return self._attend(q, k, v, bounds, bias, scoring)
 
     def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
         return _can_run(dtype) and max(size, value_size) <= _LARGEST_HEAD
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Attention within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end. The numbers may
+        change between two replays of a captured call."""
+        tuning = self._tuning
+        _, num_heads, num_new, size = q.shape
+        num_kv_heads, value_size = k.shape[1], v.shape[3]
+        num_rows = num_heads // num_kv_heads * num_new
+        grid = _grid(num_rows, num_kv_heads, q.device, tuning)
+        q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+        part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
+        part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
+        out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
+        lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
+        strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
+        shape = {
+            **launch_options(grid.rows, size, value_size, q.dtype, tuning),
+            "GROUP": num_heads // num_kv_heads,
+            "D": size,
+            "DV": value_size,
+            "SPLITS": grid.num_splits,
+            "HAS_CAP": scoring.softcap is not None,
+            "UPCAST": bool(knobs.runtime.interpret),
+        }
+        softcap = scoring.softcap or 1.0
+        _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
+            q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape,
+            **prefix_options(size, value_size, q.dtype, tuning),
+        )  # fmt: skip
+        few = bias if bias is not None else lse  # not looked at
+        cut = tree_options(grid.num_splits, value_size, tuning)
+        _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
+            q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
+            scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
+            0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **cut, **shape,
+        )  # fmt: skip
+        return out, lse
 
     def _on_device(self, num_edge: int, end: int, device: torch.device) -> Tensor:
         """The numbers of a call, int32 [3]; all layers of a pass ask for the same ones."""
@@ -237,45 +276,6 @@ class TritonBackend:
 def _can_run(dtype: torch.dtype) -> bool:
     """Whether the kernels take this type."""
     return dtype in _DTYPES or (dtype == torch.float32 and knobs.runtime.interpret)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring, tuning: Tuning
-) -> tuple[Tensor, Tensor]:
-    """Attention of q [1, Hq, T, D] within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end;
-    out [1, Hq, T, Dv], lse [1, Hq, T] float32. The numbers may change between two replays of a captured call."""
-    _, num_heads, num_new, size = q.shape
-    num_kv_heads, value_size = k.shape[1], v.shape[3]
-    num_rows = num_heads // num_kv_heads * num_new
-    grid = _grid(num_rows, num_kv_heads, q.device, tuning)
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
-    part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
-    out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
-    lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
-    strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
-    shape = {
-        **launch_options(grid.rows, size, value_size, q.dtype, tuning),
-        "GROUP": num_heads // num_kv_heads,
-        "D": size,
-        "DV": value_size,
-        "SPLITS": grid.num_splits,
-        "HAS_CAP": scoring.softcap is not None,
-        "UPCAST": bool(knobs.runtime.interpret),
-    }
-    softcap = scoring.softcap or 1.0
-    _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
-        q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape,
-        **prefix_options(size, value_size, q.dtype, tuning),
-    )  # fmt: skip
-    few = bias if bias is not None else lse  # not looked at
-    cut = tree_options(grid.num_splits, value_size, tuning)
-    _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
-        q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
-        scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
-        0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **cut, **shape,
-    )  # fmt: skip
-    return out, lse
 
 
 def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
