@@ -229,8 +229,8 @@ class TritonBackend:
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        """Attention within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end. The numbers may
-        change between two replays of a captured call."""
+        """Attention within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end. The numbers
+        may change between two replays of a captured call."""
         tuning = self._tuning
         _, num_heads, num_new, size = q.shape
         num_kv_heads, value_size = k.shape[1], v.shape[3]
