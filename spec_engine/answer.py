@@ -98,6 +98,12 @@ class Answer:
         taps = taps if self._controller.may_draft else Taps(features=taps.features)
         return replace(taps, attention_row=True) if self._is_look_due() else taps
 
+    @property
+    def wants_row(self) -> bool:
+        """Whether the attention row of the step that is being committed will be looked at. The pass records what it
+        takes in every step, so that all its passes are of the same shape, which can be captured."""
+        return self._is_look_due() or self._retriever.is_due
+
     def is_cancelled(self) -> bool:
         """Ask whether to stop; a yes is final."""
         self._is_cancelled = self._is_cancelled or self._poll()

@@ -4,6 +4,7 @@ Job: from arguments to a measurement and a table. Non-job: measuring (bench/).
 """
 
 import argparse
+import copy
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from typing import get_args
 
 import torch
 
-from spec_engine.bench.against import against_table, limit_json, measure_against
-from spec_engine.bench.limit import NUM_ROWS, limit_table, measure_limits
+from spec_engine.bench.kernels import heads_of, kernel_json, kernel_table, measure_kernels
+from spec_engine.bench.limit import NUM_ROWS
 from spec_engine.bench.looks import looks_json, looks_table, measure_looks
-from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets
+from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets, peer_model
 from spec_engine.bench.needle import measure_needles, needle_json
+from spec_engine.bench.passes import PARTS, USUAL, LimitPlan, measure_parts, parse_parts
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.reopen import measure_reopening, reopen_json, reopen_table
 from spec_engine.bench.replay import parse_means
@@ -35,6 +37,7 @@ from spec_engine.bench.shaped import ReplayPlan, measure_replay, replay_json, re
 from spec_engine.bench.shapes import random_model
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.bench.traces import record_traces, save_traces
+from spec_engine.bench.tuning import sweep, sweep_line
 from spec_engine.cache.store import PrefixStore
 from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
 from spec_engine.config import GRAPH_MEMORY, DrafterKind, DTypeName, Preset, load_preset
@@ -45,7 +48,9 @@ from spec_engine.model.load import pick_device, pick_dtype
 from spec_engine.model.target import Target
 from spec_engine.model.watch import spoken
 
-_AGAINST_TOKENS = 16
+_KERNEL_SHAPES = "Llama-3.1-8B-Instruct,Qwen3-8B,Llama-3.2-1B-Instruct,EAGLE3-LLaMA3.1-Instruct-8B"
+_KERNEL_ROWS = (1, 8, 16, 32, 64)
+_SWEPT_KEYS = 16_384
 _Made = tuple[str, str]  # JSON, table
 
 
@@ -74,12 +79,18 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     instead.add_argument("--looks", action="store_true", help="whether the model is said to look where it quotes from")
     instead.add_argument("--reopen", action="store_true", help="how much sooner a document is back from disk")
     instead.add_argument("--limit", action="store_true", help="how close passes come to what the machine can do")
+    instead.add_argument("--kernels", action="store_true", help="attention alone, every backend that runs here")
     instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
     instead.add_argument(
         "--replay", metavar="MEANS", help="speed at the preset's published sizes; tokens a step, one for each length"
     )
-    bench.add_argument("--shape", metavar="NAME", help="--limit: a model of this published size with random weights")
-    bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape, --replay: of the weights")
+    bench.add_argument("--shape", metavar="NAME", help="--limit: a model of this published size with random weights; "
+                       f"--kernels: a comma list, those of its heads (default: {_KERNEL_SHAPES})")  # fmt: skip
+    bench.add_argument("--rows", help="--limit, --kernels: comma list of rows of a pass")
+    bench.add_argument("--parts", default=",".join(USUAL), metavar="PART,…",
+                       help=f"--limit: which of {', '.join(PARTS)} (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--sweep", type=positive, metavar="SECONDS", help="--kernels: try other cuts of ours so long")
+    bench.add_argument("--dtype", choices=get_args(DTypeName), default="auto", help="--shape, --replay, --kernels")
     bench.add_argument("--no-graphs", action="store_true", help="do not capture passes as CUDA graphs")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -97,27 +108,38 @@ def _bench(arguments: argparse.Namespace) -> int:
         "reopen": _reopen,
         "limit": _limit,
         "replay": _replay,
+        "kernels": _kernels,
     }
     measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind)), _speed)
     as_json, table = measure(arguments)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(as_json + "\n", "utf-8")
+    _write(arguments.out, as_json)
     say(as_json if arguments.json else table)
     return 0
+
+
+def _write(out: Path | None, as_json: str) -> None:
+    """What was measured so far, where a file was asked for."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(as_json + "\n", "utf-8")
 
 
 def _refuse_unread(arguments: argparse.Namespace) -> None:
     """Raise `RequestError` for options that another kind of measurement would not read."""
     unread: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
-    if arguments.quality or arguments.needle or arguments.limit or arguments.replay:
+    kinds = ("quality", "needle", "limit", "replay", "kernels", "traces")
+    if any(getattr(arguments, kind) for kind in kinds[:-1]):
         unread = ("also", "drafters", "temperature", "fixed_budget", "ask")
     for name in unread:
         if getattr(arguments, name):
-            kind = next(kind for kind in ("quality", "needle", "limit", "replay", "traces") if getattr(arguments, kind))
+            kind = next(kind for kind in kinds if getattr(arguments, kind))
             raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
-    if arguments.shape and not arguments.limit:
-        raise RequestError("--shape is read with --limit alone: a model with random weights answers nothing.")
+    if arguments.shape and not (arguments.limit or arguments.kernels):
+        raise RequestError("--shape is read with --limit alone, and --kernels: random weights answer nothing.")
+    if arguments.rows and not (arguments.limit or arguments.kernels):
+        raise RequestError("--rows is read with --limit and --kernels. Leave it out.")
+    if arguments.sweep and not arguments.kernels:
+        raise RequestError("--sweep is read with --kernels. Leave it out.")
 
 
 def _speed(arguments: argparse.Namespace) -> _Made:
@@ -161,23 +183,38 @@ def _reopen(arguments: argparse.Namespace) -> _Made:
 
 
 def _limit(arguments: argparse.Namespace) -> _Made:
-    lengths = _lengths(arguments)
+    lengths, num_rows = _lengths(arguments), _rows(arguments, NUM_ROWS)
+    chunk, graph_bytes = max(num_rows), _graph_memory(arguments) << 20
     if arguments.shape:
         device = pick_device(arguments.device)
         dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
-        capacity = max(lengths) + max(NUM_ROWS)
+        capacity = max(lengths) + max(num_rows)
         model = random_model(arguments.shape, 2 * capacity, dtype, device)
-        target = Target(model, capacity, max(NUM_ROWS), _graph_memory(arguments) << 20, may_join=True)
+        peer = copy.deepcopy(model) if device.type == "cpu" else model  # joined weights lie apart on a CPU
+        target = Target(model, capacity, chunk, graph_bytes, may_join=True)
     else:
-        target = _engine(arguments, PLAIN).target
-    found = measure_limits(target, lengths, NUM_ROWS, progress)
-    against = measure_against(target, lengths, _AGAINST_TOKENS, progress)
+        engine = _engine(arguments, PLAIN)
+        target, peer = engine.target, peer_model(_presets(arguments)[0], engine)
     where = f"{arguments.shape or arguments.preset}, {target.dtype}, {hardware()}, torch {torch.__version__}."
-    if target.device.type == "cuda":
-        where += f" At most {torch.cuda.max_memory_allocated(target.device) / 1e9:.1f} GB were taken."
-    where += f" {target.graphs_note}"
-    tables = "\n\n".join((limit_table(found), against_table(against), where))
-    return limit_json(where, found, against), tables
+    plan = LimitPlan(lengths, num_rows, parse_parts(arguments.parts), chunk, graph_bytes)
+    report = measure_parts(target, peer, plan, where, progress, lambda made: _write(arguments.out, made))
+    return report.to_json(), report.table()
+
+
+def _kernels(arguments: argparse.Namespace) -> _Made:
+    device = pick_device(arguments.device)
+    dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
+    heads = heads_of((arguments.shape or _KERNEL_SHAPES).split(","))
+    where = f"{dtype}, {hardware()}, torch {torch.__version__}. " + "; ".join(
+        f"{h}: {', '.join(h.names)}" for h in heads
+    )
+    rows = measure_kernels(heads, _rows(arguments, _KERNEL_ROWS), _lengths(arguments), (dtype, device), progress)
+    table = f"{kernel_table(rows)}\n\n{where}"
+    if not arguments.sweep or device.type != "cuda":
+        return kernel_json(where, rows, ()), table
+    _write(arguments.out, kernel_json(where, rows, ()))
+    tried = sweep(heads[0], _SWEPT_KEYS, (dtype, device), arguments.sweep, progress)
+    return kernel_json(where, rows, [one.values() for one in tried]), f"{table}\n\n{sweep_line(tried)}"
 
 
 def _replay(arguments: argparse.Namespace) -> _Made:
@@ -219,6 +256,10 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
 
 def _lengths(arguments: argparse.Namespace) -> tuple[int, ...]:
     return tuple(parse_lengths(arguments.lengths))
+
+
+def _rows(arguments: argparse.Namespace, usual: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(parse_lengths(arguments.rows)) if arguments.rows else usual
 
 
 def _engine(arguments: argparse.Namespace, drafter: DrafterKind | None = None) -> Engine:

@@ -26,6 +26,9 @@ def add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, default=Path("runs/builtin"), help="default: %(default)s")
     train.add_argument("--stages", help="LENGTH:ROWS:MILLION_TOKENS,… instead of the recipe's")
     train.add_argument("--init", type=Path, help="folder of weights to start from")
+    train.add_argument(
+        "--minutes", type=float, default=0.0, help="pass through the stages in so long (default: by tokens)"
+    )
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     train.add_argument("--window", type=positive, help="longspec: tokens it sees (default: 512)")
     train.add_argument("--no-anchor-offset", action="store_true", help="longspec: train at ordinary positions")
@@ -55,12 +58,13 @@ def _train(arguments: argparse.Namespace) -> int:
         out = arguments.out / arguments.part
         job = HeadJob(chosen_preset(arguments), arguments.corpus, out, methods[arguments.part])
         job = replace(job, stages=stages or job.stages, threads=arguments.threads, device=arguments.device)
+        job = replace(job, limit_s=60 * arguments.minutes)
         train_head(job, log=progress)
         return 0
     train_builtin(
         TrainingJob(
             part=arguments.part, corpus=arguments.corpus, out=arguments.out, initial=arguments.init,
-            stages=stages, threads=arguments.threads,
+            stages=stages, threads=arguments.threads, limit_s=60 * arguments.minutes,
         ),
         log=progress,
     )  # fmt: skip

@@ -141,7 +141,7 @@ class CustomGenerate:
             started = time.perf_counter()
             outputs = target.verify(tree, draft.taps)
             accepted = text.take(accept(tree, choose(tree, outputs.logits, text)))
-            step = target.commit(outputs, accepted.path)
+            step = target.commit(outputs, accepted.path, with_row=retriever.is_due)
             taken = _record(tree, accepted, draft_s, time.perf_counter() - started)
             controller.record(budget, taken, tree, accepted.path)
             yield accepted.token_ids

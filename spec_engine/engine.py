@@ -135,7 +135,7 @@ class Engine:
             while not answer.is_cancelled():
                 outputs = self._target.verify(tree, answer.taps)
                 accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
-                step = self._target.commit(outputs, accepted.path)
+                step = self._target.commit(outputs, accepted.path, with_row=answer.wants_row)
                 yield from show(answer.emit(tree, accepted))
                 if accepted.stop:
                     break
@@ -274,6 +274,7 @@ class Engine:
             steps = list(self._target.prefill(chunk, answer.taps))
             for step in steps:
                 answer.draft.observe(step)
+            self._target.settle()  # or a GPU's work would count for what comes after
             self._pacer.record(len(chunk), answer.clock.now() - started)
             done += len(chunk)
             yield steps[-1]

@@ -64,18 +64,24 @@ class Retriever:
         """How views are chosen."""
         return self._config
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next step's attention row will be looked at; it need not be computed otherwise."""
+        return self._config.enabled and self._num_updates % self._config.every == 0
+
     def update(self, step: ScoredStep) -> Focus | None:
-        """The new view after a step, or None when it is unchanged, not due, or no row was recorded.
+        """The new view after a step, or None when it is unchanged, not due, or no row was recorded. A view that is due
+        stays so until there is a row.
 
         While everything fits, the first view covers all tokens and stays: later tokens follow after it. Otherwise a
         view is given when its scored chunks changed, and at the latest after `num_recent` further tokens, so that what
         the drafter sees stays bounded.
         """
-        if not self._config.enabled or step.attention_row is None:
+        if not self._config.enabled or (self.is_due and step.attention_row is None):
             return None
-        is_due = self._num_updates % self._config.every == 0
+        is_due = self.is_due
         self._num_updates += 1
-        if not is_due:
+        if not is_due or step.attention_row is None:
             return None
         num_tokens = step.num_done
         forced = self._forced(num_tokens)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from spec_engine.attention import Scoring
 from spec_engine.config import DrafterKind, RetrievalConfig, TreeConfig
 from spec_engine.drafters.base import Drafter
 from spec_engine.drafters.none import NoDrafter
@@ -528,3 +529,27 @@ def test_telling_where_it_looks_changes_nothing_else(pair: Path, drafter: Drafte
     assert len(looks) == due
     sibling = told.with_drafter("none")
     assert any(isinstance(event, ContextAttended) for event in sibling.generate(asked))
+
+
+def test_rows_are_computed_only_where_they_are_looked_at(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a look in every third step, a row in every third step, and the same text."""
+    found = []
+    compute = Target._attention_row
+    for every in (1, 3):
+        retrieval = RetrievalConfig(chunk_size=8, top_k=2, num_sink=4, num_recent=16, every=every)
+        engine = load_engine(pair_preset(pair, "lm", retrieval=retrieval), device="cpu", adaptive=False)
+        rows = list[int]()
+
+        def count(
+            self: Target, tapped: tuple[torch.Tensor, Scoring], node: int, rows: list[int] = rows
+        ) -> torch.Tensor:
+            rows.append(node)
+            return compute(self, tapped, node)
+
+        monkeypatch.setattr(Target, "_attention_row", count)
+        *_, last = engine.generate(Request(PROMPT, SamplingParams(), StopRules(40)))
+        assert isinstance(last, Finished)
+        found.append((len(rows), last.metrics.num_spec_steps, last.token_ids))
+    (every_step, _, one), (third, num_steps, other) = found
+    assert one == other
+    assert third <= -(-(num_steps + 1) // 3) + 1 < every_step

@@ -103,6 +103,24 @@ def test_every_and_off_and_unscored() -> None:
     assert Retriever(CONFIG).update(Scored(None, 50)) is None
 
 
+def test_a_row_that_is_not_looked_at_need_not_be_there() -> None:
+    """Views are the same without the rows between; a view that is due waits for the next row."""
+    config = RetrievalConfig(chunk_size=4, top_k=1, num_sink=0, num_recent=4, every=3)
+    peaks = ["c7", "c3", "c4", "c5", "c6", "c8", "c2"]
+    whole, lean = Retriever(config), Retriever(config)
+    for peak in peaks:
+        want = whole.update(row(50, **{peak: 0.5}))
+        found = lean.update(row(50, **{peak: 0.5}) if lean.is_due else Scored(None, 50))
+        assert (found is None) == (want is None)
+        assert found is None or view(found) == view(want)
+    late = Retriever(config)
+    assert late.update(Scored(None, 50)) is None
+    assert late.is_due
+    assert late.update(row(50, c7=0.5)) is not None
+    assert not late.is_due
+    assert not Retriever(RetrievalConfig(enabled=False)).is_due
+
+
 def test_nothing_but_sink_and_recent() -> None:
     retriever = Retriever(RetrievalConfig(chunk_size=4, top_k=0, num_sink=4, num_recent=4))
     assert view(retriever.update(row(48, c5=0.9))) == (0, 11)

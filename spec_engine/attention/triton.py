@@ -1,13 +1,15 @@
 """Hybrid tree attention as two Triton kernels (CUDA).
 
 Job: `TritonBackend`: a split-KV kernel over the unmasked prefix with the group fold, and one over the masked part that
-also merges the splits and the sink. Nothing else is launched, whatever the number of rows.
+also merges the splits and the sink. Nothing else is launched, whatever the number of rows. `Tuning`: how both are cut.
 Non-job: prefill, which another backend does; choosing a backend (`pick`).
 
 The first kernel is FlashDecoding's (arXiv 2311.01282): each program takes one share of the keys for a block of rows.
 The grid is the same at every length, because where the shares begin is computed on the device from numbers that lie
 there; so a captured graph runs at any length, and the shares are even. The second kernel runs the few masked keys (a
-tree, and the keys at the edge of a window) through the same online softmax, started from the splits' results.
+tree, and the keys at the edge of a window) through the same online softmax, started from the splits' results. There is
+little of it per head, so each of its programs makes a slice of the values' columns, and reads several splits at a time:
+one program a head that took one split after the other would wait for memory longer than the first kernel runs.
 
 Without a GPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested everywhere.
 Its product of bfloat16 blocks is wrong, so blocks are made float32 there.
@@ -21,18 +23,34 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton import knobs
+from triton.runtime.errors import OutOfResources
 
 from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBias
 
+CannotLaunch: Final = OutOfResources  # a `Tuning` that needs more shared memory or registers than the card has
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
 _LARGEST_HEAD: Final = 256
 _LEAST_ROWS: Final = 16  # of a block: what the matrix units take
-_MOST_ROWS: Final = 64
-_WIDE_BYTES: Final = 256  # a row of keys or values that is longer …
-_KEYS: Final = (64, 32)  # … is taken in blocks of fewer keys, so that the shared memory of small cards holds two
-_STAGES: Final = (3, 2)
-_PROGRAMS_PER_SM: Final = 2
-_MOST_SPLITS: Final = 64
+_TREE_KEYS: Final = 32  # of a block in the second kernel; with 64 the registers of Ampere do not suffice
+_MANY_ROWS: Final = 64  # of a block: from here on 8 warps, because with 4 registers are spilled
+_WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How the work is cut. Pairs are for rows of keys up to `_WIDE_BYTES` long, and for longer ones: the shared memory
+    of small cards must hold the keys and values of two blocks.
+
+    The values are right for any card and fast by reasoning alone; ``spec-engine bench --kernels`` tries others.
+    """
+
+    keys: tuple[int, int] = (64, 32)  # of a block
+    stages: tuple[int, int] = (3, 2)  # blocks of keys on their way at once
+    most_rows: int = 64  # of a block
+    programs_per_sm: int = 2
+    most_splits: int = 64
+    slice: int = 32  # columns of values that a program of the second kernel makes
+    merged: int = 4  # splits that it reads at once
 
 
 @triton.jit
@@ -40,10 +58,13 @@ def _scores(q, k, scale, softcap, HAS_CAP: tl.constexpr, UPCAST: tl.constexpr): 
     """Logits [rows, keys] in units of log 2."""
     if UPCAST:
         q, k = q.to(tl.float32), k.to(tl.float32)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if HAS_CAP:
-        scores = softcap * (2.0 / (1.0 + tl.exp2(-2.0 * 1.4426950408889634 * scores / softcap)) - 1.0)
-    return scores * 1.4426950408889634
+        scores = softcap * (2.0 / (1.0 + tl.exp2(-2.0 * 1.4426950408889634 * scores * scale / softcap)) - 1.0)
+        scores = scores * 1.4426950408889634
+    else:
+        scores = scores * (scale * 1.4426950408889634)
+    return scores
 
 
 @triton.jit
@@ -69,6 +90,8 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
     """A block of rows of one key head over one share of the keys [start, end) -> part [Hk, splits, rows, Dv] float32,
     normalised, and its log2-sum-exp [Hk, splits, rows]."""
     head, split, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    k_ptr += head.to(tl.int64) * k_head  # long contexts of many heads have more than 2^31 numbers
+    v_ptr += head.to(tl.int64) * v_head
     start, end = tl.load(bounds_ptr + 1).to(tl.int32), tl.load(bounds_ptr + 2).to(tl.int32)
     share = tl.cdiv(tl.cdiv(end - start, KEYS), SPLITS) * KEYS
     first = start + split * share
@@ -85,8 +108,8 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
         keys = begin + tl.arange(0, KEYS)
         is_key = keys < last
         key_at = keys.to(tl.int64)
-        k = tl.load(k_ptr + head * k_head + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
-        v = tl.load(v_ptr + head * v_head + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
+        k = tl.load(k_ptr + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
+        v = tl.load(v_ptr + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
         scores = _scores(q, k, scale, softcap, HAS_CAP, UPCAST)
         scores = tl.where(is_key[None, :], scores, -float("inf"))
         top, total, acc = _take(top, total, acc, scores, v, UPCAST)
@@ -102,39 +125,41 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, bounds_ptr, part_ptr, part_lse_ptr, bias_ptr, sink_ptr, out_ptr, lse_ptr,
     scale, softcap, num_rows, num_new, num_edge, num_keys, q_head, q_row, k_head, k_row, v_head, v_row, bias_row,
     GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, SPLITS: tl.constexpr, HAS_CAP: tl.constexpr,
+    BLOCK_D: tl.constexpr, SLICE: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr, HAS_CAP: tl.constexpr,
     HAS_SINK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """A block of rows of one key head: the splits merged, the `num_keys` masked keys and the sink taken in; out and lse
-    in the order of the query heads. The first `num_edge` masked keys lie from `first` on, the others from `end` on."""
-    head, block = tl.program_id(0), tl.program_id(1)
+    """A slice of the values' columns for a block of rows of one key head: the splits merged, the `num_keys` masked keys
+    and the sink taken in; out and lse in the order of the query heads. The first `num_edge` masked keys lie from
+    `first` on, the others from `end` on."""
+    head, block, column = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    k_ptr += head.to(tl.int64) * k_head
+    v_ptr += head.to(tl.int64) * v_head
     first, end = tl.load(bounds_ptr).to(tl.int32), tl.load(bounds_ptr + 2).to(tl.int32)
     rows = block * ROWS + tl.arange(0, ROWS)
-    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    d, dv = tl.arange(0, BLOCK_D), column * SLICE + tl.arange(0, SLICE)
     is_row = rows < num_rows
     query_head = head * GROUP + rows // num_new
     new = rows % num_new
     q_at = query_head * q_head + new * q_row
     q = tl.load(q_ptr + q_at[:, None] + d, mask=is_row[:, None] & (d < D), other=0.0)
-    top = tl.full([ROWS], -float("inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, BLOCK_DV], tl.float32)
-    for split in range(SPLITS):
-        at = (head * SPLITS + split) * num_rows + rows
-        part_top = tl.load(part_lse_ptr + at, mask=is_row, other=-float("inf"))
-        part = tl.load(part_ptr + at[:, None] * DV + dv, mask=is_row[:, None] & (dv < DV), other=0.0)
-        new_top = tl.maximum(top, part_top)
-        base = tl.where(new_top == -float("inf"), 0.0, new_top)
-        factor, weight = tl.exp2(top - base), tl.exp2(part_top - base)
-        acc = acc * factor[:, None] + part * weight[:, None]
-        total = total * factor + weight
-        top = new_top
+    at = (head * SPLITS + tl.arange(0, SPLITS)[:, None]) * num_rows + rows[None, :]
+    tops = tl.load(part_lse_ptr + at, mask=is_row[None, :], other=-float("inf"))  # [splits, rows]
+    top = tl.max(tops, 0)
+    base = tl.where(top == -float("inf"), 0.0, top)
+    total = tl.sum(tl.exp2(tops - base[None, :]), 0)
+    acc = tl.zeros([ROWS, SLICE], tl.float32)
+    for begin in range(0, SPLITS, MERGED):
+        for number in tl.static_range(MERGED):
+            part_at = (head * SPLITS + begin + number) * num_rows + rows
+            weight = tl.exp2(tl.load(part_lse_ptr + part_at, mask=is_row, other=-float("inf")) - base)
+            part = tl.load(part_ptr + part_at[:, None] * DV + dv, mask=is_row[:, None] & (dv < DV), other=0.0)
+            acc += part * weight[:, None]
     for begin in range(0, num_keys, KEYS):
         number = begin + tl.arange(0, KEYS)
         is_key = number < num_keys
         key_at = tl.where(number < num_edge, first + number, end + number - num_edge).to(tl.int64)
-        k = tl.load(k_ptr + head * k_head + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
-        v = tl.load(v_ptr + head * v_head + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
+        k = tl.load(k_ptr + key_at[:, None] * k_row + d, mask=is_key[:, None] & (d < D), other=0.0)
+        v = tl.load(v_ptr + key_at[:, None] * v_row + dv, mask=is_key[:, None] & (dv < DV), other=0.0)
         seen = is_row[:, None] & is_key[None, :]
         bias = tl.load(bias_ptr + new[:, None] * bias_row + number, mask=seen, other=-float("inf")).to(tl.float32)
         scores = _scores(q, k, scale, softcap, HAS_CAP, UPCAST) + bias
@@ -148,11 +173,12 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
         top = new_top
     is_empty = total == 0.0
     total = tl.where(is_empty, 1.0, total)
-    at = query_head * num_new + new
+    out_at = query_head * num_new + new
     lse = tl.where(is_empty, -float("inf"), (top + tl.log2(total)) / 1.4426950408889634)
-    tl.store(lse_ptr + at, lse, is_row)
+    if column == 0:
+        tl.store(lse_ptr + out_at, lse, is_row)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + at[:, None] * DV + dv, out, mask=is_row[:, None] & (dv < DV))
+    tl.store(out_ptr + out_at[:, None] * DV + dv, out, mask=is_row[:, None] & (dv < DV))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +194,9 @@ class TritonBackend:
     """The kernels of this file; `prefill` does chunks of a prompt, and what the kernels cannot do: other dtypes than
     float16 and bfloat16, heads larger than 256."""
 
-    def __init__(self, prefill: AttentionBackend) -> None:
+    def __init__(self, prefill: AttentionBackend, tuning: Tuning = Tuning()) -> None:
         self._prefill = prefill
+        self._tuning = tuning
         self._bounds: tuple[tuple[int, int, torch.device], Tensor] | None = None
 
     @property
@@ -187,16 +214,56 @@ class TritonBackend:
         num_edge = 0 if bias is None else bias.values.shape[1] - (k.shape[2] - prefix_len)
         bounds = self._on_device(num_edge, k.shape[2] if bias is None else prefix_len, q.device)
         with torch.cuda.device_of(q):  # kernels start on the current device
-            return attend(q, k, v, Bounds(bounds, num_edge), None if bias is None else bias.values, scoring)
+            few = None if bias is None else bias.values
+            return self._attend(q, k, v, Bounds(bounds, num_edge), few, scoring)
 
     def bounded(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
         with torch.cuda.device_of(q):
-            return attend(q, k, v, bounds, bias, scoring)
+            return self._attend(q, k, v, bounds, bias, scoring)
 
     def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
         return _can_run(dtype) and max(size, value_size) <= _LARGEST_HEAD
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Attention within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end. The numbers
+        may change between two replays of a captured call."""
+        tuning = self._tuning
+        _, num_heads, num_new, size = q.shape
+        num_kv_heads, value_size = k.shape[1], v.shape[3]
+        num_rows = num_heads // num_kv_heads * num_new
+        grid = _grid(num_rows, num_kv_heads, q.device, tuning)
+        q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+        part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
+        part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
+        out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
+        lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
+        strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
+        shape = {
+            **launch_options(grid.rows, size, value_size, q.dtype, tuning),
+            "GROUP": num_heads // num_kv_heads,
+            "D": size,
+            "DV": value_size,
+            "SPLITS": grid.num_splits,
+            "HAS_CAP": scoring.softcap is not None,
+            "UPCAST": bool(knobs.runtime.interpret),
+        }
+        softcap = scoring.softcap or 1.0
+        _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
+            q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape,
+            **prefix_options(size, value_size, q.dtype, tuning),
+        )  # fmt: skip
+        few = bias if bias is not None else lse  # not looked at
+        cut = tree_options(grid.num_splits, value_size, tuning)
+        _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
+            q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
+            scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
+            0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **cut, **shape,
+        )  # fmt: skip
+        return out, lse
 
     def _on_device(self, num_edge: int, end: int, device: torch.device) -> Tensor:
         """The numbers of a call, int32 [3]; all layers of a pass ask for the same ones."""
@@ -211,63 +278,42 @@ def _can_run(dtype: torch.dtype) -> bool:
     return dtype in _DTYPES or (dtype == torch.float32 and knobs.runtime.interpret)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor | None, scoring: Scoring
-) -> tuple[Tensor, Tensor]:
-    """Attention of q [1, Hq, T, D] within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end;
-    out [1, Hq, T, Dv], lse [1, Hq, T] float32. The numbers may change between two replays of a captured call."""
-    _, num_heads, num_new, size = q.shape
-    num_kv_heads, value_size = k.shape[1], v.shape[3]
-    num_rows = num_heads // num_kv_heads * num_new
-    grid = _grid(num_rows, num_kv_heads, q.device)
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
-    part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
-    out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
-    lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
-    strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
-    shape = {
-        **launch_options(grid.rows, size, value_size, q.dtype),
-        "GROUP": num_heads // num_kv_heads,
-        "D": size,
-        "DV": value_size,
-        "SPLITS": grid.num_splits,
-        "HAS_CAP": scoring.softcap is not None,
-        "UPCAST": bool(knobs.runtime.interpret),
-    }
-    softcap = scoring.softcap or 1.0
-    _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
-        q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape
-    )
-    few = bias if bias is not None else lse  # not looked at
-    _tree_kernel[(num_kv_heads, grid.num_blocks)](
-        q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
-        scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
-        0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **shape,
-    )  # fmt: skip
-    return out, lse
-
-
-def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype) -> dict[str, int]:
-    """Block sizes, warps and stages for blocks of `rows` rows and these head sizes."""
-    is_wide = max(size, value_size) * dtype.itemsize > _WIDE_BYTES
+def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
+    """Block sizes, warps and stages of both kernels for blocks of `rows` rows and these head sizes."""
     return {
         "ROWS": rows,
-        "KEYS": _KEYS[is_wide],
-        "BLOCK_D": max(triton.next_power_of_2(size), _LEAST_ROWS),
-        "BLOCK_DV": max(triton.next_power_of_2(value_size), _LEAST_ROWS),
-        "num_warps": 8 if rows == _MOST_ROWS else 4,  # with 4 the larger blocks spill registers
-        "num_stages": _STAGES[is_wide],
+        "BLOCK_D": _padded(size),
+        "num_warps": 8 if rows >= _MANY_ROWS else 4,
+        "num_stages": tuning.stages[_is_wide(size, value_size, dtype)],
     }
 
 
-def _grid(num_rows: int, num_kv_heads: int, device: torch.device) -> _Grid:
-    """Enough programs to fill the device, whatever the length."""
-    rows = min(max(triton.next_power_of_2(num_rows), _LEAST_ROWS), _MOST_ROWS)
+def prefix_options(size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
+    """How the first kernel is cut besides."""
+    return {"KEYS": tuning.keys[_is_wide(size, value_size, dtype)], "BLOCK_DV": _padded(value_size)}
+
+
+def tree_options(num_splits: int, value_size: int, tuning: Tuning) -> dict[str, int]:
+    """How the second kernel is cut besides."""
+    cut = {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": min(tuning.merged, num_splits)}
+    return {"KEYS": _TREE_KEYS, **cut}
+
+
+def _is_wide(size: int, value_size: int, dtype: torch.dtype) -> bool:
+    return max(size, value_size) * dtype.itemsize > _WIDE_BYTES
+
+
+def _padded(size: int) -> int:
+    """A head size as the matrix units take it."""
+    return int(max(triton.next_power_of_2(size), _LEAST_ROWS))
+
+
+def _grid(num_rows: int, num_kv_heads: int, device: torch.device, tuning: Tuning) -> _Grid:
+    """As many programs as the device runs at once, whatever the length; a power of two of them for each block."""
+    rows = min(max(triton.next_power_of_2(num_rows), _LEAST_ROWS), tuning.most_rows)
     num_blocks = triton.cdiv(num_rows, rows)
-    num_programs = _PROGRAMS_PER_SM * _num_sms(device)
-    num_splits = triton.next_power_of_2(max(num_programs // (num_kv_heads * num_blocks), 1))
-    return _Grid(num_blocks, rows, min(num_splits, _MOST_SPLITS))
+    num_splits = max(tuning.programs_per_sm * _num_sms(device) // (num_kv_heads * num_blocks), 1)
+    return _Grid(num_blocks, rows, min(1 << (num_splits.bit_length() - 1), tuning.most_splits))
 
 
 def _num_sms(device: torch.device) -> int:

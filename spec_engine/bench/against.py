@@ -13,11 +13,12 @@ import torch
 
 from spec_engine.bench.limit import LimitRow, fill
 from spec_engine.bench.machine import wait
-from spec_engine.bench.peers import continue_from
+from spec_engine.bench.peers import PeerModel, continue_from
 from spec_engine.model.target import NO_TAPS, Target
 from spec_engine.tree import DraftTree
 
 _ROOT = 1  # the token that is continued
+_UNTIMED = 5  # our first tokens: passes are captured at their third
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +39,31 @@ class AgainstRow:
 
 
 def measure_against(
-    target: Target, lengths: Sequence[int], num_tokens: int, tell: Callable[[str], None]
+    target: Target,
+    peer: PeerModel,
+    lengths: tuple[Sequence[int], Sequence[int]],
+    num_tokens: int,
+    tell: Callable[[str], None],
 ) -> list[AgainstRow]:
-    """Both decode `num_tokens` tokens greedily behind each length, after a few that are not timed.
+    """Both decode `num_tokens` tokens greedily behind each of the first `lengths`, after a few that are not timed;
+    transformers, on the same weights in `peer`, behind the second ones also with a compiled step.
 
     In narrow types a likeliest token may change with the order of a sum, so the texts may part. The target forgets its
     text.
     """
     measured = []
-    for length in lengths:
+    for length in lengths[0]:
         fill(target, length)
-        decode(target, 2)
+        decode(target, _UNTIMED)
         target.truncate(length)
         ours_s, ours = decode(target, num_tokens)
         target.truncate(length)
         rows = target.rows(target.token_ids)
         assert rows is not None, "what was filled in is there"
-        theirs_s, theirs = continue_from(target.model, rows, _ROOT, num_tokens)
+        theirs_s, theirs = continue_from(peer, rows, _ROOT, num_tokens)
         pairs = zip(ours, theirs, strict=False)
         num_same = next((index for index, (one, other) in enumerate(pairs) if one != other), len(theirs))
-        compiled_s = _compiled_seconds(target, rows, num_tokens, tell)
+        compiled_s = _compiled_seconds(target, peer, rows, num_tokens, tell) if length in lengths[1] else None
         row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same, compiled_s)
         measured.append(row)
         tell(f"{length:,} tokens: {1 / ours_s:.1f} tokens/s, transformers {1 / theirs_s:.1f}, {row.ratio:.1f} x")
@@ -66,13 +72,17 @@ def measure_against(
 
 
 def _compiled_seconds(
-    target: Target, rows: Mapping[str, torch.Tensor], num_tokens: int, tell: Callable[[str], None]
+    target: Target,
+    peer: PeerModel,
+    rows: Mapping[str, torch.Tensor],
+    num_tokens: int,
+    tell: Callable[[str], None],
 ) -> float | None:
     """On a GPU, a model without windows: seconds a token of `generate` with a static cache, which it compiles."""
     if target.device.type != "cuda" or any(target.runner.layer_windows):
         return None
     try:
-        return continue_from(target.model, rows, _ROOT, num_tokens, is_static=True)[0]
+        return continue_from(peer, rows, _ROOT, num_tokens, is_static=True)[0]
     except RuntimeError as error:
         tell(f"transformers' compiled step was not measured: {str(error).splitlines()[0]}")
         return None
@@ -112,11 +122,14 @@ def _compiled(row: AgainstRow) -> str:
     return f"{1000 * row.compiled_s:.1f} ms a token | {row.compiled_s / row.ours_s:.1f} x"
 
 
-def limit_json(where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow]) -> str:
-    """Both measurements as JSON, with what follows from the figures written out. `where`: model, machine, versions."""
+def limit_json(
+    where: str, passes: Sequence[LimitRow], plain: Sequence[AgainstRow], others: Mapping[str, object] | None = None
+) -> str:
+    """All measurements as JSON, with what follows from the figures written out. `where`: model, machine, versions."""
     table = {
         "where": where,
         "passes": [asdict(row) | {"limit_s": row.limit_s, "share": round(row.share, 3)} for row in passes],
         "plain": [asdict(row) | {"ratio": round(row.ratio, 3)} for row in plain],
+        **(others or {}),
     }
     return json.dumps(table, indent=1)

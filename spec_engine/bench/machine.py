@@ -11,14 +11,16 @@ import torch
 
 _MIN_S = 0.15  # of repetitions, of which the fastest counts
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
+_CUDA_BYTES = 1 << 32  # a GPU's cache is passed over, and a read takes far longer than its start
 
 
 def bandwidth(device: torch.device, num_bytes: int) -> float:
-    """Bytes a second that are read from a buffer of about `num_bytes`; small ones may lie in a processor's cache.
+    """Bytes a second that are read from a buffer of about `num_bytes`; small ones may lie in a processor's cache. On a
+    GPU it is always a large one: what is read there, a model's weights, is not read again soon.
 
     The best of a sum, a maximum and a product with a vector: which of them keeps a memory busy differs by machine.
     """
-    size = max(_LEAST_BYTES, min(num_bytes, _MOST_BYTES))
+    size = _CUDA_BYTES if device.type == "cuda" else max(_LEAST_BYTES, min(num_bytes, _MOST_BYTES))
     return _bandwidth(device, 1 << (size - 1).bit_length())
 
 
@@ -42,13 +44,26 @@ def fastest(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of some repetitions; the first ones warm up."""
     work()
     times: list[float] = []
-    while len(times) < 5 or sum(times) < _MIN_S:
-        wait(device)
-        began = time.perf_counter()
-        work()
-        wait(device)
-        times.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    while len(times) < 5 or time.perf_counter() - began < _MIN_S:
+        times.append(timed(work, device))
     return min(times)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one repetition; on a GPU by its own clock, so what the host does before and after does not count."""
+    wait(device)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            work()
+            ended.record()
+            ended.synchronize()
+        return float(began.elapsed_time(ended)) / 1000
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def wait(device: torch.device) -> None:

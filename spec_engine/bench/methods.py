@@ -8,7 +8,7 @@ A method is a kind of drafter; with a minus behind it, as in ``lm-``, without re
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from spec_engine.bench.peers import Peers
+from spec_engine.bench.peers import PeerModel, Peers
 from spec_engine.bench.run import PLAIN
 from spec_engine.config import MODEL_DRAFTERS, DrafterKind, Preset, resolve_model
 from spec_engine.drafters import DRAFTERS, available_drafters
@@ -22,10 +22,15 @@ from spec_engine.model.watch import spoken
 def build_peers(preset: Preset, engine: Engine) -> Peers:
     """transformers on the engine's target, with a copy of the preset's draft model where it has one."""
     draft = preset.draft.model if preset.draft.model_kind == "lm" else None
-    target = engine.target.model
-    if engine.target.device.type == "cpu":  # our joined weights lie apart there, which costs its modules 3 % of a step
-        target = load_target(preset, preset.target, device=engine.device)
+    target = peer_model(preset, engine)
     return Peers(target, None if draft is None else load_target(preset, draft, device=engine.device))
+
+
+def peer_model(preset: Preset, engine: Engine) -> PeerModel:
+    """The engine's model as transformers loads it. On a CPU a second one: there the engine's weights may lie in an
+    order in which they are slower, or not at all, for transformers' modules."""
+    on_cpu = engine.target.device.type == "cpu"
+    return load_target(preset, preset.target, device=engine.device) if on_cpu else engine.target.model
 
 
 def all_methods(presets: Sequence[Preset]) -> list[str]:

@@ -13,6 +13,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
+PeerModel = PreTrainedModel
+"""A model as transformers runs it."""
+
 PLAIN_PEER = "transformers generate"
 LOOKUP_PEER = "transformers prompt lookup"
 ASSISTED_PEER = "transformers assisted"

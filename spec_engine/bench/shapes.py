@@ -57,6 +57,11 @@ _QWQ: Final = {
     "dtype": "bfloat16",
 }  # fmt: skip
 
+_TINY: Final = {  # no published model: what the scripts of the GPU queue are rehearsed with on a CPU
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+
 CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA3,
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _LLAMA3,
@@ -87,6 +92,10 @@ CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "sail/longspec-vicuna-7b-v1.5-16k": _longspec(_VICUNA_7B),
     "sail/longspec-vicuna-13b-v1.5-16k": _longspec(_VICUNA_13B),
     "sail/longspec-QwQ-32B-Preview": _longspec(_QWQ),
+    "rehearsal/tiny": _TINY,
+    "rehearsal/tiny-draft": {**_TINY, "num_hidden_layers": 2, "hidden_size": 32, "tie_word_embeddings": True},
+    "rehearsal/tiny-EAGLE3": {**_TINY, "num_hidden_layers": 1, "draft_vocab_size": 512},
+    "rehearsal/tiny-longspec": _longspec(_TINY),
 }  # fmt: skip
 
 

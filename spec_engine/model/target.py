@@ -21,13 +21,14 @@ from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache, num_shared, on_device
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
-from spec_engine.model.fused import fused
+from spec_engine.model.fused import Fused, fused
 from spec_engine.model.graphs import Graphed, graphed, why_not
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.sizes import ModelSize, model_size
 from spec_engine.tree import DraftTree
 
+_HALF = (torch.float16, torch.bfloat16)
 _TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
 
 
@@ -160,6 +161,11 @@ class Target:
         return self._size or model_size(self.model)
 
     @property
+    def is_joined(self) -> bool:
+        """Whether passes run in fewer operations than transformers' modules take."""
+        return isinstance(self.weights[1], Fused)
+
+    @property
     def graphs_note(self) -> str:
         """Which passes were captured, or why none are, in a sentence."""
         if isinstance(self._forward, Graphed):
@@ -222,13 +228,16 @@ class Target:
         logits = self._forward.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
-    def commit(self, outputs: Outputs, path: Sequence[int]) -> Step:
-        """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others."""
+    def commit(self, outputs: Outputs, path: Sequence[int], *, with_row: bool = True) -> Step:
+        """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others.
+
+        `with_row`: compute the attention row, if the pass recorded what it takes.
+        """
         assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
         self._slots.gather(path)
         token_ids = tuple(outputs.tree.token_ids[node] for node in path)
         self._note(token_ids, len(outputs.tree))
-        row = None if outputs.tapped is None else self._attention_row(outputs.tapped, path[-1])
+        row = self._attention_row(outputs.tapped, path[-1]) if with_row and outputs.tapped is not None else None
         features = outputs.features
         if features is not None and len(path) < len(outputs.tree):
             features = features.index_select(0, on_device(path, features.device))
@@ -271,6 +280,11 @@ class Target:
         self.truncate(0)
         self._resident.clear()
 
+    def settle(self) -> None:
+        """Wait until the device has done what it was asked: what the clock says then is true."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _overwrite(self) -> None:
         """A pass is about to write behind the committed tokens."""
         self._overwritten = self._resident[self.length :]
@@ -306,6 +320,6 @@ class Target:
 
 def _products(rows: Tensor, keys: Tensor) -> Tensor:
     """rows [Hk, G, D] times keys [Hk, n, D], float32 [Hk, G, n]; a GPU reads keys of half precision as they are."""
-    if rows.device.type == "cuda" and rows.dtype in (torch.float16, torch.bfloat16):
+    if rows.device.type == "cuda" and rows.dtype in _HALF:
         return torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
     return torch.matmul(rows.float(), keys.float().transpose(1, 2))

@@ -37,6 +37,7 @@ class TrainingJob:
     initial: Path | None = None  # weights to start from
     stages: tuple[Stage, ...] | None = None  # instead of the recipe's
     threads: int = 0
+    limit_s: float = 0.0  # for each part
 
 
 def parse_stages(spelling: str) -> tuple[Stage, ...]:
@@ -120,6 +121,6 @@ def train_builtin(job: TrainingJob, log: Callable[[str], None]) -> None:
     log(f"{corpus.num_tokens / 1e6:.1f} M tokens, {len(corpus.train)} documents, {len(corpus.held_out)} held out")
     for part in parts:
         recipe = recipes[part](tokenizer)
-        recipe = replace(recipe, stages=job.stages or recipe.stages, threads=job.threads)
+        recipe = replace(recipe, stages=job.stages or recipe.stages, threads=job.threads, limit_s=job.limit_s)
         tasks = (QuoteTasks(corpus, "train", drill_share=DRILL_SHARE[part]), QuoteTasks(corpus, "held_out", seed=9))
         Trainer(recipe, tokenizer, tasks, job.out / part, initial=job.initial, log=log).run()

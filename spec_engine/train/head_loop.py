@@ -24,6 +24,7 @@ from spec_engine.train.loop import (
     load_state,
     save_state,
 )
+from spec_engine.train.pace import Pace
 
 
 class HeadObjective(Protocol):
@@ -55,6 +56,7 @@ class HeadRecipe:
     num_warmup: int = 20  # steps
     decay_share: float = 0.4
     method: str = ""  # what is trained, and how: a saved state of another method is refused
+    limit_s: float = 0.0  # a run passes through its stages in so many seconds; 0: by tokens alone
 
     @property
     def num_tokens(self) -> int:
@@ -92,6 +94,7 @@ class HeadTrainer:
         shapes = {name: list(p.shape) for name, p in objective.head.named_parameters()}
         self._shape = json.dumps([recipe.method, shapes])
         self._step = self._num_done = self._num_here = 0
+        self._pace = Pace(recipe.num_tokens, recipe.limit_s)
         self._started = self._logged = self._saved = time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -102,7 +105,7 @@ class HeadTrainer:
         self._log(f"{num_parameters / 1e6:.2f} M parameters, {self._recipe.num_tokens / 1e6:.1f} M tokens")
         for stage in self._recipe.stages:
             edge += stage.num_tokens
-            while self._num_done < edge:
+            while self._pace.position(self._num_done) < edge:
                 self._train_step(stage)
                 if time.monotonic() - self._saved > SAVE_EVERY_S:
                     self._save()
@@ -117,7 +120,7 @@ class HeadTrainer:
         loss = self._objective.loss(*self._batch(self._train_rows, stage))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._objective.head.parameters(), 1.0)
-        self._optimizers.step(learning_rate(self._recipe, self._step, self._num_done))
+        self._optimizers.step(learning_rate(self._recipe, self._step, self._pace.position(self._num_done)))
         self._step += 1
         self._num_done += stage.length * stage.num_rows
         self._num_here += stage.length * stage.num_rows

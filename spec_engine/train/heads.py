@@ -36,6 +36,7 @@ class HeadJob:
     stages: tuple[Stage, ...] = STAGES
     threads: int = 0
     device: str = "auto"
+    limit_s: float = 0.0
 
 
 def train_head(job: HeadJob, log: Callable[[str], None]) -> list[float]:
@@ -51,7 +52,7 @@ def train_head(job: HeadJob, log: Callable[[str], None]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(job.preset, target))
     rows = head_rows(documents, tokenizer)
     objective = _objective(job, model, tokenizer, rows[0])
-    recipe = HeadRecipe(job.stages, method=f"{job.preset.target.id} {job.method}")
+    recipe = HeadRecipe(job.stages, method=f"{job.preset.target.id} {job.method}", limit_s=job.limit_s)
     return HeadTrainer(objective, recipe, rows, job.out, log).run()
 
 

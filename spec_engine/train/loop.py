@@ -34,6 +34,7 @@ from spec_engine.errors import TrainingError
 from spec_engine.train.batch import Batch, BatchMaker, GuidedLayers
 from spec_engine.train.forward import Guides, hidden_states, rope_tables
 from spec_engine.train.objectives import QuoteTasks
+from spec_engine.train.pace import Pace
 
 STATE_FILE = "state.pt"
 SAVE_EVERY_S = 240.0
@@ -82,6 +83,7 @@ class Recipe:
     guidance: float = 1.0  # weight of the attention guidance
     guided: GuidedLayers = field(default_factory=GuidedLayers)  # which layers it goes to
     threads: int = 0
+    limit_s: float = 0.0  # a run passes through its stages in so many seconds; 0: by tokens alone
 
     @property
     def num_tokens(self) -> int:
@@ -201,6 +203,7 @@ class Trainer:
         self._maker = BatchMaker(recipe.guided, recipe.text_weight, self._device)
         self._shape = json.dumps({name: list(p.shape) for name, p in self._model.named_parameters()})
         self._step = self._num_done = self._num_here = 0
+        self._pace = Pace(recipe.num_tokens, recipe.limit_s)
         self._started = self._logged = self._saved = time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -215,7 +218,7 @@ class Trainer:
         for stage in self._recipe.stages:
             edge += stage.num_tokens
             rope = rope_tables(self._model, stage.length)
-            while self._num_done < edge:
+            while self._pace.position(self._num_done) < edge:
                 self._train_step(stage, rope)
                 if time.monotonic() - self._saved > SAVE_EVERY_S:
                     self._save()
@@ -230,7 +233,7 @@ class Trainer:
         losses = self._loss_of(batch, rope)
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        rate = learning_rate(self._recipe, self._step, self._num_done)
+        rate = learning_rate(self._recipe, self._step, self._pace.position(self._num_done))
         self._optimizers.step(rate)
         self._step += 1
         self._num_done += stage.length * stage.num_rows

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.attention.test_contract import SHAPES
+
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
+CARD_SHAPES = [*SHAPES, (32, 8, 128), (32, 8, 64), (8, 8, 256)]  # of triton_grid.py
 SMALL_CARD = 99 * 1024  # bytes of shared memory that a block may have on an RTX 3090 or 4090
 
 
@@ -34,6 +37,11 @@ def test_a_captured_length_may_change_and_splits_are_even() -> None:
     assert run("triton_grid.py", "lengths", interpret=True).split()[-1] == "ok"
 
 
+@pytest.mark.slow
+def test_every_way_to_cut_the_kernels_gives_the_same() -> None:
+    assert run("triton_grid.py", "tunings", interpret=True).split()[-1] == "ok"
+
+
 def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
     """They use the matrix units, spill no registers, and fit the shared memory of a small card."""
     lines = run("triton_compile.py", interpret=False).splitlines()
@@ -48,6 +56,14 @@ def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shape", range(len(CARD_SHAPES) + 1))
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_kernels_equal_the_reference_on_the_card(dtype: str) -> None:
-    assert run("triton_grid.py", dtype, "cuda", interpret=False).split()[-1] == "ok"
+def test_the_kernels_equal_the_reference_on_the_card(dtype: str, shape: int) -> None:
+    """One shape after the other; soft caps, sinks and dead rows behind the last."""
+    assert run("triton_grid.py", dtype, "cuda", str(shape), interpret=False).split()[-1] == "ok"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_captured_length_may_change_on_the_card() -> None:
+    assert run("triton_grid.py", "lengths", "cuda", interpret=False).split()[-1] == "ok"

@@ -33,13 +33,15 @@ def spilled(cubin: bytes) -> int:
     return max(int(size) for size in re.findall(r"STACK:(\d+)", told))
 
 
-def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int) -> str:
+def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, tuning: kernels.Tuning) -> str:
     """Compile one kernel with the constants of a launch."""
-    options = kernels.launch_options(rows, size, size, torch.bfloat16)
+    options = kernels.launch_options(rows, size, size, torch.bfloat16, tuning)
     constants = {**options, "GROUP": 4, "D": size, "DV": size, "SPLITS": 32, "HAS_CAP": False, "UPCAST": False}
     num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
     if kernel is kernels._tree_kernel:
-        constants["HAS_SINK"] = False
+        constants |= {"HAS_SINK": False, **kernels.tree_options(32, size, tuning)}
+    else:
+        constants |= kernels.prefix_options(size, size, torch.bfloat16, tuning)
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else kind(name) for name in names}
     aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|[qkv]_row$", name)]
@@ -66,4 +68,4 @@ def kind(name: str) -> str:
 if __name__ == "__main__":
     both = (kernels._prefix_kernel, kernels._tree_kernel)
     for capability, rows, size, kernel in product((80, 89, 90), (16, 64), (64, 128, 256), both):
-        print(compiled(kernel, capability, size, rows))
+        print(compiled(kernel, capability, size, rows, kernels.Tuning()))

@@ -88,7 +88,7 @@ def test_the_slower_of_memory_and_arithmetic_is_the_limit() -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma3"])
 def test_both_ways_continue_the_same_context_with_the_same_tokens(name: str) -> None:
     target, told = Target(tiny_model(name), 256, 16), list[str]()
-    (row,) = measure_against(target, (100,), 12, told.append)
+    (row,) = measure_against(target, target.model, ((100,), (100,)), 12, told.append)
     assert (row.num_tokens, row.num_same) == (12, 12)
     assert row.ours_s > 0
     assert row.theirs_s > 0
@@ -114,7 +114,7 @@ def test_a_compiler_that_fails_costs_its_column_alone(monkeypatch: pytest.Monkey
     target, told = Target(tiny_model("llama"), 256, 16), list[str]()
     monkeypatch.setattr(Target, "device", property(lambda self: torch.device("cuda")))
     monkeypatch.setattr(against, "continue_from", fail)
-    assert against._compiled_seconds(target, {}, 4, told.append) is None
+    assert against._compiled_seconds(target, target.model, {}, 4, told.append) is None
     assert told == ["transformers' compiled step was not measured: no C compiler"]
 
 

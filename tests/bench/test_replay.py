@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,20 @@ def test_shipped_presets_have_sizes_that_fit_each_other(name: str) -> None:
         config_of_head = head_config(Checkpoint(draft.model.id, sizes, {}))
         assert config_of_head.hidden_size == target["hidden_size"]
         assert config_of_head.num_kv_heads == target["num_key_value_heads"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("graph_memory", [0, 512])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+def test_answers_are_drafted_on_the_card(kind: str, dtype: torch.dtype, graph_memory: int) -> None:
+    """The whole loop, with captured passes and without them: the same tokens as plain decoding."""
+    plan = ReplayPlan((90, 300), (1.8, 3.0), 100, torch.device("cuda"), dtype)
+    preset = replace(small_preset(kind, has_retrieval=kind != "longspec"), graph_memory=graph_memory)
+    rows, graphs = measure_replay(preset, plan, print)
+    for row, mean in zip(rows, plan.means, strict=True):
+        assert row.mean == pytest.approx(mean, rel=0.1)
+        assert row.num_same == row.num_tokens == 100
+    assert ("captured passes" in graphs) == bool(graph_memory)
+    assert "because" not in graphs

@@ -1,0 +1,119 @@
+"""All that ``bench --limit`` measures of one target, part by part, so that a part that fails costs its figures alone.
+
+Job: the order of the parts, what failed, the peak of memory, the table and the JSON as far as they have come.
+Non-job: measuring (`limit`, `reading`, `against`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from spec_engine.bench.against import AgainstRow, against_table, limit_json, measure_against
+from spec_engine.bench.limit import LimitRow, limit_table, measure_limits
+from spec_engine.bench.peers import PeerModel
+from spec_engine.bench.reading import (
+    ReadingRow,
+    RetrievalRow,
+    measure_modules,
+    measure_reading,
+    measure_retrieval,
+    reading_table,
+    reading_values,
+)
+from spec_engine.errors import RequestError
+from spec_engine.model.target import Target
+
+PARTS: Final = ("passes", "retrieval", "reading", "generate", "compiled", "modules")
+USUAL: Final = ("passes", "retrieval", "generate", "compiled")  # what takes no text, and a minute on most machines
+_TOKENS: Final = 16  # continued by this engine and by transformers
+_MODULE_LENGTHS: Final = 2  # the first ones: what modules cost does not depend on the length
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPlan:
+    """What is measured, behind how many tokens, over how many rows; `chunk` is what the target reads at once."""
+
+    lengths: Sequence[int]
+    num_rows: Sequence[int]
+    parts: Sequence[str]
+    chunk: int
+    graph_bytes: int
+
+
+@dataclass(slots=True)
+class LimitReport:
+    """What was measured so far."""
+
+    where: str
+    passes: list[LimitRow] = field(default_factory=list)
+    plain: list[AgainstRow] = field(default_factory=list)
+    reading: list[ReadingRow] = field(default_factory=list)
+    looks: list[RetrievalRow] = field(default_factory=list)
+    modules: dict[int, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    peak_bytes: int = 0  # of this engine alone, weights and cache included; 0: not known
+    graphs: str = ""
+
+    def to_json(self) -> str:
+        """As `limit_json`."""
+        others = reading_values(self.reading, self.looks, self.modules)
+        others |= {"peak_bytes": self.peak_bytes, "graphs": self.graphs, "failed": dict(self.failed)}
+        return limit_json(self.where, self.passes, self.plain, others)
+
+    def table(self) -> str:
+        """As Markdown."""
+        line = f"{self.where} {self.graphs}"
+        if self.peak_bytes:
+            line += f" At most {self.peak_bytes / 1e9:.1f} GB were taken before transformers ran."
+        failed = "\n".join(f"NOT MEASURED: {part}: {reason}" for part, reason in self.failed.items())
+        tables = (limit_table(self.passes), reading_table(self.reading, self.looks, self.modules))
+        return "\n\n".join(filter(None, (*tables, against_table(self.plain) if self.plain else "", line, failed)))
+
+
+def parse_parts(spelling: str) -> tuple[str, ...]:
+    """``passes,reading`` as parts. Raises `RequestError` for any other name."""
+    parts = tuple(spelling.split(","))
+    if strange := [part for part in parts if part not in PARTS]:
+        raise RequestError(f"There is no part '{strange[0]}'. Valid: {', '.join(PARTS)}.")
+    return parts
+
+
+def measure_parts(
+    target: Target,
+    peer: PeerModel,
+    plan: LimitPlan,
+    where: str,
+    tell: Callable[[str], None],
+    save: Callable[[str], None],
+) -> LimitReport:
+    """All parts of the plan in their order; after each, `save` gets the JSON of what is there. `peer` is the model that
+    transformers runs: the target's, where its weights are as transformers left them."""
+    report, lengths = LimitReport(where), plan.lengths
+    compiled = lengths if "compiled" in plan.parts else ()
+
+    def against() -> None:
+        report.plain += measure_against(target, peer, (lengths, compiled), _TOKENS, tell)
+
+    def modules() -> None:
+        report.modules |= measure_modules(target, lengths[:_MODULE_LENGTHS], plan.graph_bytes, tell)
+
+    works: dict[str, Callable[[], object]] = {
+        "passes": lambda: report.passes.extend(measure_limits(target, lengths, plan.num_rows, tell)),
+        "retrieval": lambda: report.looks.extend(measure_retrieval(target, lengths, tell)),
+        "reading": lambda: report.reading.extend(measure_reading(target, lengths, plan.chunk, tell)),
+        "generate": against,
+        "modules": modules,
+    }
+    for part in (part for part in works if part in plan.parts or (part == "generate" and compiled)):
+        try:
+            works[part]()
+        except RuntimeError as error:  # of CUDA, memory among them
+            report.failed[part] = str(error).splitlines()[0]
+            tell(f"{part} failed: {report.failed[part]}")
+        if target.device.type == "cuda" and part in ("passes", "retrieval", "reading"):
+            report.peak_bytes = int(torch.cuda.max_memory_allocated(target.device))
+        report.graphs = target.graphs_note
+        save(report.to_json())
+    return report
