@@ -79,18 +79,16 @@ class Retriever:
         """
         if not self._config.enabled or (self.is_due and step.attention_row is None):
             return None
-        is_due = self.is_due
+        row = step.attention_row if self.is_due else None
         self._num_updates += 1
-        if not is_due or step.attention_row is None:
-            return None
         num_tokens = step.num_done
         forced = self._forced(num_tokens)
         num_chunks = -(-num_tokens // self._config.chunk_size)
         if num_chunks - len(forced) <= self._config.top_k:
-            if self._is_whole:
+            if self._is_whole or row is None:
                 return None
             return self._give(frozenset(range(num_chunks)), frozenset(), num_tokens, is_whole=True)
-        means = self._travelling.exchange(chunk_means(step.attention_row, self._config.chunk_size))
+        means = self._travelling.exchange(None if row is None else chunk_means(row, self._config.chunk_size))
         if means is None:
             return None
         chosen = self._choose(means, forced, num_chunks)
@@ -129,18 +127,19 @@ class Retriever:
 
 
 class _Travelling:
-    """Scores on their way from a GPU: each call gives those of the call before, None at first. Others do not travel."""
+    """Scores on their way from a GPU, which arrive with the next call. Others do not travel."""
 
     def __init__(self) -> None:
         self._sent: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def exchange(self, means: Tensor) -> Tensor | None:
-        """Send `means` to the host, take what was sent last."""
-        if means.device.type != "cuda":
+    def exchange(self, means: Tensor | None) -> Tensor | None:
+        """Send these to the host, if there are any, and take what was sent last."""
+        before, self._sent = self._sent, None
+        if means is not None and means.device.type != "cuda":
             return means
-        before, arrived = self._sent, torch.cuda.Event()
-        self._sent = means.to("cpu", non_blocking=True), arrived
-        arrived.record()
+        if means is not None:
+            self._sent = means.to("cpu", non_blocking=True), torch.cuda.Event()
+            self._sent[1].record()
         if before is None:
             return None
         before[1].synchronize()

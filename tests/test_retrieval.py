@@ -161,17 +161,24 @@ def test_a_look_is_named_only_where_it_stands_out() -> None:
 
 def test_scores_that_come_a_step_late_choose_the_view_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """As from a GPU. The newest chunks have no scores yet, and are in view because they are new."""
-    sent: list[Tensor] = []
+    sent: list[Tensor | None] = [None]
 
-    def exchange(_: object, means: Tensor) -> Tensor | None:
+    def exchange(_: object, means: Tensor | None) -> Tensor | None:
         sent.append(means)
-        return sent[-2] if len(sent) > 1 else None
+        return sent[-2]
 
     monkeypatch.setattr("spec_engine.retrieval._Travelling.exchange", exchange)
     retriever = Retriever(CONFIG)
     assert retriever.update(row(50, c7=0.5, c3=0.2)) is None
     assert view(retriever.update(row(59, c5=0.5, c6=0.2))) == (0, 3, 7, 13, 14)
     assert view(retriever.update(row(60, c5=0.5, c6=0.2))) == (0, 5, 6, 13, 14)
+    retriever = Retriever(replace(CONFIG, every=3))  # also where the step after is not due
+    sent.append(None)
+    assert retriever.update(row(50, c7=0.5, c3=0.2)) is None
+    assert view(retriever.update(Scored(None, 52))) == (0, 3, 7, 11, 12)
+    assert retriever.update(Scored(None, 53)) is None
+    assert retriever.update(row(54, c5=0.5, c6=0.2)) is None
+    assert view(retriever.update(Scored(None, 55))) == (0, 5, 6, 12, 13)
 
 
 @pytest.mark.gpu
