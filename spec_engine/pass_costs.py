@@ -27,10 +27,14 @@ _NUM_CLASSES = 10  # of the first token's probability
 _MEMORY = 0.95  # weight of what was expected and confirmed against the next step's
 _PRIOR = 1.0  # tokens for which …
 _HOPE = 1.5  # … so many times what the draft expects is hoped for: what is never run teaches nothing
-_FORGET = 0.95  # what is left of a record when such a tree was not run at all
 _FADE = 0.8  # … and when a new answer begins: no more than this part of it …
 _KEPT = 4.0  # … and no more than so many expected tokens
-_PROBE_EVERY = 8  # drafts cut to nothing, after which one node is run anyhow
+_NUM_DRAFTS = 16  # newest ones that tell what passes of the draft model take
+_FEW_DRAFTS = 3  # fewer tell little
+_GUESS = 0.2  # plain steps that a pass is thought to take before any was measured
+_TRUST = 2.0  # tokens for which a draft is believed …
+_TRUST_MEMORY = 0.9  # … and the weight of older ones against the next
+_PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
 class PassCosts:
@@ -53,22 +57,23 @@ class PassCosts:
         """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
         nodes were run and `num_accepted` kept; it took `seconds` where a plain step takes `plain_s`."""
         self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
-        if len(log_q) == 1:
+        if num_run == 0:
             return
-        kind, memory = _class(log_q), _MEMORY if num_run else _FORGET
-        self._expected[kind] = memory * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
-        self._confirmed[kind] = memory * self._confirmed[kind] + num_accepted
+        kind = _class(log_q)
+        self._expected[kind] = _MEMORY * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
+        self._confirmed[kind] = _MEMORY * self._confirmed[kind] + num_accepted
 
     def num_worth(self, log_q: Sequence[float], token_s: float, plain_s: float) -> int:
         """How many of a tree's first nodes to run: `log_q` is best first, root included, and a token costs `token_s`
         seconds otherwise. All of them where the clock is too coarse to tell."""
         if len(log_q) == 1 or token_s <= 0:
             return len(log_q) - 1
-        kind, row_s = _class(log_q), self._row() * plain_s
+        kind = _class(log_q)
+        first, row = self._line()
         calibration = (self._confirmed[kind] + _HOPE * _PRIOR) / (self._expected[kind] + _PRIOR)
-        best, best_gain, gain = 0, 0.0, 0.0
+        best, best_gain, gain = 0, 0.0, -first * plain_s
         for num_nodes in range(1, len(log_q)):
-            gain += calibration * chance(log_q[num_nodes]) * token_s - row_s
+            gain += calibration * chance(log_q[num_nodes]) * token_s - row * plain_s
             if gain >= best_gain:
                 best, best_gain = num_nodes, gain
         self._num_cut = 0 if best else self._num_cut + 1
@@ -78,19 +83,66 @@ class PassCosts:
 
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
-        return self._row() * plain_s
+        return self._line()[1] * plain_s
 
-    def _row(self) -> float:
-        """Plain steps that a row adds: the slope of the line, never falling. The longest pass does not count."""
+    def _line(self) -> tuple[float, float]:
+        """Plain steps that any rows add to a pass, and each of them: the line through all passes with rows, never
+        falling, that begins no lower than bare passes. The longest pass does not count."""
         passes = sorted(self._passes, key=lambda one: one[1])[:-1]
-        weight = _PRIOR_PASSES + len(passes)
-        nodes = sum(num for num, _ in passes) / weight
-        steps = (_PRIOR_PASSES + sum(took for _, took in passes)) / weight
-        spread = _PRIOR_PASSES * nodes**2 + sum((num - nodes) ** 2 for num, _ in passes)
-        if spread == 0:
-            return 0.0
-        together = _PRIOR_PASSES * nodes * (steps - 1) + sum((num - nodes) * (took - steps) for num, took in passes)
-        return max(together / spread, 0.0)
+        bare = [took for num, took in passes if num == 0]
+        bare_steps = (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
+        full = [(num, max(took - bare_steps, 0.0)) for num, took in passes if num]
+        if not full:
+            return 0.0, 0.0
+        nodes = sum(num for num, _ in full) / len(full)
+        steps = sum(took for _, took in full) / len(full)
+        spread = sum((num - nodes) ** 2 for num, _ in full) + _PRIOR_PASSES * nodes**2
+        row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
+        row = min(max(row / spread, 0.0), steps / nodes)
+        return steps - row * nodes, row
+
+
+class LevelCosts:
+    """What passes of a draft model take, in plain steps, and how far what they draft can be believed."""
+
+    def __init__(self) -> None:
+        self.first = _GUESS  # plain steps of a draft's first pass …
+        self.further = _GUESS  # … and of each further one
+        self._drafts: deque[tuple[int, float]] = deque(maxlen=_NUM_DRAFTS)  # passes, plain steps that they took
+        self._expected = self._confirmed = 0.0  # tokens
+
+    @property
+    def trust(self) -> float:
+        """How many tokens are confirmed for each that a draft expects, at most 1."""
+        return min((self._confirmed + _TRUST) / (self._expected + _TRUST), 1.0)
+
+    def begin(self) -> None:
+        """A new answer, on a machine that may have changed: so the oldest draft is forgotten."""
+        if self._drafts:
+            self._drafts.popleft()
+            self._fit()
+
+    def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
+        """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
+        self._drafts.append((num_passes, min(took, _MOST)))
+        self._expected = _TRUST_MEMORY * self._expected + expected
+        self._confirmed = _TRUST_MEMORY * self._confirmed + num_confirmed
+        self._fit()
+
+    def _fit(self) -> None:
+        """The line through all drafts but the one that took longest for its passes: that was held up."""
+        drafts = sorted(self._drafts, key=lambda one: one[1] / one[0])
+        if len(drafts) < _FEW_DRAFTS:  # what was measured may have been held up: not believed beyond a plain step
+            self.first = min(drafts[0][1] / drafts[0][0], 1.0) if drafts else _GUESS
+            self.further = min(self.first, _GUESS)
+            return
+        drafts.pop()
+        passes = sum(num for num, _ in drafts) / len(drafts)
+        steps = sum(took for _, took in drafts) / len(drafts)
+        spread = _PRIOR_PASSES + sum((num - passes) ** 2 for num, _ in drafts)
+        together = _PRIOR_PASSES * min(steps / passes, _GUESS) + sum((num - passes) * (took - steps) for num, took in drafts)
+        self.further = min(max(together / spread, 0.0), steps / passes)
+        self.first = steps - self.further * (passes - 1)
 
 
 def chance(log_q: float) -> float:

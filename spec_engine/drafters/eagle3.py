@@ -18,6 +18,7 @@ them. Multipliers that some targets put on embeddings (Gemma, Granite) are left 
 logits (Cohere, Gemma), which keep the order of the tokens.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -128,16 +129,17 @@ class EagleSession:
         """Look at the rows of the focused tokens' features and those after them."""
         self._memory.cache.focus(focus.token_indices)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes; bare where no token was observed yet."""
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; levels that may bring less than `min_gain` are not
+        run. Bare where no token was observed yet."""
         self._join()
         self._has_proposed = True
         self._drop_root()
-        if max_nodes < 1 or self._feature is None:
+        if max_nodes < 1 or min_gain == math.inf or self._feature is None:
             return DraftTree.root(root)
         tree = self._settings.tree
         config = replace(tree, num_nodes=min(tree.num_nodes, max_nodes))
-        grower = make_grower(config, root, self._target_ids)
+        grower = make_grower(config, root, self._target_ids, min_gain)
         state = self._run_root(root, self._feature)
         view = self._memory.cache.view
         base = view.length

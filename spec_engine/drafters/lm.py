@@ -11,6 +11,7 @@ decoding. In a step, the newly accepted tokens and the root take one pass, each 
 the tree lie behind the view and are forgotten afterwards.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -124,17 +125,17 @@ class LMSession:
         """Look at the focused tokens and those after them."""
         self._memory.cache.focus(focus.token_indices)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes."""
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
         self._join()
         self._has_proposed = True
         if self._has_root:
             self._has_root = False
             self._memory.drop_last()
-        if max_nodes < 1:
+        if max_nodes < 1 or min_gain == math.inf:
             return DraftTree.root(root)
         tree = self._settings.tree
-        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root)
+        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root, min_gain=min_gain)
         logits = self._run_root(root)
         view = self._memory.cache.view
         base = view.length

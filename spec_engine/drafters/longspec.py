@@ -8,6 +8,7 @@ last window of them is computed with the first root, and the cross-attention fin
 ``draft.cross_attention = "focus"`` it looks at the chunks that retrieval chose instead of all of them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -117,11 +118,12 @@ class LongSpecSession:
         if self._is_focused:
             self._memory.focus(focus.token_indices, self._num_done)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes."""
-        if max_nodes < 1:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
+        if max_nodes < 1 or min_gain == math.inf:
             return DraftTree.root(root)
-        grower = make_grower(replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes)), root)
+        tree = replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes))
+        grower = make_grower(tree, root, min_gain=min_gain)
         self._ranking.forget(self._num_done + 1)
         logits = self._memory.run_root(self._pending, root, self._num_done)
         self._pending.clear()
