@@ -1,8 +1,8 @@
-"""Whether to draft next, with what, and how much: from measured costs and acceptance.
+"""What to draft next and how much, from measured costs and acceptance.
 
 Job: `BudgetController`, which says before each step what a pass of the draft model has to bring (`min_gain`), and
 leaves of a draft what is worth verifying (`cut`).
-Non-job: reading clocks, drafting; what passes cost and drafts are worth (pass_costs.py, plain_steps.py).
+Non-job: reading clocks, drafting; what steps cost and drafts are worth (pass_costs.py, level_costs.py, plain_steps.py).
 
 Depth. A draft model runs a pass for each level of its tree. A level is worth its time while the tokens that it may
 bring are more than as many as could be had otherwise in that time: that is `min_gain`, and the drafter, which knows how
@@ -22,17 +22,19 @@ look pays what it gained or takes what it lost, at most `_LOOK`. While drafts lo
 import math
 from collections.abc import Sequence
 
+from spec_engine.level_costs import LevelCosts
 from spec_engine.metrics import StepRecord
-from spec_engine.pass_costs import LevelCosts, PassCosts, chance
+from spec_engine.pass_costs import PassCosts, chance
 from spec_engine.plain_steps import PlainSteps
 from spec_engine.tree import DraftTree
 
-_CREDIT = 1.6  # plain steps that an answer may lose at its start …
-_RATE = 0.004  # … and so many more for each plain step
+_CREDIT = 1.7  # plain steps that an answer may lose at its start …
+_RATE = 0.003  # … and so many more for each plain step
 _LOOK = 1.0  # plain steps; a look takes no more than this off the account: a draft may be wrong once
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
+_LOSSES = 0.6  # weight of looks that lost, or did not, against the next one
 _TREND = 0.9  # weight of what drafts have brought so far against the next one
 _MEMORY = 0.9  # the same for what a token takes
 _NOTE_EVERY = 16  # steps after which the figures of a note are brought up to date
@@ -52,6 +54,7 @@ class BudgetController:
         self._passes = PassCosts()
         self._levels = LevelCosts()
         self._num_dear = 0  # drafts in a row that took time although no pass was allowed
+        self._num_lost = self._num_known = 0.0  # looks, the older ones for less
         self.begin(0)
 
     @property
@@ -140,8 +143,9 @@ class BudgetController:
         self._is_resting = is_off or self._num_drafted >= _PLAIN_EVERY
 
     def _affords(self, more: float) -> bool:
-        """Whether the account, and so much, covers the first pass of a draft, as far as that was measured."""
-        return self._levels.first <= self._account + more
+        """Whether the account, and so much, covers a look: the first pass of a draft, as often as looks lose."""
+        risk = self._levels.first * (self._num_lost + 1) / (self._num_known + 1)
+        return risk <= self._account + more
 
     def _book_look(self, seconds: float, num_tokens: int) -> None:
         """What a step with passes of the draft model does to the account, and how long to wait if it did not pay."""
@@ -153,6 +157,8 @@ class BudgetController:
             return
         gain = num_tokens - seconds / self._plain.seconds  # in plain steps
         booked = max(gain, -_LOOK)
+        self._num_lost = _LOSSES * self._num_lost + (gain < 0)
+        self._num_known = _LOSSES * self._num_known + 1
         self._account = max(min(self._account + booked, _MOST), 0.0)
         self._trend = _TREND * self._trend + booked
         if gain >= 0:

@@ -1,19 +1,19 @@
 """Which part of a drafted tree is worth verifying, from what passes cost here and how right such drafts have been.
 
 Job: `PassCosts`, which learns what a row adds to a pass and the draft's calibration, and says where to cut a tree.
-Non-job: whether to draft at all, and how much (controller.py).
+Non-job: whether to draft at all, and how deep (controller.py, level_costs.py).
 
 Drafting is paid for when the tree is there; what is left to decide is how many rows the target runs. Another node is
 worth its row while the chance that it is confirmed, times what a token costs otherwise, exceeds what the row adds to
 the pass. Where rows are nearly free the whole tree stays; on a CPU the unlikely part of it goes, and where the draft is
-unsure of the first token already, the pass is a plain one. Fixed thresholds on the draft's probability do the same with
-one number for every machine (llama.cpp's ``--draft-p-min``).
+unsure of the first token already, the pass is a plain one: any rows at all cost something too. Fixed thresholds on the
+draft's probability do the same with one number for every machine (llama.cpp's ``--draft-p-min``).
 
 How far a draft's probabilities can be believed is learned by the probability of its first token, because the tokens of
 a path are not independent: a copy whose first token is right goes on being right, whatever it said.
 
 Costs are kept as multiples of a plain step, so they hold for other lengths of the context and for a machine that has
-become slower, and as one line through all newest passes: single sizes are too few to tell a row from noise.
+become slower, and as one line through all newest passes with rows: single sizes are too few to tell a row from noise.
 """
 
 import math
@@ -24,16 +24,11 @@ _NUM_PASSES = 48  # newest ones that the line goes through
 _MOST = 8.0  # a pass that took more plain steps than this was held up
 _PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
 _NUM_CLASSES = 10  # of the first token's probability
-_MEMORY = 0.95  # weight of what was expected and confirmed against the next step's
+_MEMORY = 0.95  # weight of what was expected and confirmed against the next draft's that is run
 _PRIOR = 1.0  # tokens for which …
 _HOPE = 1.5  # … so many times what the draft expects is hoped for: what is never run teaches nothing
 _FADE = 0.8  # … and when a new answer begins: no more than this part of it …
 _KEPT = 4.0  # … and no more than so many expected tokens
-_NUM_DRAFTS = 16  # newest ones that tell what passes of the draft model take
-_FEW_DRAFTS = 3  # fewer tell little
-_GUESS = 0.2  # plain steps that a pass is thought to take before any was measured
-_TRUST = 2.0  # tokens for which a draft is believed …
-_TRUST_MEMORY = 0.9  # … and the weight of older ones against the next
 _PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
@@ -100,49 +95,6 @@ class PassCosts:
         row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
         row = min(max(row / spread, 0.0), steps / nodes)
         return steps - row * nodes, row
-
-
-class LevelCosts:
-    """What passes of a draft model take, in plain steps, and how far what they draft can be believed."""
-
-    def __init__(self) -> None:
-        self.first = _GUESS  # plain steps of a draft's first pass …
-        self.further = _GUESS  # … and of each further one
-        self._drafts: deque[tuple[int, float]] = deque(maxlen=_NUM_DRAFTS)  # passes, plain steps that they took
-        self._expected = self._confirmed = 0.0  # tokens
-
-    @property
-    def trust(self) -> float:
-        """How many tokens are confirmed for each that a draft expects, at most 1."""
-        return min((self._confirmed + _TRUST) / (self._expected + _TRUST), 1.0)
-
-    def begin(self) -> None:
-        """A new answer, on a machine that may have changed: so the oldest draft is forgotten."""
-        if self._drafts:
-            self._drafts.popleft()
-            self._fit()
-
-    def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
-        """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
-        self._drafts.append((num_passes, min(took, _MOST)))
-        self._expected = _TRUST_MEMORY * self._expected + expected
-        self._confirmed = _TRUST_MEMORY * self._confirmed + num_confirmed
-        self._fit()
-
-    def _fit(self) -> None:
-        """The line through all drafts but the one that took longest for its passes: that was held up."""
-        drafts = sorted(self._drafts, key=lambda one: one[1] / one[0])
-        if len(drafts) < _FEW_DRAFTS:  # what was measured may have been held up: not believed beyond a plain step
-            self.first = min(drafts[0][1] / drafts[0][0], 1.0) if drafts else _GUESS
-            self.further = min(self.first, _GUESS)
-            return
-        drafts.pop()
-        passes = sum(num for num, _ in drafts) / len(drafts)
-        steps = sum(took for _, took in drafts) / len(drafts)
-        spread = _PRIOR_PASSES + sum((num - passes) ** 2 for num, _ in drafts)
-        together = _PRIOR_PASSES * min(steps / passes, _GUESS) + sum((num - passes) * (took - steps) for num, took in drafts)
-        self.further = min(max(together / spread, 0.0), steps / passes)
-        self.first = steps - self.further * (passes - 1)
 
 
 def chance(log_q: float) -> float:

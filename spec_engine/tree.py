@@ -142,7 +142,8 @@ def make_grower(
     """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy.
 
     `vocabulary` int64 [V] names the token of each column, for a draft that knows a part of the tokens only. A level is
-    not run where it cannot bring `min_gain` tokens: at best each of its nodes gets a child that is right.
+    not run where less than `min_gain` tokens are expected of it: if it is as unsure against the level above it as that
+    was itself.
     """
     growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam, "eagle": _EagleTree}
     return growers[config.policy](config, root_token_id, vocabulary, min_gain)
@@ -157,6 +158,7 @@ class _Grower:
         self._config = config
         self._min_gain = min_gain
         self._num_passes = 0
+        self._chance = 1.0  # of a token at the newest level to be among the nodes that are run next
         self._root_token_id = root_token_id
         self._vocabulary = vocabulary
         self._token_ids: list[int] = []
@@ -187,7 +189,8 @@ class _Grower:
         """Take the level below `parents`; the nodes to run next, none where running them is not worth it."""
         self._num_passes += 1
         frontier = self._next(self._add_level(parents, log_probs))
-        return frontier if sum(math.exp(self._log_q[node]) for node in frontier) >= self._min_gain else []
+        above, self._chance = self._chance, sum(math.exp(self._log_q[node]) for node in frontier)
+        return frontier if self._chance * min(self._chance / max(above, 1e-9), 1.0) >= self._min_gain else []
 
     def finish(self) -> DraftTree:
         """The `num_nodes` nodes of largest path probability, renumbered in that order behind the root."""

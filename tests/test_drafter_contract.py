@@ -174,6 +174,27 @@ def test_the_budget_and_the_root_are_kept(make: Callable[[], Made], max_nodes: i
         assert len(tree) > 1
 
 
+def test_at_rest_nothing_is_proposed_that_takes_a_pass(make: Callable[[], Made]) -> None:
+    """And what rested drafts as before afterwards."""
+    rested, straight = begin(make()), begin(make())
+    read(rested, TEXT)
+    read(straight, TEXT)
+    tree = rested.propose(5, 10, math.inf)
+    assert tree.token_ids[0] == 5
+    assert len(tree) <= 11
+    assert tree.num_passes == 0
+    assert same(rested.propose(5, 10), straight.propose(5, 10))
+
+
+def test_a_pass_is_run_where_it_brings_enough(make: Callable[[], Made]) -> None:
+    """The more is asked of it, the fewer."""
+    session = begin(make())
+    read(session, TEXT)
+    passes = [session.propose(5, 10, min_gain).num_passes for min_gain in (0.0, 0.01, 0.3, 1.0)]
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] == 0 or passes[-1] < passes[0]
+
+
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_prefill_chunks_do_not_change_the_drafts(make: Callable[[], Made], chunk: int) -> None:
     whole, parts = begin(make()), begin(make())

@@ -58,7 +58,7 @@ class Drafted:
 
     def first(self, num_nodes: int) -> "Drafted":
         """The likeliest nodes."""
-        return self._keep([node for node in range(min(num_nodes + 1, len(self.log_q)))])
+        return self._keep(range(min(num_nodes + 1, len(self.log_q))))
 
     def within(self, num_passes: int) -> "Drafted":
         """What so many passes give."""
@@ -72,14 +72,15 @@ class Drafted:
         return Drafted(log_q, depths, passes, tuple(new for new, node in enumerate(nodes) if node in self.path))
 
     def ended(self, min_gain: float) -> "Drafted":
-        """What is drafted where a pass has to bring `min_gain` tokens, as drafters and growers see it: at best, each
-        node of the level above gets a child that is right."""
-        if min_gain == math.inf or (self.free is not None and 1 - self.free.chance < min_gain):  # as in blend.py
+        """What is drafted where a pass has to bring `min_gain` tokens, as in blend.py and the growers of tree.py."""
+        if min_gain == math.inf or (self.free is not None and 1 - self.free.chance < min_gain):
             return self.within(0)
+        before = 1.0
         for number in range(1, self.num_passes):
-            above = sum(chance(q) for q, needed in zip(self.log_q, self.passes, strict=True) if needed == number)
-            if above < min_gain:
+            above = sum(chance(q) for q, depth in zip(self.log_q, self.depths, strict=True) if depth == number)
+            if above * min(above / before, 1.0) < min_gain:
                 return self.within(number)
+            before = above
         return self
 
     def tree(self) -> DraftTree:
@@ -93,8 +94,8 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One answer behind `num_prompt_tokens`. `plain_s` is a plain step, `draft_s` drafting by passes of the draft model,
-    `verify_s` a pass behind a draft by nodes below the root, 0 among both: medians in seconds."""
+    """One answer behind `num_prompt_tokens`. `plain_s` is a plain step, `draft_s` drafting by passes of the draft
+    model, `verify_s` a pass behind a draft by nodes below the root, 0 among both: medians in seconds."""
 
     name: str
     num_prompt_tokens: int
@@ -133,7 +134,8 @@ def _between(table: dict[int, float], size: int) -> float:
 def record_traces(
     plain: Engine, presets: Sequence[Preset], texts: Sequence[str], plan: BenchPlan, tell: Callable[[str], None]
 ) -> list[Trace]:
-    """Every kind of drafter, as the first of these presets that has it makes it, beside the answers of `plain` to the plan's questions.
+    """Every kind of drafter, made as in the first of these presets that has it, beside the answers of `plain` to the
+    plan's questions. The presets share a target.
 
     Raises `DocumentError` when no text is long enough for any length.
     """
@@ -312,7 +314,7 @@ def _table(trace: Trace) -> dict[str, object]:
 
 
 def _row(drafted: Drafted) -> list[object]:
-    """Of a token: log-probabilities, depths (negative where no pass is needed), path, what is drafted without passes."""
+    """Of a token: log-probabilities, depths (negative: needs no pass), path, what is drafted without passes."""
     depths = [depth if needed else -depth for depth, needed in zip(drafted.depths, drafted.passes, strict=True)]
     row: list[object] = [[round(score, 2) for score in drafted.log_q], depths, drafted.path]
     return row if drafted.free is None else [*row, _row(drafted.free)]

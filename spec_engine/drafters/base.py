@@ -69,9 +69,9 @@ class DraftSession(Protocol):
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
         """A tree below `root`, the token that follows all observed ones, with at most `max_nodes` drafted nodes.
 
-        A pass of a draft model is run only if it may add `min_gain` accepted tokens: a further level ends the tree
-        where its parents are too unlikely together. At infinity no pass is run, which is how drafting rests: what costs
-        nothing, copies for example, is proposed even then.
+        A pass of a draft model is run only if it is expected to add `min_gain` accepted tokens, the first one of a tree
+        whenever it may. At infinity none is run, which is how drafting rests: what costs nothing, copies for example,
+        is proposed even then. The tree says how many passes it took (`num_passes`).
 
         The drafted part may be empty. The root is not observed yet: it comes with the next step. Likelier nodes come
         first, and `log_q` is what the drafter believes: the engine runs a node as far as its chance is worth a row.
