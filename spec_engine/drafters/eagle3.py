@@ -88,7 +88,6 @@ class EagleSession:
         self._pending: list[int] = []  # committed tokens whose rows were not run yet …
         self._pending_features: list[Tensor] = []  # … and the features of the tokens before them, [n, F] together
         self._has_joined = False  # the memory holds nothing but this answer's text
-        self._has_proposed = False
         self._has_root = False  # the memory's newest row is that of a root, not committed yet
 
     @property
@@ -121,8 +120,8 @@ class EagleSession:
         else:
             assert before is not None, "a first token has no row"
             self._wait_for_run(step.token_ids, torch.cat((before, features[:-1])) if len(features) > 1 else before)
-        is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
-        if is_prompt or len(self._pending) >= _CATCH_UP:
+        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
+        if is_read or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:
@@ -133,7 +132,6 @@ class EagleSession:
         """A tree below `root` of at most `max_nodes` drafted nodes; levels that may bring less than `min_gain` are not
         run. Bare where no token was observed yet."""
         self._join()
-        self._has_proposed = True
         self._drop_root()
         if max_nodes < 1 or min_gain == math.inf or self._feature is None:
             return DraftTree.root(root)

@@ -82,7 +82,6 @@ class LMSession:
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # committed tokens that the draft has not run yet
         self._has_joined = False  # the memory holds nothing but this answer's text
-        self._has_proposed = False
         self._has_root = False  # the memory's newest token is a root, not committed yet
 
     @property
@@ -117,8 +116,8 @@ class LMSession:
             else:
                 self._memory.drop_last()
         self._pending.extend(token_ids)
-        is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
-        if is_prompt or len(self._pending) >= _CATCH_UP:
+        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
+        if is_read or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:
@@ -128,7 +127,6 @@ class LMSession:
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
         self._join()
-        self._has_proposed = True
         if self._has_root:
             self._has_root = False
             self._memory.drop_last()
