@@ -106,7 +106,7 @@ def test_it_comes_close_to_the_best_fixed_budget(verify: Cost, draft: Cost, acce
     controller = BudgetController(32)
     machine.first_step(controller)
     machine.speed(controller, 150)
-    assert machine.speed(controller, 600) > 0.85 * best_speed(machine, 32)
+    assert machine.speed(controller, 600) > 0.88 * best_speed(machine, 32)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,7 +115,7 @@ def test_it_is_never_much_slower_than_plain_decoding(seed: int) -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 30)
-    assert machine.speed(controller, 500) > 0.93 / machine.verify(0)
+    assert machine.speed(controller, 500) > 0.98 / machine.verify(0)
     assert controller.note.startswith("Drafting")
     assert "ms a token" in controller.note
 
@@ -138,7 +138,7 @@ def test_an_answer_that_no_draft_fits_loses_what_the_account_holds(draft_s: floa
     for _ in range(6):  # the first answers learn what each budget costs
         machine.first_step(controller)
         seconds = sum(machine.step(controller)[1] for _ in range(num_tokens))
-    assert seconds / machine.verify(0) <= 1.015 * num_tokens + 3
+    assert seconds / machine.verify(0) <= 1.004 * num_tokens + 2.2
 
 
 def test_a_level_is_asked_to_bring_what_its_time_would_bring_otherwise() -> None:
@@ -169,7 +169,11 @@ def test_a_draft_that_is_surer_than_right_is_ended_sooner() -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 60)
-    assert len(machine.tree(16, max(controller.min_gain(), controller.min_gain()))) < 10
+    passes = set()
+    for _ in range(60):
+        passes.add(machine.tree(16, controller.min_gain()).num_passes)
+        machine.step(controller)
+    assert max(passes) < 8  # believed, it would be run through 14 levels
 
 
 def test_copies_that_cost_nothing_never_rest() -> None:
@@ -227,7 +231,7 @@ def stalled_first_pass(factor: float, accept: float = 0.9) -> float:
 
 @pytest.mark.parametrize("factor", [5.0, 50.0, 1000.0])
 def test_one_pass_that_was_held_up_is_got_over(factor: float) -> None:
-    assert stalled_first_pass(factor) > 0.8 * stalled_first_pass(1.0)
+    assert stalled_first_pass(factor) > 0.95 * stalled_first_pass(1.0)
 
 
 @pytest.mark.parametrize("factor", [2.0, 4.0, 10.0])
@@ -311,7 +315,7 @@ def test_a_dear_draft_loses_little_of_a_short_answer() -> None:
     controller = BudgetController(16)
     for _ in range(5):
         machine.first_step(controller)
-        assert machine.speed(controller, 100) > 0.8 / machine.verify(0)
+        assert machine.speed(controller, 100) > 0.9 / machine.verify(0)
 
 
 def test_drafting_comes_back_when_the_content_changes() -> None:
@@ -451,7 +455,7 @@ def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -
         long.speed(controller, 60)
         short.first_step(controller)
         seconds = sum(short.step(controller)[1] for _ in range(128))
-    assert seconds / short.verify(0) < 128 * 1.01 + 6
+    assert seconds / short.verify(0) < 128 + 2.5
 
 
 def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
