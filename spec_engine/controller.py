@@ -53,7 +53,7 @@ class BudgetController:
         self._plain = PlainSteps()
         self._passes = PassCosts()
         self._levels = LevelCosts()
-        self._num_dear = 0  # drafts in a row that took time although no pass was allowed
+        self._num_dear = 0  # drafts in a row that took time and named no pass; one may have been held up
         self._num_lost = self._num_known = 0.0  # looks, the older ones for less
         self.begin(0)
 
@@ -127,14 +127,14 @@ class BudgetController:
             self._plain.add_pass(record.verify_s)
         else:
             self._plain.add_step(record.verify_s + min(beside_s, _SMALL * record.verify_s))
-        num_passes = proposed.num_passes or int(is_dear and not self._is_resting)
+        if self.budget():
+            self._num_dear = self._num_dear + 1 if is_dear and not proposed.num_passes else 0
+        num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
         if num_passes:
             expected = sum(map(chance, tree.log_q[1:]))
             self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)
             self._book_look(seconds, len(path))
         else:
-            if self.budget():
-                self._num_dear = self._num_dear + 1 if is_dear else 0
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
             self._account = min(self._account + _RATE, _MOST)
