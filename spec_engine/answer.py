@@ -94,7 +94,8 @@ class Answer:
         """What the next pass must record: what the drafter asks for. Attention only where it will be asked to draft;
         features always, because a later draft needs those of every token."""
         taps = self.draft.taps
-        taps = taps if self._controller.may_draft else Taps(features=taps.features)
+        if taps.attention_row and not self._controller.may_draft:
+            taps = Taps(features=taps.features)
         return replace(taps, attention_row=True) if self._is_look_due() else taps
 
     def is_cancelled(self) -> bool:
@@ -168,7 +169,7 @@ class Answer:
     def refocus(self, step: Step) -> Focus | None:
         """A new view for the drafter, if the target's attention moved."""
         self._draft_s += self.clock.lap()
-        is_wanted = self.draft.taps.attention_row and self._controller.may_draft
+        is_wanted = self._controller.may_draft and self.draft.taps.attention_row
         focus = self._retriever.update(step) if is_wanted else None
         self._other_s += self.clock.lap()
         return focus
@@ -184,10 +185,11 @@ class Answer:
         """
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
         budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
-        tree = DraftTree.root(root)
         if budget:
             drafted = self.draft.propose(root, budget, self._controller.min_gain())
             tree = self._controller.cut(drafted.within(num_wanted))
+        else:
+            tree = DraftTree.root(root)
         self._draft_s += self.clock.lap()
         return tree
 

@@ -139,7 +139,7 @@ class BudgetController:
             self._wait = max(self._wait - 1, 0)
             self._account = min(self._account + _RATE, _MOST)
         is_off = self._wait > 0 or not self._affords(0.0)
-        self._is_off = is_off and self._num_looks > 0 or self._is_off and not num_passes
+        self._is_off = (is_off and self._num_looks > 0) or (self._is_off and not num_passes)
         self._is_resting = is_off or self._num_drafted >= _PLAIN_EVERY
 
     def _affords(self, more: float) -> bool:

@@ -79,21 +79,16 @@ class EagleSession:
 
     def __init__(self, memory: EagleMemory, fitted: FittedHead, settings: LMSettings, sampling: SamplingParams) -> None:
         self._memory = memory
-        self._layers = fitted.layers
         self._target_ids = fitted.target_ids
         self._settings = settings
         self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise, token_ids=fitted.target_ids)
+        self.taps = Taps(attention_row=settings.retrieval.enabled, features=fitted.layers)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._feature: Tensor | None = None  # [1, F] of the newest committed token: for the token after it
         self._pending: list[int] = []  # committed tokens whose rows were not run yet …
         self._pending_features: list[Tensor] = []  # … and the features of the tokens before them, [n, F] together
         self._has_joined = False  # the memory holds nothing but this answer's text
         self._has_root = False  # the memory's newest row is that of a root, not committed yet
-
-    @property
-    def taps(self) -> Taps:
-        """The head's layers; retrieval needs the target's attention too."""
-        return Taps(attention_row=self._settings.retrieval.enabled, features=self._layers)
 
     def reusable(self, prefix: Sequence[int]) -> int:
         """All but the last of the tokens that the memory has read: its feature is not kept, so the target reads it
@@ -114,7 +109,7 @@ class EagleSession:
         self._num_done = step.num_done
         before = self._feature
         features = step.features  # [n, F], combined when they are needed: while drafting rests they cost nothing
-        self._feature = features[-1:]
+        self._feature = features if len(features) == 1 else features[-1:]
         if self._is_run(step.token_ids[0], before):
             self._wait_for_run(step.token_ids[1:], features[:-1])
         else:
@@ -131,10 +126,10 @@ class EagleSession:
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; levels that may bring less than `min_gain` are not
         run. Bare where no token was observed yet."""
-        self._join()
-        self._drop_root()
         if max_nodes < 1 or min_gain == math.inf or self._feature is None:
             return DraftTree.root(root)
+        self._join()
+        self._drop_root()
         tree = self._settings.tree
         config = replace(tree, num_nodes=min(tree.num_nodes, max_nodes))
         grower = make_grower(config, root, self._target_ids, min_gain)
