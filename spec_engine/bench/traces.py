@@ -141,7 +141,7 @@ def record_traces(
     """
     first_with: dict[DrafterKind, Preset] = {}
     for preset in presets:
-        first_with = dict.fromkeys(available_drafters(preset), preset) | first_with
+        first_with |= {kind: preset for kind in available_drafters(preset) if kind not in first_with}
     drafters = [
         (preset, kind, DRAFTERS[kind](DrafterContext(preset, plain.target, plain.device)))
         for kind, preset in first_with.items()
@@ -183,7 +183,8 @@ def record_tokens(
             seconds, tree = _timed_draft(session, root, budget)
             if tree.num_passes:
                 draft_s[tree.num_passes].append(seconds)
-        reading_s.append(max(anew_s - seconds, 0.0))  # new tokens are taken in once, by the first proposal
+        if tree.num_passes:  # new tokens are taken in once, by the first proposal
+            reading_s.append(max(anew_s - seconds, 0.0))
         for size in (0, *sizes):
             if size < len(tree):
                 session.propose(root, max_nodes)  # so that the machine's caches are as a draft leaves them

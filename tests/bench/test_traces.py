@@ -147,4 +147,4 @@ def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
         best, fixed, taken = (sum(column) for column in zip(*answers, strict=True))
         print(f"{kind}: {best / taken:.0%} of the bound, {fixed / taken:.0%} of the best fixed budget of each answer")
         assert best / taken > 0.8, kind
-        assert fixed / taken > 0.92, kind
+        assert fixed / taken > 0.93, kind
