@@ -85,7 +85,6 @@ class Answer:
         self._seen: Tensor | None = None  # bool [V], for the repetition penalty
         self._token_ids: list[int] = []
         self._texts: list[str] = []
-        self._budget = 0
         self._pass_s = self._sample_s = 0.0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
         self._controller.begin(len(self.prompt))
@@ -95,7 +94,8 @@ class Answer:
         """What the next pass must record: what the drafter asks for. Attention only where it will be asked to draft;
         features always, because a later draft needs those of every token."""
         taps = self.draft.taps
-        taps = taps if self._controller.may_draft else Taps(features=taps.features)
+        if taps.attention_row and not self._controller.may_draft:
+            taps = Taps(features=taps.features)
         return replace(taps, attention_row=True) if self._is_look_due() else taps
 
     @property
@@ -151,7 +151,7 @@ class Answer:
         if not self._token_ids:
             self._recorder.first_token(self._last_token_s)
         self._recorder.add(record)
-        self._controller.record(self._budget, record, tree, accepted.path)
+        self._controller.record(record, tree, accepted.path)
         self._remember(accepted.token_ids)
         texts = self._scanned.text_by_token
         self._texts.extend(texts)
@@ -175,7 +175,7 @@ class Answer:
     def refocus(self, step: Step) -> Focus | None:
         """A new view for the drafter, if the target's attention moved."""
         self._draft_s += self.clock.lap()
-        is_wanted = self.draft.taps.attention_row and self._controller.may_draft
+        is_wanted = self._controller.may_draft and self.draft.taps.attention_row
         focus = self._retriever.update(step) if is_wanted else None
         self._other_s += self.clock.lap()
         return focus
@@ -190,10 +190,12 @@ class Answer:
         No deeper than the answer may get: so no node stands beyond the context that was checked at the start.
         """
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
-        self._budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
-        tree = DraftTree.root(root)
-        if self._budget:
-            tree = self._controller.cut(self.draft.propose(root, self._budget).within(num_wanted))
+        budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
+        if budget:
+            drafted = self.draft.propose(root, budget, self._controller.min_gain())
+            tree = self._controller.cut(drafted.within(num_wanted))
+        else:
+            tree = DraftTree.root(root)
         self._draft_s += self.clock.lap()
         return tree
 

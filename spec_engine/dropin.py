@@ -136,14 +136,14 @@ class CustomGenerate:
         for step in target.prefill(prompt[num_held:-1], draft.taps):
             draft.observe(step)
         controller.begin(len(prompt))
-        tree, budget, draft_s = DraftTree.root(prompt[-1]), 0, 0.0
+        tree, draft_s = DraftTree.root(prompt[-1]), 0.0
         while True:
             started = time.perf_counter()
             outputs = target.verify(tree, draft.taps)
             accepted = text.take(accept(tree, choose(tree, outputs.logits, text)))
             step = target.commit(outputs, accepted.path, with_row=retriever.is_due)
             taken = _record(tree, accepted, draft_s, time.perf_counter() - started)
-            controller.record(budget, taken, tree, accepted.path)
+            controller.record(taken, tree, accepted.path)
             yield accepted.token_ids
             if accepted.stop:
                 return
@@ -154,7 +154,8 @@ class CustomGenerate:
             budget = controller.budget() if text.num_left > 1 else 0
             tree = DraftTree.root(accepted.bonus)
             if budget:
-                tree = controller.cut(draft.propose(accepted.bonus, budget).within(text.num_left - 1))
+                drafted = draft.propose(accepted.bonus, budget, controller.min_gain())
+                tree = controller.cut(drafted.within(text.num_left - 1))
             draft_s = time.perf_counter() - started
 
     def _hold(self, model: PreTrainedModel, num_prompt: int, config: GenerationConfig) -> _Held:

@@ -1,19 +1,19 @@
 """Which part of a drafted tree is worth verifying, from what passes cost here and how right such drafts have been.
 
 Job: `PassCosts`, which learns what a row adds to a pass and the draft's calibration, and says where to cut a tree.
-Non-job: whether to draft at all, and how much (controller.py).
+Non-job: whether to draft at all, and how deep (controller.py, level_costs.py).
 
 Drafting is paid for when the tree is there; what is left to decide is how many rows the target runs. Another node is
 worth its row while the chance that it is confirmed, times what a token costs otherwise, exceeds what the row adds to
 the pass. Where rows are nearly free the whole tree stays; on a CPU the unlikely part of it goes, and where the draft is
-unsure of the first token already, the pass is a plain one. Fixed thresholds on the draft's probability do the same with
-one number for every machine (llama.cpp's ``--draft-p-min``).
+unsure of the first token already, the pass is a plain one: any rows at all cost something too. Fixed thresholds on the
+draft's probability do the same with one number for every machine (llama.cpp's ``--draft-p-min``).
 
 How far a draft's probabilities can be believed is learned by the probability of its first token, because the tokens of
 a path are not independent: a copy whose first token is right goes on being right, whatever it said.
 
 Costs are kept as multiples of a plain step, so they hold for other lengths of the context and for a machine that has
-become slower, and as one line through all newest passes: single sizes are too few to tell a row from noise.
+become slower, and as one line through all newest passes with rows: single sizes are too few to tell a row from noise.
 """
 
 import math
@@ -24,13 +24,12 @@ _NUM_PASSES = 48  # newest ones that the line goes through
 _MOST = 8.0  # a pass that took more plain steps than this was held up
 _PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
 _NUM_CLASSES = 10  # of the first token's probability
-_MEMORY = 0.95  # weight of what was expected and confirmed against the next step's
+_MEMORY = 0.95  # weight of what was expected and confirmed against the next draft's that is run
 _PRIOR = 1.0  # tokens for which …
 _HOPE = 1.5  # … so many times what the draft expects is hoped for: what is never run teaches nothing
-_FORGET = 0.95  # what is left of a record when such a tree was not run at all
 _FADE = 0.8  # … and when a new answer begins: no more than this part of it …
 _KEPT = 4.0  # … and no more than so many expected tokens
-_PROBE_EVERY = 8  # drafts cut to nothing, after which one node is run anyhow
+_PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
 class PassCosts:
@@ -53,22 +52,23 @@ class PassCosts:
         """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
         nodes were run and `num_accepted` kept; it took `seconds` where a plain step takes `plain_s`."""
         self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
-        if len(log_q) == 1:
+        if num_run == 0:
             return
-        kind, memory = _class(log_q), _MEMORY if num_run else _FORGET
-        self._expected[kind] = memory * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
-        self._confirmed[kind] = memory * self._confirmed[kind] + num_accepted
+        kind = _class(log_q)
+        self._expected[kind] = _MEMORY * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
+        self._confirmed[kind] = _MEMORY * self._confirmed[kind] + num_accepted
 
     def num_worth(self, log_q: Sequence[float], token_s: float, plain_s: float) -> int:
         """How many of a tree's first nodes to run: `log_q` is best first, root included, and a token costs `token_s`
         seconds otherwise. All of them where the clock is too coarse to tell."""
         if len(log_q) == 1 or token_s <= 0:
             return len(log_q) - 1
-        kind, row_s = _class(log_q), self._row() * plain_s
+        kind = _class(log_q)
+        first, row = self._line()
         calibration = (self._confirmed[kind] + _HOPE * _PRIOR) / (self._expected[kind] + _PRIOR)
-        best, best_gain, gain = 0, 0.0, 0.0
+        best, best_gain, gain = 0, 0.0, -first * plain_s
         for num_nodes in range(1, len(log_q)):
-            gain += calibration * chance(log_q[num_nodes]) * token_s - row_s
+            gain += calibration * chance(log_q[num_nodes]) * token_s - row * plain_s
             if gain >= best_gain:
                 best, best_gain = num_nodes, gain
         self._num_cut = 0 if best else self._num_cut + 1
@@ -78,19 +78,23 @@ class PassCosts:
 
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
-        return self._row() * plain_s
+        return self._line()[1] * plain_s
 
-    def _row(self) -> float:
-        """Plain steps that a row adds: the slope of the line, never falling. The longest pass does not count."""
+    def _line(self) -> tuple[float, float]:
+        """Plain steps that any rows add to a pass, and each of them: the line through all passes with rows, never
+        falling, that begins no lower than bare passes. The longest pass does not count."""
         passes = sorted(self._passes, key=lambda one: one[1])[:-1]
-        weight = _PRIOR_PASSES + len(passes)
-        nodes = sum(num for num, _ in passes) / weight
-        steps = (_PRIOR_PASSES + sum(took for _, took in passes)) / weight
-        spread = _PRIOR_PASSES * nodes**2 + sum((num - nodes) ** 2 for num, _ in passes)
-        if spread == 0:
-            return 0.0
-        together = _PRIOR_PASSES * nodes * (steps - 1) + sum((num - nodes) * (took - steps) for num, took in passes)
-        return max(together / spread, 0.0)
+        bare = [took for num, took in passes if num == 0]
+        bare_steps = (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
+        full = [(num, max(took - bare_steps, 0.0)) for num, took in passes if num]
+        if not full:
+            return 0.0, 0.0
+        nodes = sum(num for num, _ in full) / len(full)
+        steps = sum(took for _, took in full) / len(full)
+        spread = sum((num - nodes) ** 2 for num, _ in full) + _PRIOR_PASSES * nodes**2
+        row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
+        row = min(max(row / spread, 0.0), steps / nodes)
+        return steps - row * nodes, row
 
 
 def chance(log_q: float) -> float:

@@ -12,7 +12,7 @@ to 1, always falls to the parent, and each prefix of the ranking is a tree.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -33,6 +33,7 @@ class DraftTree:
     parents: tuple[int, ...]  # node; -1 for the root
     depths: tuple[int, ...]  # 0 for the root
     log_q: tuple[float, ...]  # summed log-probability of the path under the draft; 0 for the root
+    num_passes: int = field(default=0, compare=False)  # of a draft model, that it took
 
     def __post_init__(self) -> None:
         for name in ("token_ids", "parents", "depths", "log_q"):
@@ -71,7 +72,13 @@ class DraftTree:
         if len(self) <= num_nodes + 1:
             return self
         stop = num_nodes + 1
-        return DraftTree(self.token_ids[:stop], self.parents[:stop], self.depths[:stop], self.log_q[:stop])
+        return replace(
+            self,
+            token_ids=self.token_ids[:stop],
+            parents=self.parents[:stop],
+            depths=self.depths[:stop],
+            log_q=self.log_q[:stop],
+        )
 
     def within(self, depth: int) -> "DraftTree":
         """The tree without the nodes deeper than `depth`."""
@@ -81,7 +88,7 @@ class DraftTree:
         new = {node: index for index, node in enumerate(kept)} | {-1: -1}
         parents = tuple(new[self.parents[node]] for node in kept)
         token_ids, depths = (tuple(values[node] for node in kept) for values in (self.token_ids, self.depths))
-        return DraftTree(token_ids, parents, depths, tuple(self.log_q[node] for node in kept))
+        return DraftTree(token_ids, parents, depths, tuple(self.log_q[node] for node in kept), self.num_passes)
 
     def ancestor_mask(self) -> Tensor:
         """Bool [N, N] on the CPU: ``mask[i, j]`` says that node j lies on the path from the root to i, i included."""
@@ -129,20 +136,29 @@ class TreeGrower(Protocol):
         """The best nodes within the budget as a tree, the likeliest first. May be called at any point."""
 
 
-def make_grower(config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> TreeGrower:
+def make_grower(
+    config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None, min_gain: float = 0.0
+) -> TreeGrower:
     """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy.
 
-    `vocabulary` int64 [V] names the token of each column, for a draft that knows a part of the tokens only.
+    `vocabulary` int64 [V] names the token of each column, for a draft that knows a part of the tokens only. A level is
+    not run where less than `min_gain` tokens are expected of it: if it is as unsure against the level above it as that
+    was itself.
     """
     growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam, "eagle": _EagleTree}
-    return growers[config.policy](config, root_token_id, vocabulary)
+    return growers[config.policy](config, root_token_id, vocabulary, min_gain)
 
 
 class _Grower:
     """What the policies share: node storage, the ranking of candidates, and the final choice."""
 
-    def __init__(self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> None:
+    def __init__(
+        self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None, min_gain: float = 0.0
+    ) -> None:
         self._config = config
+        self._min_gain = min_gain
+        self._num_passes = 0
+        self._chance = 1.0  # of a token at the newest level to be among the nodes that are run next
         self._root_token_id = root_token_id
         self._vocabulary = vocabulary
         self._token_ids: list[int] = []
@@ -164,10 +180,17 @@ class _Grower:
         return tuple(reversed(nodes))
 
     def start(self, root_log_probs: Tensor) -> list[int]:
-        return self._next(self._add_level([-1], root_log_probs[None]))
+        return self._grow([-1], root_log_probs[None])
 
     def extend(self, frontier: Sequence[int], log_probs: Tensor) -> list[int]:
-        return self._next(self._add_level(frontier, log_probs))
+        return self._grow(frontier, log_probs)
+
+    def _grow(self, parents: Sequence[int], log_probs: Tensor) -> list[int]:
+        """Take the level below `parents`; the nodes to run next, none where running them is not worth it."""
+        self._num_passes += 1
+        frontier = self._next(self._add_level(parents, log_probs))
+        above, self._chance = self._chance, sum(math.exp(self._log_q[node]) for node in frontier)
+        return frontier if self._chance * min(self._chance / max(above, 1e-9), 1.0) >= self._min_gain else []
 
     def finish(self) -> DraftTree:
         """The `num_nodes` nodes of largest path probability, renumbered in that order behind the root."""
@@ -179,6 +202,7 @@ class _Grower:
             (-1, *(node_of[self._parents[node]] for node in kept)),
             (0, *(self._depths[node] for node in kept)),
             (0.0, *(self._log_q[node] for node in kept)),
+            self._num_passes,
         )
 
     def _width(self, level: int) -> int:
@@ -236,9 +260,7 @@ class _OptTree(_Grower):
     a child is never likelier than its parent, so no descendant of another node could enter the final tree.
     """
 
-    def __init__(self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None) -> None:
-        super().__init__(config, root_token_id, vocabulary)
-        self._expected = 0.0
+    _expected = 0.0
 
     def _width(self, level: int) -> int:
         return self._config.num_nodes

@@ -15,39 +15,52 @@ Cost = Callable[[int], float]
 
 
 class Machine:
-    """Runs steps whose cost and acceptance are given by formulas; a draft is accepted rank by rank."""
+    """Runs steps whose cost and acceptance are given by formulas; a draft is a chain, one pass a token, and accepted
+    rank by rank. `draft` is what so many passes take, or, if it `is_free`, what a draft takes that needs none."""
 
     def __init__(
-        self, verify: Cost, draft: Cost, accept: float, noise: float = 0.1, seed: int = 0, says: float | None = None
+        self,
+        verify: Cost,
+        draft: Cost,
+        accept: float,
+        noise: float = 0.1,
+        seed: int = 0,
+        says: float | None = None,
+        is_free: bool = False,
     ) -> None:
         self.verify, self.draft, self.accept, self.noise = verify, draft, accept, noise
         self.says = says  # how likely the draft takes a token to be right, if it is wrong about that
+        self.is_free = is_free
         self._random = random.Random(seed)
 
     def step(self, controller: BudgetController) -> tuple[int, float]:
         """One step; returns tokens and seconds, the rare stall of the machine left out."""
-        budget = controller.budget()
-        tree = controller.cut(self.tree(budget)) if budget else self.tree(0)
+        drafted = self.tree(controller.budget(), controller.min_gain())
+        tree = controller.cut(drafted)
         num_nodes, path = len(tree) - 1, [0]
         while len(path) <= num_nodes and self._random.random() < self.accept:
             path.append(len(path))
         verify_s = self.verify(num_nodes) * self._random.uniform(1 - self.noise, 1 + self.noise)
-        draft_s = self.draft(budget) if budget else 0.0
+        draft_s = self.draft(drafted.num_passes) if drafted.num_passes or (self.is_free and len(drafted) > 1) else 0.0
         stall_s = 50 * verify_s if self.noise and self._random.random() < 0.01 else 0.0
         record = StepRecord(num_nodes, len(path) - 1, len(path), num_nodes, draft_s, verify_s + stall_s)
-        controller.record(budget, record, tree, path)
+        controller.record(record, tree, path)
         return len(path), verify_s + draft_s
 
-    def tree(self, budget: int) -> DraftTree:
-        """A chain that says how likely it is right."""
-        loss = math.log(self.says or self.accept or 1e-9)
-        return DraftTree.chain([1] * (budget + 1), [depth * loss for depth in range(budget + 1)])
+    def tree(self, budget: int, min_gain: float = 0.0) -> DraftTree:
+        """A chain that says how likely it is right, ended where a further pass may bring too little."""
+        said = self.says or self.accept or 1e-9
+        num_nodes = 0 if min_gain == math.inf and not self.is_free else budget
+        if not self.is_free and num_nodes:
+            num_nodes = next((depth for depth in range(1, budget) if said**depth < min_gain), budget)
+        log_q = tuple(depth * math.log(said) for depth in range(num_nodes + 1))
+        ids, parents, depths = (1,) * len(log_q), tuple(range(-1, num_nodes)), tuple(range(len(log_q)))
+        return DraftTree(ids, parents, depths, log_q, 0 if self.is_free else num_nodes)
 
     def first_step(self, controller: BudgetController) -> None:
-        """Every answer begins with a bare root, and two steps more before the first draft."""
+        """Every answer begins with a bare root."""
         controller.begin(1000)
-        for _ in range(3):
-            controller.record(0, StepRecord(0, 0, 1, 0, 0.0, self.verify(0)), DraftTree.root(1), (0,))
+        controller.record(StepRecord(0, 0, 1, 0, 0.0, self.verify(0)), DraftTree.root(1), (0,))
 
     def speed(self, controller: BudgetController, num_steps: int) -> float:
         """Tokens per second over so many steps."""
@@ -93,7 +106,7 @@ def test_it_comes_close_to_the_best_fixed_budget(verify: Cost, draft: Cost, acce
     controller = BudgetController(32)
     machine.first_step(controller)
     machine.speed(controller, 150)
-    assert machine.speed(controller, 600) > 0.85 * best_speed(machine, 32)
+    assert machine.speed(controller, 600) > 0.88 * best_speed(machine, 32)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -102,7 +115,7 @@ def test_it_is_never_much_slower_than_plain_decoding(seed: int) -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 30)
-    assert machine.speed(controller, 500) > 0.93 / machine.verify(0)
+    assert machine.speed(controller, 500) > 0.98 / machine.verify(0)
     assert controller.note.startswith("Drafting")
     assert "ms a token" in controller.note
 
@@ -112,7 +125,7 @@ def test_a_cheap_draft_gets_many_chances() -> None:
     controller = BudgetController(16)
     machine.first_step(controller)
     for _ in range(12):
-        assert controller.budget() > 0
+        assert controller.min_gain() < math.inf
         machine.step(controller)
     assert controller.note == ""
 
@@ -125,28 +138,58 @@ def test_an_answer_that_no_draft_fits_loses_what_the_account_holds(draft_s: floa
     for _ in range(6):  # the first answers learn what each budget costs
         machine.first_step(controller)
         seconds = sum(machine.step(controller)[1] for _ in range(num_tokens))
-    assert seconds / machine.verify(0) <= 1.015 * num_tokens + 3
+    assert seconds / machine.verify(0) <= 1.004 * num_tokens + 2.2
 
 
-def test_drafting_begins_small_after_failures_and_grows_with_success() -> None:
-    """The full budget costs more than is left after it failed; smaller ones are confirmed, and earn it back."""
-    machine = Machine(gpu, lambda num_nodes: 0.004 * num_nodes, accept=1.0, noise=0.0)
+def test_a_level_is_asked_to_bring_what_its_time_would_bring_otherwise() -> None:
+    """A level takes a fifth of a plain step. While drafting pays a token is cheaper, so a level has to bring more."""
+    machine = Machine(gpu, lambda num_passes: 0.006 * num_passes, accept=0.0, noise=0.0, says=0.1)
     controller = BudgetController(16)
     machine.first_step(controller)
-    machine.speed(controller, 40)
-    assert controller.budget() == 16
+    machine.speed(controller, 30)
     machine.first_step(controller)
-    machine.accept, machine.says = 0.0, 1.0
+    assert 0.2 <= controller.min_gain() < 0.3
+    machine.accept = machine.says = 1.0
+    machine.speed(controller, 30)
+    assert 0.4 < controller.min_gain() < math.inf
+
+
+def test_a_look_at_text_that_no_draft_fits_costs_one_pass() -> None:
+    machine = Machine(cpu, lambda num_passes: 0.008 * num_passes, accept=0.05, noise=0.0)
+    controller = BudgetController(16)
     for _ in range(3):
+        machine.first_step(controller)
+        seconds = [machine.step(controller)[1] for _ in range(100)]
+    assert max(seconds) < machine.verify(1) + 0.0081
+
+
+def test_a_draft_that_is_surer_than_right_is_ended_sooner() -> None:
+    """It says that all of it is right, and every second token is: eight passes bring no more than three."""
+    machine = Machine(gpu, lambda num_passes: 0.006 * num_passes, accept=0.5, noise=0.0, says=0.9)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    machine.speed(controller, 60)
+    passes = set()
+    for _ in range(60):
+        passes.add(machine.tree(16, controller.min_gain()).num_passes)
         machine.step(controller)
-    machine.accept = 1.0
-    budgets = []
+    assert max(passes) < 8  # believed, it would be run through 14 levels
+
+
+def test_copies_that_cost_nothing_never_rest() -> None:
+    """Wrong for a whole answer, and asked at every step; what is drafted is not run for long."""
+    machine = Machine(cpu, lambda num_passes: 0.0002, accept=0.0, noise=0.0, says=0.9, is_free=True)
+    controller = BudgetController(16)
+    machine.first_step(controller)
     for _ in range(200):
-        budgets.append(controller.budget())
+        assert controller.budget() == 16
         machine.step(controller)
-    drafted = [budget for budget in budgets if budget]
-    assert drafted[0] < 16
-    assert drafted[-1] == 16
+    assert machine.speed(controller, 100) > 0.98 / machine.verify(0)
+    assert controller.note == ""
+    machine.first_step(controller)
+    machine.accept = 0.95
+    machine.speed(controller, 60)
+    assert machine.speed(controller, 60) > 1.5 / machine.verify(0)
 
 
 def test_a_draft_that_is_mostly_right_may_be_wrong_once() -> None:
@@ -179,16 +222,16 @@ def stalled_first_pass(factor: float, accept: float = 0.9) -> float:
     for number in range(8):
         machine.first_step(controller)
         if number == 0:
-            tree = controller.cut(machine.tree(controller.budget()))
+            tree = controller.cut(machine.tree(controller.budget(), controller.min_gain()))
             stall = StepRecord(len(tree) - 1, 1, 2, len(tree) - 1, 0.001, factor * machine.verify(len(tree) - 1))
-            controller.record(controller.budget(), stall, tree, (0, 1))
+            controller.record(stall, tree, (0, 1))
         speed = machine.speed(controller, 60)
     return speed * machine.verify(0)
 
 
 @pytest.mark.parametrize("factor", [5.0, 50.0, 1000.0])
 def test_one_pass_that_was_held_up_is_got_over(factor: float) -> None:
-    assert stalled_first_pass(factor) > 0.8 * stalled_first_pass(1.0)
+    assert stalled_first_pass(factor) > 0.95 * stalled_first_pass(1.0)
 
 
 @pytest.mark.parametrize("factor", [2.0, 4.0, 10.0])
@@ -221,7 +264,7 @@ def test_a_machine_that_is_free_again_is_noticed() -> None:
 
 
 def test_a_copier_that_was_wrong_for_long_and_is_right_again_is_run() -> None:
-    machine = Machine(gpu, lambda num_nodes: 0.0002, accept=0.0, noise=0.0, says=0.999)
+    machine = Machine(gpu, lambda num_passes: 0.0002, accept=0.0, noise=0.0, says=0.999, is_free=True)
     controller = BudgetController(16)
     machine.first_step(controller)
     machine.speed(controller, 300)
@@ -238,12 +281,12 @@ def test_a_plain_step_behind_a_cold_machine_is_not_what_plain_decoding_costs() -
         controller.begin(1000)
         seconds, heat = 0.0, 1.0
         for _ in range(128):
-            budget = controller.budget()
-            tree = controller.cut(machine.tree(budget)) if budget else machine.tree(0)
+            drafted = machine.tree(controller.budget(), controller.min_gain())
+            tree = controller.cut(drafted)
             verify_s = machine.verify(len(tree) - 1) * (1 + heat)
-            heat = 0.8 if budget else 0.6 * heat
-            draft_s = 0.02 if budget else 0.0
-            controller.record(budget, StepRecord(len(tree) - 1, 0, 1, len(tree) - 1, draft_s, verify_s), tree, (0,))
+            heat = 0.8 if drafted.num_passes else 0.6 * heat
+            draft_s = 0.02 if drafted.num_passes else 0.0
+            controller.record(StepRecord(len(tree) - 1, 0, 1, len(tree) - 1, draft_s, verify_s), tree, (0,))
             seconds += verify_s + draft_s
     cold_s = machine.verify(0) * sum(0.6**n for n in range(128))  # plain decoding alone is cold once
     assert seconds < 1.05 * (128 * machine.verify(0) + cold_s) + 0.1
@@ -257,7 +300,8 @@ def test_odd_probabilities_of_a_drafter_do_no_harm(odd: float) -> None:
         budget = controller.budget()
         tree = controller.cut(DraftTree.chain([1] * (budget + 1), [0.0, *[odd] * budget]))
         size = len(tree) - 1
-        controller.record(budget, StepRecord(size, 0, 1, size, 0.001, 0.03), tree, (0,))
+        controller.record(StepRecord(size, 0, 1, size, 0.001, 0.03), tree, (0,))
+        assert controller.min_gain() >= 0
 
 
 def test_a_fixed_budget_cuts_nothing() -> None:
@@ -271,7 +315,7 @@ def test_a_dear_draft_loses_little_of_a_short_answer() -> None:
     controller = BudgetController(16)
     for _ in range(5):
         machine.first_step(controller)
-        assert machine.speed(controller, 100) > 0.8 / machine.verify(0)
+        assert machine.speed(controller, 100) > 0.9 / machine.verify(0)
 
 
 def test_drafting_comes_back_when_the_content_changes() -> None:
@@ -281,7 +325,7 @@ def test_drafting_comes_back_when_the_content_changes() -> None:
     machine.speed(controller, 100)
     assert controller.note
     machine.accept = 0.97
-    machine.speed(controller, 200)
+    machine.speed(controller, 400)
     assert controller.note == ""
 
 
@@ -292,15 +336,15 @@ def test_a_new_answer_gets_a_fresh_chance() -> None:
     machine.speed(controller, 60)
     assert controller.note
     machine.first_step(controller)
-    assert controller.budget() > 0
+    assert controller.min_gain() < math.inf
 
 
 def test_a_drafter_with_nothing_to_say_is_not_switched_off() -> None:
     controller = BudgetController(16)
     controller.begin(1000)
     for _ in range(200):
-        assert controller.budget() in (0, 16)
-        controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0001, 0.03), DraftTree.root(1), (0,))
+        assert controller.budget() == 16
+        controller.record(StepRecord(0, 0, 1, 0, 0.0001, 0.03), DraftTree.root(1), (0,))
     assert not controller.note
 
 
@@ -313,7 +357,7 @@ def test_what_is_drafted_was_announced() -> None:
     for _ in range(1500):
         may_draft = controller.may_draft
         machine.step(controller)
-        assert may_draft or controller.budget() == 0
+        assert may_draft or controller.min_gain() == math.inf
         silent += not may_draft
     assert silent > 1000
 
@@ -324,7 +368,7 @@ def test_looks_grow_rare_while_drafting_loses() -> None:
     machine.first_step(controller)
     drafted = []
     for _ in range(1500):
-        drafted.append(controller.budget() > 0)
+        drafted.append(controller.min_gain() < math.inf)
         machine.step(controller)
     assert 1 <= sum(drafted[:50]) <= 10
     assert 1 <= sum(drafted[100:]) <= 20
@@ -336,6 +380,7 @@ def test_without_adaptation_the_budget_is_fixed() -> None:
     machine.first_step(controller)
     for _ in range(100):
         assert controller.budget() == 16
+        assert controller.min_gain() == 0
         machine.step(controller)
     assert controller.note == ""
 
@@ -388,7 +433,7 @@ def test_stalls_while_nothing_is_drafted_switch_nothing_off() -> None:
         for number in range(500):
             assert controller.note == ""
             seconds = stall if number == 20 else 0.005 * dice.lognormvariate(0, 0.3)
-            controller.record(controller.budget(), StepRecord(0, 0, 1, 0, 0.0, seconds), DraftTree.root(1), (0,))
+            controller.record(StepRecord(0, 0, 1, 0, 0.0, seconds), DraftTree.root(1), (0,))
         assert not controller.note
 
 
@@ -410,7 +455,7 @@ def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -
         long.speed(controller, 60)
         short.first_step(controller)
         seconds = sum(short.step(controller)[1] for _ in range(128))
-    assert seconds / short.verify(0) < 128 * 1.01 + 6
+    assert seconds / short.verify(0) < 128 + 2.5
 
 
 def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
@@ -420,7 +465,7 @@ def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
     for _ in range(400):
         draft_s = 0.06 if controller.budget() else 0.0
         seconds += 0.03 + draft_s
-        controller.record(controller.budget(), StepRecord(0, 0, 1, 0, draft_s, 0.03), DraftTree.root(1), (0,))
+        controller.record(StepRecord(0, 0, 1, 0, draft_s, 0.03), DraftTree.root(1), (0,))
     assert seconds < 400 * 0.03 * 1.1
 
 
@@ -431,7 +476,7 @@ def test_first_steps_that_were_held_up_do_not_make_drafting_look_cheap() -> None
     for _ in range(4):
         controller.begin(1000)
         for _ in range(2):
-            controller.record(0, StepRecord(0, 0, 1, 0, 0.0, 0.09), DraftTree.root(1), (0,))
+            controller.record(StepRecord(0, 0, 1, 0, 0.0, 0.09), DraftTree.root(1), (0,))
         runs = [machine.step(controller) for _ in range(120)]
         seconds = sum(taken for _, taken in runs) / sum(tokens for tokens, _ in runs)
     assert seconds < 1.12 * machine.verify(0)

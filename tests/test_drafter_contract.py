@@ -74,8 +74,8 @@ class Answering:
     target: Target
     session: DraftSession
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        return self.session.propose(root, max_nodes)
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        return self.session.propose(root, max_nodes, min_gain)
 
     def focus(self, focus: Focus) -> None:
         self.session.focus(focus)
@@ -172,6 +172,27 @@ def test_the_budget_and_the_root_are_kept(make: Callable[[], Made], max_nodes: i
     assert list(tree.log_q) == sorted(tree.log_q, reverse=True)  # likelier ones first
     if drafter.name != "none":  # whoever is not that drafts
         assert len(tree) > 1
+
+
+def test_at_rest_nothing_is_proposed_that_takes_a_pass(make: Callable[[], Made]) -> None:
+    """And what rested drafts as before afterwards."""
+    rested, straight = begin(make()), begin(make())
+    read(rested, TEXT)
+    read(straight, TEXT)
+    tree = rested.propose(5, 10, math.inf)
+    assert tree.token_ids[0] == 5
+    assert len(tree) <= 11
+    assert tree.num_passes == 0
+    assert same(rested.propose(5, 10), straight.propose(5, 10))
+
+
+def test_a_pass_is_run_where_it_brings_enough(make: Callable[[], Made]) -> None:
+    """The more is asked of it, the fewer."""
+    session = begin(make())
+    read(session, TEXT)
+    passes = [session.propose(5, 10, min_gain).num_passes for min_gain in (0.0, 0.01, 0.3, 1.0)]
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] == 0 or passes[-1] < passes[0]
 
 
 @pytest.mark.parametrize("chunk", [1, 7])

@@ -101,7 +101,7 @@ def test_a_draft_that_is_surer_than_right_loses_its_rows_and_gets_another_chance
 def test_what_says_it_is_hopeless_is_tried_now_and_then() -> None:
     costs = measured(0.2)
     sizes = [costs.num_worth(chain(1e-9), 1.0, BARE_S) for _ in range(30)]
-    assert sizes.count(1) == 3
+    assert sizes.count(1) == 1
     assert set(sizes) == {0, 1}
 
 

@@ -259,6 +259,23 @@ def test_chain_follows_the_likeliest_token(num_nodes: int, max_depth: int) -> No
     assert tree.depths == (0, 1, 2, 3, 4)
 
 
+@pytest.mark.parametrize("policy", ["opt", "beam", "eagle", "chain"])
+def test_a_level_is_not_run_where_too_little_is_expected_of_it(policy: TreePolicy) -> None:
+    """The token behind the root is certain, and half of each level's chance is lost from one to the next."""
+    config = TreeConfig(policy=policy, num_nodes=8, threshold=0.0, max_depth=6, top_k=1, beam_widths=(1,) * 6)
+    rows = [torch.tensor([1.0, 0.0]), *[torch.tensor([0.5, 0.0])] * 6]
+    for min_gain, num_passes in [(0.0, 6), (0.1, 4), (0.2, 3), (0.3, 2), (1.01, 1)]:
+        grower = make_grower(config, ROOT, min_gain=min_gain)
+        frontier = grower.start(rows[0].log())
+        for row in rows[1:]:
+            if frontier:
+                frontier = grower.extend(frontier, row.log()[None])
+        tree = grower.finish()
+        assert tree.num_passes == num_passes
+        assert tree.depth == num_passes
+        assert tree.first(1).num_passes == tree.within(1).num_passes == num_passes
+
+
 def test_finish_before_any_level_is_a_bare_root() -> None:
     assert make_grower(TreeConfig(), ROOT).finish() == DraftTree.root(ROOT)
 

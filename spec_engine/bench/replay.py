@@ -124,9 +124,9 @@ class ReplaySession:
         """The real drafter moves its view."""
         self._session.focus(focus)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
         """As many nodes as the real drafter proposed, arranged around one path of which the first tokens are right."""
-        num_nodes = len(self._session.propose(root, max_nodes)) - 1
+        num_nodes = len(self._session.propose(root, max_nodes, min_gain)) - 1
         depth = min(self._depth, num_nodes)
         num_right = self._profile.draw(depth, self._num_steps) if depth else 0
         self._num_steps += 1

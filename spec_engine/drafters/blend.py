@@ -53,6 +53,7 @@ def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
         tuple(node_of[path[:-1]] if path else -1 for path in kept),
         tuple(len(path) for path in kept),
         tuple(log_q[path] for path in kept),
+        sum(tree.num_passes for tree in trees),
     )
 
 
@@ -88,12 +89,14 @@ class BlendSession:
         """A view of the context, for the model."""
         self._model.focus(focus)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """One tree of at most `max_nodes` drafted nodes from both."""
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """One tree of at most `max_nodes` drafted nodes from both. The model is asked where copies leave enough open:
+        of the next token it can add what they are not sure of."""
         copied = self._copies.propose(root, max_nodes)
-        if max_nodes < 1 or (len(copied) > 1 and math.exp(copied.log_q[1]) >= self._config.sure):
+        copied_chance = math.exp(copied.log_q[1]) if len(copied) > 1 else 0.0
+        if max_nodes < 1 or copied_chance >= self._config.sure or 1 - copied_chance < min_gain:
             return copied
-        return merge((self._model.propose(root, max_nodes), copied), max_nodes)
+        return merge((self._model.propose(root, max_nodes, min_gain), copied), max_nodes)
 
 
 class BlendDrafter:

@@ -18,6 +18,7 @@ them. Multipliers that some targets put on embeddings (Gemma, Granite) are left 
 logits (Cohere, Gemma), which keep the order of the tokens.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -83,24 +84,18 @@ class EagleSession:
 
     def __init__(self, memory: EagleMemory, fitted: FittedHead, settings: LMSettings, sampling: SamplingParams) -> None:
         self._memory = memory
-        self._layers = fitted.layers
         self._target_ids = fitted.target_ids
         self._settings = settings
         self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise, token_ids=fitted.target_ids)
+        self.taps = Taps(attention_row=settings.retrieval.enabled, features=fitted.layers)
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._feature: Tensor | None = None  # [1, F] of the newest committed token: for the token after it
         self._pending: list[int] = []  # committed tokens whose rows were not run yet …
         self._pending_features: list[Tensor] = []  # … and the features of the tokens before them, [n, F] together
         self._has_joined = False  # the memory holds nothing but this answer's text
-        self._has_proposed = False
         self._has_root = False  # the memory's newest row is that of a root, not committed yet
         self._num_columns = len(fitted.target_ids) if fitted.target_ids is not None else settings.vocab_size
         self._reach = Reach()
-
-    @property
-    def taps(self) -> Taps:
-        """The head's layers; retrieval needs the target's attention too."""
-        return Taps(attention_row=self._settings.retrieval.enabled, features=self._layers)
 
     def reusable(self, prefix: Sequence[int]) -> int:
         """All but the last of the tokens that the memory has read: its feature is not kept, so the target reads it
@@ -122,32 +117,32 @@ class EagleSession:
         self._num_done = step.num_done
         before = self._feature
         features = step.features  # [n, F], combined when they are needed: while drafting rests they cost nothing
-        self._feature = features[-1:]
+        self._feature = features if len(features) == 1 else features[-1:]
         if self._is_run(step.token_ids[0], before):
             self._wait_for_run(step.token_ids[1:], features[:-1])
         else:
             assert before is not None, "a first token has no row"
             self._wait_for_run(step.token_ids, torch.cat((before, features[:-1])) if len(features) > 1 else before)
-        is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
-        if is_prompt or len(self._pending) >= _CATCH_UP:
+        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
+        if is_read or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:
         """Look at the rows of the focused tokens' features and those after them."""
         self._memory.cache.focus(focus.token_indices)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes; bare where no token was observed yet."""
-        self._join()
-        self._has_proposed = True
-        self._drop_root()
-        if max_nodes < 1 or self._feature is None:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; levels that may bring less than `min_gain` are not
+        run. Bare where no token was observed yet."""
+        if max_nodes < 1 or min_gain == math.inf or self._feature is None:
             return DraftTree.root(root)
-        if (whole := self._whole_tree(root, self._feature, max_nodes)) is not None:
+        self._join()
+        self._drop_root()
+        if (whole := self._whole_tree(root, self._feature, max_nodes, min_gain)) is not None:
             return whole
         tree = self._settings.tree
         config = replace(tree, num_nodes=min(tree.num_nodes, max_nodes))
-        grower = make_grower(config, root, self._target_ids)
+        grower = make_grower(config, root, self._target_ids, min_gain)
         state = self._run_root(root, self._feature)
         view = self._memory.cache.view
         base = view.length
@@ -156,7 +151,7 @@ class EagleSession:
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
 
-    def _whole_tree(self, root: int, feature: Tensor, max_nodes: int) -> DraftTree | None:
+    def _whole_tree(self, root: int, feature: Tensor, max_nodes: int, min_gain: float) -> DraftTree | None:
         """The tree as one piece of device work; None where that cannot be."""
         memory, whole = self._memory, self._memory.whole
         if whole is None:
@@ -171,7 +166,7 @@ class EagleSession:
         token_ids = [*self._pending, root]
         work.fill(token_ids, torch.cat([*self._pending_features, feature]))
         self._ranking.forget(self._num_done + 1)
-        depth = self._reach.depth(0.0, min(whole.deepest, max_nodes))
+        depth = self._reach.depth(min_gain, min(whole.deepest, max_nodes))
         tree = whole.grow(root, work, self._ranking, self._num_done + 1, depth)
         self._reach.drafted(tree.depth)
         if memory.cache.keeps_view_rows:

@@ -11,6 +11,7 @@ decoding. In a step, the newly accepted tokens and the root take one pass, each 
 the tree lie behind the view and are forgotten afterwards.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -78,16 +79,11 @@ class LMSession:
         self._memory = memory
         self._settings = settings
         self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise)
+        self.taps = Taps(attention_row=settings.retrieval.enabled)  # retrieval needs the target's attention
         self._num_done = 0  # committed tokens; the next root stands at this position
         self._pending: list[int] = []  # committed tokens that the draft has not run yet
         self._has_joined = False  # the memory holds nothing but this answer's text
-        self._has_proposed = False
         self._has_root = False  # the memory's newest token is a root, not committed yet
-
-    @property
-    def taps(self) -> Taps:
-        """Retrieval needs the target's attention."""
-        return Taps(attention_row=self._settings.retrieval.enabled)
 
     def reusable(self, prefix: Sequence[int]) -> int:
         """All of it: the draft reads tokens by itself."""
@@ -116,25 +112,24 @@ class LMSession:
             else:
                 self._memory.drop_last()
         self._pending.extend(token_ids)
-        is_prompt = not self._has_proposed and not self._memory.cache.keeps_view_rows
-        if is_prompt or len(self._pending) >= _CATCH_UP:
+        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
+        if is_read or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:
         """Look at the focused tokens and those after them."""
         self._memory.cache.focus(focus.token_indices)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes."""
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
+        if max_nodes < 1 or min_gain == math.inf:
+            return DraftTree.root(root)
         self._join()
-        self._has_proposed = True
         if self._has_root:
             self._has_root = False
             self._memory.drop_last()
-        if max_nodes < 1:
-            return DraftTree.root(root)
         tree = self._settings.tree
-        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root)
+        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root, min_gain=min_gain)
         logits = self._run_root(root)
         view = self._memory.cache.view
         base = view.length

@@ -8,6 +8,7 @@ last window of them is computed with the first root, and the cross-attention fin
 ``draft.cross_attention = "focus"`` it looks at the chunks that retrieval chose instead of all of them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -124,27 +125,28 @@ class LongSpecSession:
         if self._is_focused:
             self._memory.focus(focus.token_indices, self._num_done)
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
-        """A tree below `root` of at most `max_nodes` drafted nodes."""
-        if max_nodes < 1:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+        """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
+        if max_nodes < 1 or min_gain == math.inf:
             return DraftTree.root(root)
-        if (whole := self._whole_tree(root, max_nodes)) is not None:
+        if (whole := self._whole_tree(root, max_nodes, min_gain)) is not None:
             return whole
-        grower = make_grower(replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes)), root)
+        tree = replace(self._tree, num_nodes=min(self._tree.num_nodes, max_nodes))
+        grower = make_grower(tree, root, min_gain=min_gain)
         self._ranking.forget(self._num_done + 1)
         logits = self._memory.run_root(self._pending, root, self._num_done)
         self._pending.clear()
         self._grow(grower, grower.start(self._log_probs(logits, 1)[0]))
         return grower.finish()
 
-    def _whole_tree(self, root: int, max_nodes: int) -> DraftTree | None:
+    def _whole_tree(self, root: int, max_nodes: int, min_gain: float) -> DraftTree | None:
         """The tree as one piece of device work; None where that cannot be."""
         whole, work = self._memory.whole, self._memory.fill(self._pending, root, self._num_done)
         if whole is None or work is None:
             return None
         self._pending.clear()
         self._ranking.forget(self._num_done + 1)
-        depth = self._reach.depth(0.0, min(whole.deepest, max_nodes))
+        depth = self._reach.depth(min_gain, min(whole.deepest, max_nodes))
         tree = whole.grow(root, work, self._ranking, self._num_done + 1, depth)
         self._reach.drafted(tree.depth)
         return tree.first(max_nodes)

@@ -142,7 +142,7 @@ class LookupSession:
     def focus(self, focus: Focus) -> None:
         """Copies come from everywhere."""
 
-    def propose(self, root: int, max_nodes: int) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
         """What followed the longest match of the text and `root`; a bare root where there is none."""
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:

@@ -12,6 +12,7 @@ and how scores are made of logits. A graph whose numbers differ from those of th
 """
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -110,7 +111,7 @@ class WholeDrafts:
         if self._captures.is_due(key):
             draft.capture(self._captures)
         (found,) = draft.run()
-        return read_tree(root, found.tolist())
+        return replace(read_tree(root, found.tolist()), num_passes=draft.num_passes)
 
 
 class _Draft:
@@ -120,6 +121,7 @@ class _Draft:
         self._work = work
         self._recipe = recipe
         self._plan = plan
+        self.num_passes = plan.depth  # of the root, and of all levels but the last
         self._noise: Tensor | None = None  # [depth, V]
         self.run: Work = self._grown
 

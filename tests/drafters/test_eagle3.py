@@ -137,7 +137,7 @@ def test_reading_is_windowed(tmp_path: Path, target: PreTrainedModel) -> None:
         session = own.begin(SamplingParams())
         for start in range(0, 120, chunk):
             part = text[start : start + chunk]
-            session.observe(Step(part, start + len(part), features=features[start : start + chunk]))
+            session.observe(Step(part, start + len(part), features=features[start : start + chunk], is_prompt=True))
         session.focus(Focus((), torch.arange(120), 8))
         scores[window, chunk] = session.propose(9, 1).log_q[1]
     assert scores[500, 120] == pytest.approx(scores[120, 7], abs=1e-4)
@@ -186,7 +186,7 @@ def test_before_a_focus_the_view_is_sink_and_recent(tmp_path: Path, target: PreT
     session = own.begin(SamplingParams())
     for start in range(0, 200, 60):
         part = text[start : start + 60]
-        session.observe(Step(part, start + len(part), features=features[start : start + 60]))
+        session.observe(Step(part, start + len(part), features=features[start : start + 60], is_prompt=True))
     tree = session.propose(5, 12)
     num_recent = VIEW.top_k * VIEW.chunk_size + VIEW.num_recent
     seen = [*range(VIEW.num_sink), *range(199 - num_recent, 200)]

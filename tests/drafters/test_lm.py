@@ -48,7 +48,7 @@ def begin(own: LMDrafter, text: Sequence[int]) -> LMSession:
     session = own.begin(SamplingParams())
     for _ in session.reuse(()):
         pass
-    session.observe(Step(tuple(text), len(text)))
+    session.observe(Step(tuple(text), len(text), is_prompt=True))
     return session
 
 
@@ -135,7 +135,7 @@ def test_reading_is_windowed(chunk: int) -> None:
     session = own.begin(SamplingParams())
     for start in range(0, 400, chunk):
         part = text[start : start + chunk]
-        session.observe(Step(part, start + len(part)))
+        session.observe(Step(part, start + len(part), is_prompt=True))
     with torch.inference_mode():
         want = model(torch.tensor([text])).past_key_values.layers
     full = own._memory.cache.full

@@ -76,6 +76,7 @@ def drive(session: DraftSession, text: Sequence[int], steps: Steps, num_prompt: 
 def assert_same(found: Sequence[DraftTree], want: Sequence[DraftTree]) -> None:
     assert [tree.token_ids for tree in found] == [tree.token_ids for tree in want]
     assert [tree.parents for tree in found] == [tree.parents for tree in want]
+    assert all(tree.num_passes >= other.num_passes > 0 for tree, other in zip(found, want, strict=True))
     for tree, other in zip(found, want, strict=True):
         assert tree.log_q == pytest.approx(other.log_q, abs=1e-5)
 

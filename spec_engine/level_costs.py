@@ -1,0 +1,63 @@
+"""What the passes of a draft model take, one for each level of a tree, and how far its drafts can be believed.
+
+Job: `LevelCosts`, a line through the newest drafts: the first pass, which also reads the newest tokens, and each
+further one.
+Non-job: passes of the target (pass_costs.py, plain_steps.py), choosing (controller.py).
+
+Costs are multiples of a plain step, so they hold for other lengths of the context. Before they are known they are
+guessed to be low: a pass that is thought too dear is never run, and so never measured.
+"""
+
+from collections import deque
+
+_NUM_DRAFTS = 16  # newest ones that the line goes through …
+_FEW_DRAFTS = 3  # … if there are so many
+_MOST = 8.0  # a draft that took more plain steps than this was held up
+_GUESS = 0.2  # plain steps that a pass takes, until that was measured
+_PRIOR = 2.0  # weight of that guess against drafts, in passes that they differ by
+_TRUST = 2.0  # tokens for which a draft is believed …
+_MEMORY = 0.9  # … and the weight of older ones against the next
+
+
+class LevelCosts:
+    """All plain steps that are given to it belong to the same machine."""
+
+    def __init__(self) -> None:
+        self.first = _GUESS  # plain steps of a draft's first pass …
+        self.further = _GUESS  # … and of each further one
+        self._drafts: deque[tuple[int, float]] = deque(maxlen=_NUM_DRAFTS)  # passes, plain steps that they took
+        self._expected = self._confirmed = 0.0  # tokens
+
+    @property
+    def trust(self) -> float:
+        """How many tokens are confirmed for each that a draft expects, at most 1."""
+        return min((self._confirmed + _TRUST) / (self._expected + _TRUST), 1.0)
+
+    def begin(self) -> None:
+        """A new answer, on a machine that may have changed: so the oldest draft is forgotten."""
+        if self._drafts:
+            self._drafts.popleft()
+            self._fit()
+
+    def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
+        """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
+        self._drafts.append((num_passes, min(took, _MOST)))
+        self._expected = _MEMORY * self._expected + expected
+        self._confirmed = _MEMORY * self._confirmed + num_confirmed
+        self._fit()
+
+    def _fit(self) -> None:
+        """The line through all drafts but the one that took longest for its passes: that was held up."""
+        drafts = sorted(self._drafts, key=lambda one: one[1] / one[0])
+        if len(drafts) < _FEW_DRAFTS:  # what was measured may have been held up: not believed beyond a plain step
+            self.first = min(drafts[0][1] / drafts[0][0], 1.0) if drafts else _GUESS
+            self.further = min(self.first, _GUESS)
+            return
+        drafts.pop()
+        passes = sum(num for num, _ in drafts) / len(drafts)
+        steps = sum(took for _, took in drafts) / len(drafts)
+        spread = _PRIOR + sum((num - passes) ** 2 for num, _ in drafts)
+        together = sum((num - passes) * (took - steps) for num, took in drafts)
+        together += _PRIOR * min(steps / passes, _GUESS)
+        self.further = min(max(together / spread, 0.0), steps / passes)
+        self.first = steps - self.further * (passes - 1)
