@@ -131,7 +131,7 @@ def _refuse_unread(arguments: argparse.Namespace) -> None:
     if any(getattr(arguments, kind) for kind in kinds[:-1]):
         unread = ("also", "drafters", "temperature", "fixed_budget", "ask")
     for name in unread:
-        if getattr(arguments, name):
+        if getattr(arguments, name) and not (name == "fixed_budget" and arguments.replay):
             kind = next(kind for kind in kinds if getattr(arguments, kind))
             raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
     if arguments.shape and not (arguments.limit or arguments.kernels):
@@ -220,7 +220,8 @@ def _kernels(arguments: argparse.Namespace) -> _Made:
 def _replay(arguments: argparse.Namespace) -> _Made:
     preset, lengths, device = _presets(arguments)[0], _lengths(arguments), pick_device(arguments.device)
     means = tuple(parse_means(arguments.replay, len(lengths)))
-    plan = ReplayPlan(lengths, means, arguments.max_tokens, device, pick_dtype(arguments.dtype, device, torch.bfloat16))
+    dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
+    plan = ReplayPlan(lengths, means, arguments.max_tokens, device, dtype, arguments.fixed_budget)
     found, graphs = measure_replay(preset, plan, progress)
     where = f"Sizes of {preset.name}, {plan.dtype}, {hardware()}, torch {torch.__version__}. {graphs}"
     return replay_json(found, where), replay_table(found, where)

@@ -14,9 +14,9 @@ fi
 # LENGTHS of MEANS, behind each other: EAGLE-3 as SpecExtend measured it on GovReport, then how drafting grows with length
 bench eagle3-answers 110 --preset "$eagle3" --replay "$profile" --lengths "$growing" --max-tokens "$tokens" \
     --out "$OUT/replay-eagle3.json"
-bench eagle3-lengths 120 --preset "$eagle3" --replay 3.80 --lengths "$lengths" --max-tokens "$tokens" \
+bench eagle3-lengths 120 --preset "$eagle3" --fixed-budget --replay 3.80 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-eagle3.json"
-bench longspec-lengths 120 --preset "$longspec" --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
+bench longspec-lengths 120 --preset "$longspec" --fixed-budget --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-longspec.json"
 bench lm-lengths 120 --preset "$lm" --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-lm-1b.json"

@@ -8,8 +8,9 @@ Without the real weights nobody knows what a pair accepts, but what its passes c
 speed is measured on random weights, and acceptance is given. Every figure that comes from here must say so.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import Drafter, DraftSession
@@ -20,6 +21,7 @@ from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
 _GOLDEN = (5**0.5 - 1) / 2
+_LEAST = 1e-6  # chance of a token that is never right
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,17 @@ def parse_means(spelling: str, number: int) -> list[float]:
 
 
 class ReplayDrafter:
-    """`drafter` beside an echoing target, with trees of depth `depth` at most that are right as `profile` says."""
+    """`drafter` beside an echoing target, with trees of depth `depth` at most that are right as `profile` says.
 
-    def __init__(self, drafter: Drafter, profile: Profile, depth: int) -> None:
+    `may_stop`: the drafter is told what a pass must bring. Only one that goes by what was confirmed may be (whole
+    drafts); one that goes by its own probabilities would end at once, as random weights are never sure.
+    """
+
+    def __init__(self, drafter: Drafter, profile: Profile, depth: int, *, may_stop: bool = False) -> None:
         self._drafter = drafter
         self._profile = profile
         self._depth = depth
+        self._may_stop = may_stop
         self.name = f"replay of {drafter.name}"
         self.vocab_size = drafter.vocab_size
 
@@ -91,16 +98,17 @@ class ReplayDrafter:
 
     def begin(self, sampling: SamplingParams) -> "ReplaySession":
         """A session for a new answer; all draw the same."""
-        return ReplaySession(self._drafter.begin(sampling), self._profile, self._depth)
+        return ReplaySession(self._drafter.begin(sampling), self._profile, self._depth, may_stop=self._may_stop)
 
 
 class ReplaySession:
     """The real session, whose proposals are exchanged."""
 
-    def __init__(self, session: DraftSession, profile: Profile, depth: int) -> None:
+    def __init__(self, session: DraftSession, profile: Profile, depth: int, *, may_stop: bool) -> None:
         self._session = session
         self._profile = profile
         self._depth = depth
+        self._may_stop = may_stop
         self._num_steps = 0
 
     @property
@@ -125,25 +133,30 @@ class ReplaySession:
         self._session.focus(focus)
 
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
-        """As many nodes as the real drafter proposed, arranged around one path of which the first tokens are right."""
-        num_nodes = len(self._session.propose(root, max_nodes, min_gain)) - 1
-        depth = min(self._depth, num_nodes)
-        num_right = self._profile.draw(depth, self._num_steps) if depth else 0
+        """As many nodes and levels as the real drafter proposed, arranged around one path of which the first tokens are
+        right."""
+        drafted = self._session.propose(root, max_nodes, min_gain if self._may_stop or min_gain == math.inf else 0.0)
+        num_nodes = len(drafted) - 1
+        depth = min(self._depth, num_nodes, drafted.depth if self._may_stop else num_nodes)
+        num_right = min(self._profile.draw(self._depth, self._num_steps), depth)
         self._num_steps += 1
-        return arranged(root, num_nodes, depth, num_right)
+        tree = arranged(root, num_nodes, (depth, num_right), self._profile.chance(self._depth))
+        return replace(tree, num_passes=drafted.num_passes)
 
 
-def arranged(root: int, num_nodes: int, depth: int, num_right: int) -> DraftTree:
-    """A path of `depth` nodes below `root` whose first `num_right` tokens are the root's own, and the other nodes as
-    wrong siblings beside it, level by level."""
-    token_ids, parents, depths = [root], [-1], [0]
+def arranged(root: int, num_nodes: int, path: tuple[int, int], chance: float) -> DraftTree:
+    """A path below `root`, `path` says of how many nodes and how many of their tokens are right, the root's own; the
+    other nodes are wrong siblings beside it, level by level. A node is as likely as its path, a sibling a quarter."""
+    depth, num_right = path
+    token_ids, parents, depths, log_q = [root], [-1], [0], [0.0]
     for node in range(1, num_nodes + 1):
-        level = node if node <= depth else (node - depth - 1) % depth + 1
-        is_right = node <= num_right
-        token_ids.append(root if is_right else _other(root, node))
+        is_on_path = node <= depth
+        level = node if is_on_path else (node - depth - 1) % depth + 1
+        token_ids.append(root if node <= num_right else _other(root, node))
         parents.append(level - 1)
         depths.append(level)
-    return DraftTree(tuple(token_ids), tuple(parents), tuple(depths), (0.0,) * len(token_ids))
+        log_q.append(level * math.log(max(chance, _LEAST)) + (0.0 if is_on_path else math.log(0.25)))
+    return DraftTree(tuple(token_ids), tuple(parents), tuple(depths), tuple(log_q))
 
 
 def _other(root: int, node: int) -> int:

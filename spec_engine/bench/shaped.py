@@ -43,13 +43,18 @@ _LONG_CHUNK = 2048  # … and elsewhere
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What to measure: prompts of `lengths` tokens, each with its mean tokens a step, answers of `num_tokens`."""
+    """What to measure: prompts of `lengths` tokens, each with its mean tokens a step, answers of `num_tokens`.
+
+    With `is_fixed` the most is drafted in every step. It is anyway where a draft goes by its own probabilities, which
+    say nothing in random weights.
+    """
 
     lengths: Sequence[int]
     means: Sequence[float]
     num_tokens: int
     device: torch.device
     dtype: torch.dtype
+    is_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
     chunk = _CHUNK.get(plan.device.type, _LONG_CHUNK)
     target = Target(model, capacity, chunk, preset.graph_memory << 20, may_join=True)
     drafter = random_drafter(preset, target)
+    whole = drafter.whole if isinstance(drafter, EagleDrafter | LongSpecDrafter) else None
+    may_stop = whole is not None and not plan.is_fixed
     builtin = load_preset("builtin")
     tokenizer = load_tokenizer(builtin, builtin.target)
     source = random.Random(0)
@@ -99,14 +106,16 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
     for length, mean in zip(plan.lengths, plan.means, strict=True):
         request = Request(tuple(source.choices(known, k=length)), SamplingParams(), StopRules(plan.num_tokens))
         config = EngineConfig(0, RetrievalConfig(enabled=False), adaptive=False, prefill_chunk=chunk)
-        drafted = replace(config, max_nodes=max_draft_nodes(kind, preset.draft), retrieval=preset.draft.retrieval)
+        num_nodes, retrieval = max_draft_nodes(kind, preset.draft), preset.draft.retrieval
+        drafted = replace(config, max_nodes=num_nodes, retrieval=retrieval, adaptive=may_stop)
         none = DRAFTERS["none"](DrafterContext(preset, target, str(plan.device)))
         plain = Engine(target, none, tokenizer, config)
-        engine = Engine(target, ReplayDrafter(drafter, Profile(mean), depth), tokenizer, drafted)
+        engine = Engine(target, ReplayDrafter(drafter, Profile(mean), depth, may_stop=may_stop), tokenizer, drafted)
         row = _row(mean, _answered(plain, request), _answered(engine, request))
         rows.append(row)
         tell(f"{length:,} tokens: {1000 * row.plain_token_s:.1f} ms a token plainly, {row.speedup:.2f} x drafted")
-    return rows, target.graphs_note
+    note = f" Whole drafts: {whole.note}." if whole else ""
+    return rows, f"{target.graphs_note}{note}{' The controller chose the levels.' if may_stop else ''}"
 
 
 def at_full_depth(tree: TreeConfig) -> TreeConfig:

@@ -34,7 +34,7 @@ from spec_engine.drafters.eagle_head import FittedHead
 from spec_engine.drafters.eagle_memory import EagleMemory
 from spec_engine.drafters.lm import make_level
 from spec_engine.drafters.lm_memory import LMSettings
-from spec_engine.drafters.whole import Reach
+from spec_engine.drafters.whole import Reach, WholeDrafts
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
@@ -62,6 +62,11 @@ class EagleDrafter:
     def memories(self) -> tuple[TextMemory, ...]:
         """The rows of the text."""
         return (self._memory,)
+
+    @property
+    def whole(self) -> WholeDrafts | None:
+        """Its drafts as captured device work, where they are that."""
+        return self._memory.whole
 
     def begin(self, sampling: SamplingParams) -> "EagleSession":
         """A session for a new answer."""

@@ -21,7 +21,7 @@ from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.lm_memory import num_chosen
 from spec_engine.drafters.longspec_head import HeadRotary, LongSpecHead, head_config, make_head
 from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
-from spec_engine.drafters.whole import Reach, whole_drafts
+from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
 from spec_engine.model.layout import lay_out_for_small_passes
@@ -47,6 +47,11 @@ class LongSpecDrafter:
         self._memory = LongSpecMemory(head, target, _tree_size(config))
         if graph_bytes and not self._memory.why_not_whole():
             self._memory.capture(whole_drafts(config.tree, target.device, graph_bytes))
+
+    @property
+    def whole(self) -> WholeDrafts | None:
+        """Its drafts as captured device work, where they are that."""
+        return self._memory.whole
 
     def begin(self, sampling: SamplingParams) -> "LongSpecSession":
         """A session for a new answer."""

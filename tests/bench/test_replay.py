@@ -80,7 +80,7 @@ def test_means_are_read_from_a_list() -> None:
 @pytest.mark.parametrize("num_nodes", [4, 5, 23])
 @pytest.mark.parametrize("root", [3, 400])
 def test_as_much_of_a_tree_is_right_as_was_drawn(root: int, num_nodes: int, num_right: int) -> None:
-    tree = arranged(root, num_nodes, 4, num_right)
+    tree = arranged(root, num_nodes, (4, num_right), 0.8)
     assert len(tree) == num_nodes + 1
     assert tree.depth == 4
     assert accept(tree, [root] * len(tree)).num_drafted == num_right
