@@ -29,7 +29,7 @@ from spec_engine.plain_steps import PlainSteps
 from spec_engine.tree import DraftTree
 
 _CREDIT = 1.7  # plain steps that an answer may lose at its start …
-_RATE = 0.003  # … and so many more for each plain step
+_RATE = 0.002  # … and so many more for each plain step
 _LOOK = 1.0  # plain steps; a look takes no more than this off the account: a draft may be wrong once
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
