@@ -10,9 +10,9 @@ positions, the slots that new rows go to, where the prefix begins and ends, and 
 few: rows are padded to `NUM_ROWS`, with rows that nobody sees and that write to the cache's last slot. As our kernels
 share the keys out on the device, one graph serves every length of the text.
 
-What is captured is the target's or draft's own eager forward (`fused`, or transformers'). The first replay of each graph
-is compared with the same pass run plainly; a graph that differs, or a model that cannot be captured, is left alone, and
-`note` says why.
+What is captured is a model's own eager forward (`fused`, or transformers'). The first replay of each graph is compared
+with the same pass run plainly; a graph that differs, or a model that cannot be captured, is left alone, and `note` says
+why.
 """
 
 from collections.abc import Iterator, Sequence

@@ -29,6 +29,7 @@ from spec_engine.model.sizes import ModelSize, model_size
 from spec_engine.tree import DraftTree
 
 _HALF = (torch.float16, torch.bfloat16)
+_FLOAT_BLOCK = 1024  # keys
 _TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
 
 
@@ -319,7 +320,10 @@ class Target:
 
 
 def _products(rows: Tensor, keys: Tensor) -> Tensor:
-    """rows [Hk, G, D] times keys [Hk, n, D], float32 [Hk, G, n]; a GPU reads keys of half precision as they are."""
+    """rows [Hk, G, D] times keys [Hk, n, D], float32 [Hk, G, n]; a GPU reads keys of half precision as they are, a CPU
+    makes them float32 a block at a time, which stays in its cache."""
     if rows.device.type == "cuda" and rows.dtype in _HALF:
         return torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
-    return torch.matmul(rows.float(), keys.float().transpose(1, 2))
+    wide = rows.float()
+    blocks = keys.split(_FLOAT_BLOCK, dim=1) if keys.dtype in _HALF else (keys,)
+    return torch.cat([torch.matmul(wide, block.float().transpose(1, 2)) for block in blocks], dim=-1)
