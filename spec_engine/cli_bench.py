@@ -51,6 +51,7 @@ from spec_engine.model.watch import spoken
 _KERNEL_SHAPES = "Llama-3.1-8B-Instruct,Qwen3-8B,Llama-3.2-1B-Instruct,EAGLE3-LLaMA3.1-Instruct-8B"
 _KERNEL_ROWS = (1, 8, 16, 32, 64)
 _SWEPT_KEYS = 16_384
+_LEAST_CHUNK = 512  # tokens of a prompt read at once
 _Made = tuple[str, str]  # JSON, table
 
 
@@ -110,7 +111,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "replay": _replay,
         "kernels": _kernels,
     }
-    measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind)), _speed)
+    measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind) not in (None, False)), _speed)
     as_json, table = measure(arguments)
     _write(arguments.out, as_json)
     say(as_json if arguments.json else table)
@@ -184,11 +185,12 @@ def _reopen(arguments: argparse.Namespace) -> _Made:
 
 def _limit(arguments: argparse.Namespace) -> _Made:
     lengths, num_rows = _lengths(arguments), _rows(arguments, NUM_ROWS)
-    chunk, graph_bytes = max(num_rows), _graph_memory(arguments) << 20
+    parts, graph_bytes = parse_parts(arguments.parts), _graph_memory(arguments) << 20
     if arguments.shape:
         device = pick_device(arguments.device)
         dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
-        capacity = max(lengths) + max(num_rows)
+        chunk = max(*num_rows, _LEAST_CHUNK)
+        capacity = max(lengths) + chunk
         model = random_model(arguments.shape, 2 * capacity, dtype, device)
         peer = copy.deepcopy(model) if device.type == "cpu" else model  # joined weights lie apart on a CPU
         target = Target(model, capacity, chunk, graph_bytes, may_join=True)
@@ -196,7 +198,7 @@ def _limit(arguments: argparse.Namespace) -> _Made:
         engine = _engine(arguments, PLAIN)
         target, peer = engine.target, peer_model(_presets(arguments)[0], engine)
     where = f"{arguments.shape or arguments.preset}, {target.dtype}, {hardware()}, torch {torch.__version__}."
-    plan = LimitPlan(lengths, num_rows, parse_parts(arguments.parts), chunk, graph_bytes)
+    plan = LimitPlan(lengths, num_rows, parts, graph_bytes)
     report = measure_parts(target, peer, plan, where, progress, lambda made: _write(arguments.out, made))
     return report.to_json(), report.table()
 

@@ -4,6 +4,7 @@ Job: options that name a preset, checks of numbers, progress on stderr. Non-job:
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,14 @@ def positive(spelling: str) -> int:
     number = int(spelling)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def minutes(spelling: str) -> float:
+    """A time, for argparse."""
+    number = float(spelling)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{spelling} is no time; give minutes, for example 6.5")
     return number
 
 

@@ -7,7 +7,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from spec_engine.cli_options import add_preset, chosen_preset, positive, progress
+from spec_engine.cli_options import add_preset, chosen_preset, minutes, positive, progress
 from spec_engine.errors import TrainingError
 from spec_engine.train.builtin import TrainingJob, parse_stages, train_builtin
 from spec_engine.train.eagle3 import Eagle3Training
@@ -27,7 +27,7 @@ def add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--stages", help="LENGTH:ROWS:MILLION_TOKENS,… instead of the recipe's")
     train.add_argument("--init", type=Path, help="folder of weights to start from")
     train.add_argument(
-        "--minutes", type=float, default=0.0, help="pass through the stages in so long (default: by tokens)"
+        "--minutes", type=minutes, default=0.0, help="pass through the stages in so long (default: by tokens)"
     )
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     train.add_argument("--window", type=positive, help="longspec: tokens it sees (default: 512)")

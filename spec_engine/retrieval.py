@@ -78,6 +78,7 @@ class Retriever:
         the drafter sees stays bounded.
         """
         if not self._config.enabled or (self.is_due and step.attention_row is None):
+            self._travelling.exchange(None)  # of a step long ago, when drafting goes on
             return None
         row = step.attention_row if self.is_due else None
         self._num_updates += 1

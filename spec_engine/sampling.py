@@ -163,7 +163,7 @@ class DraftRecipe:
     @classmethod
     def of(cls, params: SamplingParams) -> "DraftRecipe":
         """Greedy answers are ranked at temperature 1, whatever else is set."""
-        return cls(replace(params, seed=0) if params.temperature > 0 else SamplingParams())
+        return cls(replace(params, seed=0, repetition_penalty=1.0) if params.temperature > 0 else SamplingParams())
 
     @property
     def is_greedy(self) -> bool:

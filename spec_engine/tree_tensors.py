@@ -13,7 +13,6 @@ levels no more than `_MOST_RUN` nodes are run, with as many children each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -147,8 +146,3 @@ def read_tree(root: int, rows: Sequence[Sequence[float]]) -> DraftTree:
         depths.append(depths[parent] + 1)
     token_ids, parents, scores = zip(*found, strict=True) if found else ((), (), ())
     return DraftTree((root, *token_ids), (-1, *parents), tuple(depths), (0.0, *scores))
-
-
-def first_rows(plan: GrowthPlan) -> tuple[int, ...]:
-    """Where the rows of each level begin, counted from the first child of the root."""
-    return tuple(accumulate(plan.num_run[:-1], initial=0))

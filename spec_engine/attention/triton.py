@@ -15,6 +15,8 @@ Without a GPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), 
 Its product of bfloat16 blocks is wrong, so blocks are made float32 there.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,17 +25,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton import knobs
-from triton.runtime.errors import OutOfResources
+from triton.errors import TritonError
 
 from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBias
 
-CannotLaunch: Final = OutOfResources  # a `Tuning` that needs more shared memory or registers than the card has
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
 _LARGEST_HEAD: Final = 256
 _LEAST_ROWS: Final = 16  # of a block: what the matrix units take
 _TREE_KEYS: Final = 32  # of a block in the second kernel; with 64 the registers of Ampere do not suffice
 _MANY_ROWS: Final = 64  # of a block: from here on 8 warps, because with 4 registers are spilled
 _WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
+
+
+class CannotLaunch(RuntimeError):
+    """A kernel could not be compiled for this card, or needs more shared memory or registers than it has."""
+
+
+@contextmanager
+def launching(x: Tensor) -> Iterator[None]:
+    """Kernels start on the device of `x` inside the block. Raises `CannotLaunch` for what Triton raises."""
+    try:
+        with torch.cuda.device_of(x):
+            yield
+    except TritonError as error:
+        raise CannotLaunch(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +228,14 @@ class TritonBackend:
             return self._prefill.hybrid(q, k, v, prefix_len, bias, scoring)
         num_edge = 0 if bias is None else bias.values.shape[1] - (k.shape[2] - prefix_len)
         bounds = self._on_device(num_edge, k.shape[2] if bias is None else prefix_len, q.device)
-        with torch.cuda.device_of(q):  # kernels start on the current device
+        with launching(q):
             few = None if bias is None else bias.values
             return self._attend(q, k, v, Bounds(bounds, num_edge), few, scoring)
 
     def bounded(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        with torch.cuda.device_of(q):
+        with launching(q):
             return self._attend(q, k, v, bounds, bias, scoring)
 
     def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:

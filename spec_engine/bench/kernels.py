@@ -24,7 +24,7 @@ from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CpuBackend, CudaBackend, MatmulBackend
 from spec_engine.bench.machine import bandwidth, matrix_rate, timed
 from spec_engine.bench.shapes import shape_config
-from spec_engine.errors import MissingDependency
+from spec_engine.errors import MissingDependency, RequestError
 from spec_engine.model.capture import CudaCapture
 
 NUM_ROWS = (1, 8, 16, 32, 64)
@@ -177,8 +177,13 @@ def measure_kernels(
     where: tuple[torch.dtype, torch.device],
     tell: Callable[[str], None],
 ) -> list[KernelRow]:
-    """Every backend that gives the reference's result here, over all heads, rows and numbers of keys."""
+    """Every backend that gives the reference's result here, over all heads, rows and numbers of keys.
+
+    Raises `RequestError` for trees that are no smaller than the number of keys.
+    """
     found: list[KernelRow] = []
+    if max(num_rows) >= min(lengths):
+        raise RequestError(f"{max(num_rows)} rows need more than {min(lengths)} keys. Give larger --lengths.")
     for heads in every_heads:
         right = _right(runnable(where[1], where[0]), heads, where, tell)
         for length in lengths:

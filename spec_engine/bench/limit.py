@@ -97,11 +97,12 @@ def pass_bytes(target: Target, length: int) -> int:
     return target.size.num_bytes + seen
 
 
-def pass_operations(target: Target, length: int, num_rows: int) -> int:
-    """Multiplications and additions of a pass: matrices, and attention over the keys in view. Of a prompt's chunk only
-    the last row gets logits. All experts of a layer are counted, though few of them may run."""
+def pass_operations(target: Target, length: int, num_rows: int, *, is_chunk: bool = False) -> int:
+    """Multiplications and additions of a pass: matrices, and attention over the keys in view. Of a prompt's chunk, as
+    more rows than a tree has are anyhow, only the last row gets logits. All experts of a layer are counted, though few
+    of them may run."""
     runner, size = target.runner, target.size
-    is_chunk, num_heads = num_rows > MAX_DRAFT_NODES, int(runner.config.num_attention_heads)
+    is_chunk, num_heads = is_chunk or num_rows > MAX_DRAFT_NODES, int(runner.config.num_attention_heads)
     num_keys = length + num_rows // 2 if is_chunk else length
     attended = sum(
         num_heads * (shape.key_size + shape.value_size) * min(num_keys, num_keys if window is None else window)

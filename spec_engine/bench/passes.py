@@ -33,12 +33,11 @@ _MODULE_LENGTHS: Final = 2  # the first ones: what modules cost does not depend 
 
 @dataclass(frozen=True, slots=True)
 class LimitPlan:
-    """What is measured, behind how many tokens, over how many rows; `chunk` is what the target reads at once."""
+    """What is measured, behind how many tokens, over how many rows; captured passes may take `graph_bytes`."""
 
     lengths: Sequence[int]
     num_rows: Sequence[int]
     parts: Sequence[str]
-    chunk: int
     graph_bytes: int
 
 
@@ -102,7 +101,7 @@ def measure_parts(
     works: dict[str, Callable[[], object]] = {
         "passes": lambda: report.passes.extend(measure_limits(target, lengths, plan.num_rows, tell)),
         "retrieval": lambda: report.looks.extend(measure_retrieval(target, lengths, tell)),
-        "reading": lambda: report.reading.extend(measure_reading(target, lengths, plan.chunk, tell)),
+        "reading": lambda: report.reading.extend(measure_reading(target, lengths, tell)),
         "generate": against,
         "modules": modules,
     }

@@ -59,15 +59,13 @@ class RetrievalRow:
         return self.look_s / _EVERY / self.step_s
 
 
-def measure_reading(
-    target: Target, lengths: Sequence[int], chunk: int, tell: Callable[[str], None]
-) -> list[ReadingRow]:
-    """How fast prompts are read, in chunks of `chunk` tokens, the target's. The target forgets its text."""
-    found = []
+def measure_reading(target: Target, lengths: Sequence[int], tell: Callable[[str], None]) -> list[ReadingRow]:
+    """How fast prompts are read, in the target's chunks. The target forgets its text."""
+    found, chunk = [], target.prefill_chunk
     for length in lengths:
         seconds = min(_read(target, length) for _ in range(2))
         sizes = [(start, min(chunk, length - start)) for start in range(0, length, chunk)]
-        operations = sum(pass_operations(target, start, size) for start, size in sizes)
+        operations = sum(pass_operations(target, start, size, is_chunk=True) for start, size in sizes)
         row = ReadingRow(length, seconds, operations, matrix_rate(target.device, target.dtype))
         found.append(row)
         tell(f"{length:,} tokens read in {seconds:.2f} s, {row.share:.0%} of the matrix units' rate")

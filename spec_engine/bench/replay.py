@@ -35,7 +35,7 @@ class Profile:
     mean_length: float
 
     def __post_init__(self) -> None:
-        if self.mean_length < 1:
+        if not 1 <= self.mean_length < math.inf:
             raise RequestError(f"A step brings at least 1 token, not {self.mean_length}. Give a larger mean.")
 
     def chance(self, depth: int) -> float:

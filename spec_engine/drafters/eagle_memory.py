@@ -68,7 +68,7 @@ class EagleMemory:
         num_rows, view = num_rows_for(num_waiting), self.cache.view
         if self.whole is None or num_rows is None or not isinstance(self._backend, BoundedAttention):
             return None
-        if view.length + num_waiting + self.whole.num_tree_rows(num_columns) >= view.num_slots:
+        if view.length + max(num_rows, num_waiting + self.whole.num_tree_rows(num_columns)) >= view.num_slots:
             return None
         if num_rows not in self._works:
             self._works[num_rows] = EagleWork(self._fitted, self._backend, view, num_rows, num_columns)

@@ -28,6 +28,7 @@ from spec_engine.tree_tensors import GrowthPlan, TensorGrower, TensorLevel, grow
 NUM_ROWS = (4, 8, 16)  # committed tokens that wait, and the root
 _DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # levels, so that there are few graphs
 _MEMORY = 0.9  # weight of how deep earlier drafts were right against the next one
+_MOST_DRAFTS = 64  # pieces of work that are kept
 _COMPARED = 8  # nodes of a captured draft, the likeliest …
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # … whose log-probabilities may differ so much
 _HALF_TOLERANCE = 0.1
@@ -80,6 +81,7 @@ class WholeDrafts:
         self._tree = tree
         self._captures = captures
         self._drafts: dict[Hashable, _Draft] = {}
+        self._noise: Tensor | None = None  # [deepest, V], which all drafts read
 
     @property
     def note(self) -> str:
@@ -105,13 +107,26 @@ class WholeDrafts:
         key = (work.num_rows, depth, ranking.recipe)
         draft = self._drafts.get(key)
         if draft is None:
+            if len(self._drafts) >= _MOST_DRAFTS:
+                self._drafts.pop(next(iter(self._drafts)))  # of a way of drawing that is long out of use, most likely
             plan = growth_plan(self._tree, depth, work.num_columns)
             draft = self._drafts[key] = _Draft(work, ranking.recipe, plan)
-        draft.place_noise(ranking, position)
-        if self._captures.is_due(key):
+        draft.noise = self._place_noise(ranking, position, work)
+        if draft.is_plain and self._captures.is_due(key):
             draft.capture(self._captures)
         (found,) = draft.run()
         return replace(read_tree(root, found.tolist()), num_passes=draft.num_passes)
+
+    def _place_noise(self, ranking: DraftRanking, position: int, work: HeadWork) -> Tensor | None:
+        """Put the noise of the tokens from `position` on where the drafts read it."""
+        for level in range(self.deepest):
+            noise = ranking.noise_at(position + level, work.num_columns, work.device)
+            if noise is None:
+                return None
+            if self._noise is None:
+                self._noise = torch.empty(self.deepest, work.num_columns, device=work.device)
+            self._noise[level].copy_(noise)
+        return self._noise
 
 
 class _Draft:
@@ -122,19 +137,13 @@ class _Draft:
         self._recipe = recipe
         self._plan = plan
         self.num_passes = plan.depth  # of the root, and of all levels but the last
-        self._noise: Tensor | None = None  # [depth, V]
+        self.noise: Tensor | None = None  # [levels, V]
         self.run: Work = self._grown
 
-    def place_noise(self, ranking: DraftRanking, position: int) -> None:
-        """Put the noise of the tokens from `position` on where the work reads it."""
-        work = self._work
-        for level in range(self._plan.depth):
-            noise = ranking.noise_at(position + level, work.num_columns, work.device)
-            if noise is None:
-                return
-            if self._noise is None:
-                self._noise = torch.empty(self._plan.depth, work.num_columns, device=work.device)
-            self._noise[level].copy_(noise)
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was not captured."""
+        return self.run == self._grown
 
     def capture(self, captures: Captures) -> None:
         """Run a replay from now on, if it gives what the work gives."""
@@ -161,7 +170,7 @@ class _Draft:
         return (grower.finish(),)
 
     def _scores(self, logits: Tensor, depth: int) -> Tensor:
-        noise = None if self._noise is None else self._noise[depth]
+        noise = None if self.noise is None else self.noise[depth]
         return self._recipe.scores(logits[:, : self._work.num_columns], noise)
 
 

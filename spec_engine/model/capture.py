@@ -93,9 +93,9 @@ class Captures:
         return f"{size}; no more, because {self._refused}" if self._refused else size
 
     def is_due(self, key: Hashable) -> bool:
-        """Count a use of a shape; whether it is to be captured now."""
+        """Count a use of a shape that was not captured; whether it is to be now."""
         self._uses[key] = self._uses.get(key, 0) + 1
-        if self._uses[key] != _CAPTURED_AT or self._refused:
+        if self._uses[key] % _CAPTURED_AT or self._refused:
             return False
         if self._capture.num_bytes >= self._num_bytes:
             self._refused = f"they would take more than {self._num_bytes / 2**20:,.0f} MiB"

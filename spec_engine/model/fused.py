@@ -128,12 +128,12 @@ class Fused:
         """Queries [1, Hq, T, D] out of the joined projection [T, (Hq + 2 Hk) D], turned; and all rows of the layer,
         the new ones among them."""
         heads, size = self._num_heads, self._size
-        if self._kernels is not None and cache.places is not None:
+        if self._kernels is not None:
             cos, sin = angles if block.is_rotated else (None, None)
             turn = self._kernels.Turn(cos, sin, block.head_norms, self._eps)
             sizes = self._kernels.Heads(heads, self._num_kv_heads, size)
-            memory = cache.slots.memory(layer)
-            return self._kernels.turn_and_put(mixed, sizes, turn, cache.places, memory), *memory
+            slots, keys, values = cache.places_for(layer, len(mixed))
+            return self._kernels.turn_and_put(mixed, sizes, turn, slots, cache.slots.memory(layer)), keys, values
         rows = mixed.view(len(mixed), -1, size).transpose(0, 1)  # [Hq + 2 Hk, T, D]
         num_turned = heads + self._num_kv_heads
         turned, values = rows[:num_turned], rows[num_turned:]
@@ -181,7 +181,9 @@ def _kernels(runner: Runner) -> ModuleType | None:
     if importlib.util.find_spec("triton") is None:
         return None
     kernels = importlib.import_module("spec_engine.model.kernels")  # cannot be imported without Triton
-    return kernels if kernels.can_run(runner.device, runner.dtype) else None
+    config = runner.config
+    sizes = kernels.Heads(config.num_attention_heads, config.num_key_value_heads, runner.shapes[0].key_size)
+    return kernels if kernels.can_run(runner.device, runner.dtype, sizes) else None
 
 
 def fused(runner: Runner) -> "Fused | Runner":

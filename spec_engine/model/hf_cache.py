@@ -10,6 +10,7 @@ of ``get_mask_sizes`` a length); both spellings are defined, so versions 5.0 to 
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -69,6 +70,16 @@ class SlotAdapter(Cache):  # type: ignore[misc]  # transformers is untyped
         if self.places is not None:
             return self.slots.put(layer, self.places, key_states, value_states)
         return self.slots.append(layer, key_states, value_states)
+
+    def places_for(self, layer_idx: int, num_new: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For a kernel that writes by itself: the slots of the new rows, int64 on the device, and the rows to see."""
+        layer = self._slot_layer[layer_idx]
+        keys, values = self.slots.memory(layer)
+        if self.places is not None:
+            return self.places, keys, values
+        start, end = self.slots.length, self.slots.length + num_new
+        assert end <= self.slots.num_slots, f"{end} rows do not fit {self.slots.num_slots} slots"
+        return torch.arange(start, end, device=keys.device), keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 
 class ProbeCache(Cache):  # type: ignore[misc]  # transformers is untyped

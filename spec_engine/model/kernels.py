@@ -19,6 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from spec_engine.attention.triton import CannotLaunch, launching
+
 _GATE_BLOCK: Final = 1024
 
 
@@ -101,7 +103,7 @@ def turn_and_put(mixed: Tensor, heads: Heads, turn: Turn, slots: Tensor, memory:
     assert keys.stride(2) == values.stride(2) == heads.size, "rows of a head lie next to each other"
     query = torch.empty(1, heads.num, num_rows, heads.size, dtype=mixed.dtype, device=mixed.device)
     unused = mixed  # what is not there is not looked at
-    with torch.cuda.device_of(mixed):
+    with launching(mixed):
         _turn_kernel[(num_rows, heads.num + 2 * heads.num_kv)](
             mixed,
             unused if turn.cos is None else turn.cos,
@@ -119,13 +121,24 @@ def gate(both: Tensor) -> Tensor:
     """SiLU of the first half of the columns of `both` [T, 2 I] times the second half; [T, I]."""
     num_rows, width = both.shape[0], both.shape[1] // 2
     out = torch.empty(num_rows, width, dtype=both.dtype, device=both.device)
-    with torch.cuda.device_of(both):
+    with launching(both):
         _gate_kernel[(num_rows, triton.cdiv(width, _GATE_BLOCK))](
             both, out, both.stride(0), WIDTH=width, BLOCK=_GATE_BLOCK, num_warps=4
         )
     return out
 
 
-def can_run(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run here: on a GPU in half precision, or anywhere in the interpreter."""
-    return bool(knobs.runtime.interpret) or (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16))
+def can_run(device: torch.device, dtype: torch.dtype, heads: Heads) -> bool:
+    """Whether the kernels run here: on a GPU in half precision, or anywhere in the interpreter. They are tried."""
+    if not knobs.runtime.interpret and (device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16)):
+        return False
+    mixed = torch.zeros(1, (heads.num + 2 * heads.num_kv) * heads.size, dtype=dtype, device=device)
+    memory = mixed.new_zeros(1, heads.num_kv, 1, heads.size), mixed.new_zeros(1, heads.num_kv, 1, heads.size)
+    try:
+        turn_and_put(
+            mixed, heads, Turn(None, None, None, 1e-6), torch.zeros(1, dtype=torch.int64, device=device), memory
+        )
+        gate(mixed)
+    except CannotLaunch:
+        return False
+    return True

@@ -162,6 +162,11 @@ class Target:
         return self._size or model_size(self.model)
 
     @property
+    def prefill_chunk(self) -> int:
+        """Tokens of a prompt that a pass reads at most."""
+        return self._prefill_chunk
+
+    @property
     def is_joined(self) -> bool:
         """Whether passes run in fewer operations than transformers' modules take."""
         return isinstance(self.weights[1], Fused)

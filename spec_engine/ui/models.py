@@ -165,6 +165,7 @@ class ModelSide(PageState):
                 raise Stopped(text.LOADING_STOPPED)
             old, self._engine, self.preset, self.settings = self._engine, engine, preset, preset.generation
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
+            self.race_job = None  # its lanes are those of the model before
             self.memory, self.opened = engine.memory, opened
             self.reuse_trouble = reuse_trouble(engine.tokenizer)
             self._session = self._new_session(len(self.talk.path))

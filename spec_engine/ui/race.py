@@ -62,7 +62,7 @@ def lanes(draft: DraftConfig) -> tuple[Lane, ...]:
 
 
 class LiveRace:
-    """A race as far as it has come."""
+    """A race as far as it has come. A lane that was not planned, but ran, comes behind the others."""
 
     def __init__(self, planned: Iterable[Lane]) -> None:
         self.lanes = [RaceLane(lane.label) for lane in planned]
@@ -84,4 +84,8 @@ class LiveRace:
         return self._running
 
     def _lane(self, label: str) -> RaceLane:
-        return next(lane for lane in self.lanes if lane.label == label)
+        found = next((lane for lane in self.lanes if lane.label == label), None)
+        if found is None:
+            found = RaceLane(label)
+            self.lanes.append(found)
+        return found

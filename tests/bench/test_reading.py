@@ -22,9 +22,9 @@ def tiny_target() -> Target:
 
 def test_operations_of_a_text_are_those_of_its_chunks() -> None:
     target, told = tiny_target(), list[str]()
-    (row,) = measure_reading(target, (150,), 64, told.append)
+    (row,) = measure_reading(target, (150,), told.append)
     chunks = [(0, 64), (64, 64), (128, 22)]
-    assert row.num_operations == sum(pass_operations(target, *chunk) for chunk in chunks)
+    assert row.num_operations == sum(pass_operations(target, *chunk, is_chunk=True) for chunk in chunks)
     assert row.seconds > 0
     assert row.share > 0
     assert target.length == 0
@@ -51,7 +51,7 @@ def test_a_part_that_fails_costs_its_own_figures(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(passes, "measure_retrieval", fail)
     saved, told = list[str](), list[str]()
-    plan = LimitPlan((100,), (1, 8), ("passes", "retrieval", "reading", "generate"), 64, 0)
+    plan = LimitPlan((100,), (1, 8), ("passes", "retrieval", "reading", "generate"), 0)
     target = tiny_target()
     report = measure_parts(target, target.model, plan, "here.", told.append, saved.append)
     assert report.failed == {"retrieval": "CUDA out of memory"}

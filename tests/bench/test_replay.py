@@ -1,6 +1,7 @@
 """Replayed acceptance: the draws, the trees, the echoing target, and whole answers of small sizes."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -64,8 +65,9 @@ def test_draws_come_to_the_mean(mean: float, depth: int) -> None:
 def test_means_that_no_tree_reaches_are_refused() -> None:
     with pytest.raises(RequestError, match="at most 7 tokens a step, not 8"):
         Profile(8).chance(6)
-    with pytest.raises(RequestError, match=r"at least 1 token, not 0\.5"):
-        Profile(0.5)
+    for mean in (0.5, math.nan, math.inf):
+        with pytest.raises(RequestError, match=rf"at least 1 token, not {mean}"):
+            Profile(mean)
 
 
 def test_means_are_read_from_a_list() -> None:

@@ -80,3 +80,16 @@ def test_what_a_lane_wrote_is_escaped(report: Path) -> None:
     race = LiveRace(lanes(replace(preset("builtin").draft)))
     race.apply(job.facts)
     assert "<img" not in race_markup(race, is_running=True)
+
+
+def test_a_race_does_not_outlive_its_model(report: Path) -> None:
+    """Its lanes have other names with another preset; a page that is drawn from them would stay empty."""
+    workspace = ready(report, Loader(step_s=0.001))
+    done(workspace.ask("First?"))
+    done(workspace.race())
+    done(workspace.switch(preset("builtin-retrieval")))
+    assert workspace.race_job is None
+    race = LiveRace(lanes(preset("builtin").draft))
+    race.apply([LaneStarted("A lane of another preset")])
+    assert race.running is race.lanes[-1]
+    assert race.running.label == "A lane of another preset"
