@@ -19,6 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="browser tests ne
 
 LEFT_STREAM: Final = ("AbortError", "Connection errored out")  # what a page says when it is reloaded while it follows
 WIDE: Final = (1440, 900)
+_NUM_LAYERS: Final = 16  # so many that an answer is still being written when a test on a slow machine looks at it
 
 Opener = Callable[..., "playwright.Page"]
 
@@ -45,7 +46,7 @@ def chromium() -> Iterator["playwright.Browser"]:
 def presets(tmp_path_factory: pytest.TempPathFactory) -> list[Preset]:
     """A working pair, the same with a short context, and one whose files are missing."""
     folder = tmp_path_factory.mktemp("pair")
-    target = tiny_lm("llama")
+    target = tiny_lm("llama", num_hidden_layers=_NUM_LAYERS)
     with torch.no_grad():
         target.get_output_embeddings().weight[END_ID] = 0.0  # answers end at their length limit, not by chance
     save_pair(folder, target, perturbed(target, 0.02))
