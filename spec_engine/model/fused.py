@@ -7,7 +7,7 @@ Non-job: other architectures, quantised weights and layers on several devices, w
 
 A pass over a few rows of a small model is mostly Python and small operators: the built-in target's takes 1.4 to 1.5
 times as long through transformers on a CPU. On a GPU it is the kernels between the products, some 34 a layer there and
-13 here, each of which takes a microsecond or two even within a captured graph: together as long as half of an 8B
+seven here, each of which takes a microsecond or two even within a captured graph: together as long as half of an 8B
 model's weights take to read.
 
 It computes the same, in another order of rounding. In float32 the tests hold the text to that of transformers'
