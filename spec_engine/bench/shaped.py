@@ -30,8 +30,8 @@ from spec_engine.errors import RequestError
 from spec_engine.events import Finished
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.model.checkpoint import Checkpoint
-from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.load import load_tokenizer
+from spec_engine.model.products import join_products
 from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
@@ -141,7 +141,7 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
         if draft.kind == "longspec":
             with target.device:
                 head = LongSpecHead(head_config(stored), target_rotary(target)).to(target.dtype)
-            lay_out_for_small_passes(head.requires_grad_(False))
+            join_products(head.requires_grad_(False))
             return LongSpecDrafter(head, target, draft, settings.graph_bytes)
         config = stored_config(stored, is_eagle3=True, weights=None)
         with target.device:

@@ -4,7 +4,6 @@ Job: `fit_head`: a head's files and a target become a `FittedHead`, or an error 
 Non-job: reading files (`eagle_files`), drafting (`eagle3`).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,8 +14,8 @@ from spec_engine.drafters.eagle_files import HeadFiles
 from spec_engine.drafters.eagle_head import EagleHead, FittedHead
 from spec_engine.errors import UnsupportedModel, VocabularyMismatch
 from spec_engine.model.features import FeatureRecorder
-from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.load import pick_dtype
+from spec_engine.model.products import join_products
 from spec_engine.model.target import Target
 
 _ADVICE = "Choose a head that was made for this target, or the drafter 'lookup', which fits every one."
@@ -40,14 +39,15 @@ def fit_head(files: HeadFiles, target: Target, dtype_name: DTypeName = "auto") -
     with torch.device("meta"):
         head = EagleHead(config)
     head.load_state_dict({key: value.to(target.device, dtype) for key, value in weights.items()}, assign=True)
-    head.requires_grad_(False)
-    lay_out_for_small_passes(head)
+    join_products(head.requires_grad_(False))
+    if config.num_columns is None and not target.has_output:
+        raise UnsupportedModel(f"The target names no output layer, so this head cannot draft for it. {_ADVICE}")
     return FittedHead(
         name=files.name,
         head=head,
         layers=layers,
         embedding=embedding if head.embed_tokens is None else head.embed_tokens.weight,
-        output=_output(target) if config.num_columns is None else None,
+        output=target.output if config.num_columns is None else None,
         target_ids=None if files.target_ids is None else files.target_ids.to(target.device),
         trained_length=files.trained_length,
     )
@@ -112,16 +112,3 @@ def _embedding(target: Target) -> Tensor:
     weight = target.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor), "an embedding has a weight"
     return weight.detach()
-
-
-def _output(target: Target) -> Callable[[Tensor], Tensor]:
-    """The target's output layer without what may follow it."""
-    layer = target.model.get_output_embeddings()
-    if layer is None:
-        raise UnsupportedModel(f"The target names no output layer, so this head cannot draft for it. {_ADVICE}")
-
-    def output(states: Tensor) -> Tensor:
-        logits: Tensor = layer(states.to(layer.weight.dtype))
-        return logits
-
-    return output

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spec_engine.model.products import Joined
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, Hq, T, D], k [B, Hk, T, D], v [B, Hk, T, D]), rotated already, -> [B, Hq, T, D]."""
 
@@ -72,12 +74,15 @@ class EagleHead(nn.Module):
         self.norm = _norm(config) if config.is_eagle3 else nn.Identity()
         self.lm_head = nn.Linear(config.hidden_size, config.num_columns, bias=False) if config.num_columns else None
         self.embed_tokens = nn.Embedding(config.num_embeddings, config.hidden_size) if config.num_embeddings else None
-        self._inv_freq = torch.tensor(config.rope.inv_freq, device="cpu")  # no buffer: casts must leave it alone
+        self._mix = Joined(self.fc) if isinstance(self.fc, nn.Linear) else self.fc
+        self._columns = Joined(self.lm_head) if self.lm_head is not None else None
+        inv_freq = torch.tensor(config.rope.inv_freq, device="cpu")
+        self._inv_freq = torch.cat((inv_freq, inv_freq))  # [D]; no buffer: casts must leave it alone
 
     def combine(self, features: Tensor) -> Tensor:
         """The target's features [..., F] as a row takes them, [..., H]: mixed by ``fc`` in EAGLE-3, as they are in
         EAGLE-1."""
-        mixed: Tensor = self.fc(features) if self.config.is_eagle3 else features
+        mixed: Tensor = self._mix(features) if self.config.is_eagle3 else features
         return mixed
 
     def forward(self, embedded: Tensor, features: Tensor, positions: Tensor, attend: Attend | None = None) -> Tensor:
@@ -87,7 +92,7 @@ class EagleHead(nn.Module):
         target's, or an earlier result of the head. `positions` [T] or [B, T]; any number will do. Attention is causal
         over these rows unless `attend` says otherwise.
         """
-        states: Tensor = features if self.config.is_eagle3 else self.fc(torch.cat((embedded, features), dim=-1))
+        states: Tensor = features if self.config.is_eagle3 else self._mix(torch.cat((embedded, features), dim=-1))
         turns = self._turns(positions)
         for layer in self.layers:
             states = layer(states, embedded, turns, attend or _causal)
@@ -96,17 +101,21 @@ class EagleHead(nn.Module):
     def logits(self, states: Tensor, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """What follows each state [..., H]: [..., V], over the head's own columns or those of `output`, the target's
         output layer, which a head without one needs."""
-        last = self.lm_head if self.lm_head is not None else output
+        last = self._columns or output
         assert last is not None, "a head without an output layer needs the target's"
         logits: Tensor = last(self.norm(states))
         return logits
 
     def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [..., 1, T, D / 2] in float32, computed, so that no table ends."""
+        """Cosine and signed sine [..., 1, T, D] in float32, computed, so that no table ends: a turn is
+        ``x * cos + roll(x, D / 2) * sin``."""
         if self._inv_freq.device != positions.device:
             self._inv_freq = self._inv_freq.to(positions.device)
         angles = (positions[..., None].float() * self._inv_freq).unsqueeze(-3)
-        return angles.cos() * self.config.rope.scale, angles.sin() * self.config.rope.scale
+        cos, sin = angles.cos(), angles.sin()
+        sin.narrow(-1, 0, self.config.head_size // 2).neg_()
+        scale = self.config.rope.scale
+        return (cos, sin) if scale == 1 else (cos * scale, sin * scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +164,8 @@ class _Layer(nn.Module):
             states = normed if self._norm_before_residual else states
         else:
             seen = self.input_layernorm(states)
-        states = states + self.self_attn(seen, turns, attend)
-        result: Tensor = states + self.mlp(self.post_attention_layernorm(states))
+        states = self.self_attn(states, seen, turns, attend)
+        result: Tensor = self.mlp(states, self.post_attention_layernorm(states))
         return result
 
 
@@ -172,13 +181,16 @@ class _Attention(nn.Module):
         self.k_proj = _linear(config, "k_proj", width, keys)
         self.v_proj = _linear(config, "v_proj", width, keys)
         self.o_proj = _linear(config, "o_proj", queries, config.hidden_size)
+        self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Joined(self.o_proj)
+        self._num_heads, self._num_kv_heads = config.num_heads, config.num_kv_heads
 
-    def forward(self, seen: Tensor, turns: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        heads = (*seen.shape[:-1], -1, self._head_size)
-        q, k, v = (project(seen).view(heads).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = attend(self._number, _turn(q, turns), _turn(k, turns), v)
-        result: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return result
+    def forward(self, states: Tensor, seen: Tensor, turns: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """`states` and what attention gives for `seen`."""
+        rows = self._qkv(seen).view(*seen.shape[:-1], -1, self._head_size).transpose(1, 2)  # [B, Hq + 2 Hk, T, D]
+        turned = _turn(rows[:, : self._num_heads + self._num_kv_heads], turns)
+        values = rows[:, self._num_heads + self._num_kv_heads :]
+        mixed = attend(self._number, turned[:, : self._num_heads], turned[:, self._num_heads :], values)
+        return self._out.added_to(states, mixed.transpose(1, 2).flatten(2))
 
 
 class _Mlp(nn.Module):
@@ -189,10 +201,12 @@ class _Mlp(nn.Module):
         self.gate_proj = _linear(config, "gate_proj", config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config, "up_proj", config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config, "down_proj", config.intermediate_size, config.hidden_size)
+        self._gate_up, self._down = Joined(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
-    def forward(self, states: Tensor) -> Tensor:
-        result: Tensor = self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
-        return result
+    def forward(self, states: Tensor, normed: Tensor) -> Tensor:
+        """`states` and what the middle gives for `normed`."""
+        gate, up = self._gate_up(normed).chunk(2, dim=-1)
+        return self._down.added_to(states, F.silu(gate) * up)
 
 
 def _linear(config: HeadConfig, name: str, num_in: int, num_out: int) -> nn.Linear:
@@ -206,8 +220,8 @@ def _norm(config: HeadConfig) -> nn.RMSNorm:
 def _turn(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     """`x` [B, heads, T, D] rotated; entry i turns with entry i + D / 2."""
     cos, sin = turns
-    left, right = x.float().chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(x.dtype)
+    wide = x.float()
+    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def _causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

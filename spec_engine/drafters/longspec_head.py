@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from spec_engine.errors import ModelError
 from spec_engine.model.checkpoint import Checkpoint, save_checkpoint
+from spec_engine.model.products import Joined
 from spec_engine.model.rope import Angles, Rotary
 
 _PREFIX = "draft_model."  # of checkpoints that training wrote
@@ -73,6 +74,15 @@ class HeadAngles:
         return HeadAngles(self.own.part(start, length), None if self.cross is None else self.cross.part(start, length))
 
 
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """What tokens bring to the self-attention: queries [B, Hq, T, D], keys and values [B, Hk, T, D], turned."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
 class LongSpecHead(nn.Module):
     """The layer. `forward` takes whole rows, for training; `rows` and `mix` are its steps, for drafting."""
 
@@ -96,29 +106,24 @@ class LongSpecHead(nn.Module):
         ("Flash Noisy Training", section 3.2).
         """
         angles = self.rotary.at(positions.to(embeds.device))
-        own_keys, own_values = self.rows(embeds, angles)
-        return self.mix(
-            embeds,
-            angles,
-            lambda q: _windowed(q, own_keys, own_values, self.config.window),
-            lambda q: _delayed(q, keys, values, offset),
-        )
+        own = self.rows(embeds, angles)
+        seen = _windowed(own.queries, own.keys, own.values, self.config.window)
+        return self.mix(embeds, seen, angles, lambda q: _delayed(q, keys, values, offset))
 
-    def rows(self, embeds: Tensor, angles: HeadAngles) -> tuple[Tensor, Tensor]:
-        """Keys, turned, and values [B, Hk, T, D] of the self-attention for tokens `embeds` [B, T, H]."""
-        keys, values = self.self_attn.rows(self.input_layernorm(embeds))
-        return angles.own.turn(keys), values
+    def rows(self, embeds: Tensor, angles: HeadAngles) -> OwnRows:
+        """Tokens `embeds` [B, T, H] as the self-attention sees them. They depend on the tokens alone."""
+        return self.self_attn.rows(self.input_layernorm(embeds), angles.own)
 
-    def mix(self, embeds: Tensor, angles: HeadAngles, see_own: See, see_target: See) -> Tensor:
-        """The layer's output [B, T, H] for tokens `embeds` [B, T, H], given what its two attentions see."""
-        query = angles.own.turn(self.self_attn.queries(self.input_layernorm(embeds)))
-        x = embeds + self.self_attn.out(see_own(query))
+    def mix(self, embeds: Tensor, seen: Tensor, angles: HeadAngles, see_target: See) -> Tensor:
+        """The layer's output [B, T, H] for tokens `embeds` [B, T, H], given what their own queries saw,
+        [B, Hq, T, D], and what they see of the target."""
+        x = self.self_attn.added_to(embeds, seen)
         query = self.cross_attn.queries(self.post_self_attention_layernorm(x))
         if angles.cross is not None:
             query = angles.cross.turn(query)
-        x = x + self.cross_attn.out(see_target(query))
-        mixed: Tensor = self.mlp(self.post_cross_attention_layernorm(x))
-        return x + mixed
+        x = self.cross_attn.added_to(x, see_target(query))
+        mixed: Tensor = self.mlp(x, self.post_cross_attention_layernorm(x))
+        return mixed
 
 
 class _Attention(nn.Module):
@@ -130,15 +135,15 @@ class _Attention(nn.Module):
         width = config.num_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, width)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self._projected, self._out = Joined(self.q_proj), Joined(self.o_proj)
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, Hq, T, D]"""
-        return self._heads(self.q_proj(x))
+        return self._heads(self._projected(x))
 
-    def out(self, seen: Tensor) -> Tensor:
-        """What all heads saw, [B, Hq, T, D], as [B, T, H]."""
-        mixed: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
-        return mixed
+    def added_to(self, x: Tensor, seen: Tensor) -> Tensor:
+        """`x` [B, T, H] and what all heads saw, [B, Hq, T, D]."""
+        return self._out.added_to(x, seen.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self._size).transpose(1, 2)
@@ -152,10 +157,15 @@ class _SelfAttention(_Attention):
         width = config.num_kv_heads * config.head_size
         self.k_proj = nn.Linear(config.hidden_size, width)
         self.v_proj = nn.Linear(config.hidden_size, width)
+        self._projected = Joined(self.q_proj, self.k_proj, self.v_proj)
+        self._num_heads, self._num_kv_heads = config.num_heads, config.num_kv_heads
 
-    def rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not turned yet, and values; each [B, Hk, T, D]."""
-        return self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+    def rows(self, x: Tensor, angles: Angles) -> OwnRows:
+        """Queries, keys and values for x [B, T, H]."""
+        heads = self._heads(self._projected(x))  # [B, Hq + 2 Hk, T, D]
+        num_turned = self._num_heads + self._num_kv_heads
+        turned = angles.turn(heads[:, :num_turned])
+        return OwnRows(turned[:, : self._num_heads], turned[:, self._num_heads :], heads[:, num_turned:])
 
 
 class _FeedForward(nn.Module):
@@ -166,11 +176,12 @@ class _FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self._gate_up, self._down = Joined(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, H] -> [B, T, H]"""
-        mixed: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return mixed
+    def forward(self, x: Tensor, normed: Tensor) -> Tensor:
+        """`x` and what the middle gives for `normed`, [B, T, H]."""
+        gate, up = self._gate_up(normed).chunk(2, dim=-1)
+        return self._down.added_to(x, F.silu(gate) * up)
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

@@ -50,14 +50,13 @@ class LongSpecMemory:
 
     def __init__(self, head: LongSpecHead, target: Target, size: TreeSize) -> None:
         check_fits(head, target)
-        output = target.model.get_output_embeddings()
-        assert output is not None, "a causal language model has an output layer"
+        assert target.has_output, "a causal language model has an output layer"
         keys, _ = target.last_rows()
         config = head.config
         shape = LayerShape(config.num_kv_heads, config.head_size, config.head_size, keys.dtype, keys.device)
         self.window = config.window
         self._head, self._target = head, target
-        self._embed, self._output = target.model.get_input_embeddings(), output
+        self._embed = target.model.get_input_embeddings()
         self._backend = target.runner.backend
         self._scoring = Scoring(config.head_size**-0.5)
         self._num_levels = size.num_levels
@@ -81,7 +80,8 @@ class LongSpecMemory:
     def why_not_whole(self) -> str:
         """Why drafts of this head cannot be captured; "" where they can."""
         target = self._target
-        places = {target.device, self._device, self._output.weight.device}
+        output = target.model.get_output_embeddings()
+        places = {target.device, self._device, output.weight.device}  # type: ignore[union-attr]
         if len(places) > 1:
             return "the target is spread over several devices"
         return why_not_whole(self._device, self._dtype, self._backend, self._head.config.head_size)
@@ -126,11 +126,12 @@ class LongSpecMemory:
         positions = torch.arange(first, position + self._num_levels, device=self._device)
         angles = self._head.rotary.at(positions)
         embeds = self._embedded([*pending, root])
-        keys, values = self._head.rows(embeds, angles.part(0, num_new + 1))
-        self._ring.extend(keys[:, :, :num_new], values[:, :, :num_new])
+        own = self._head.rows(embeds, angles.part(0, num_new + 1))
+        self._ring.extend(own.keys[:, :, :num_new], own.values[:, :, :num_new])
         self._root, self._angles, self._depths = position, angles.part(num_new, self._num_levels), [0]
-        self._ring.put(0, keys[:, :, num_new:], values[:, :, num_new:])
-        return self._mixed(embeds[:, num_new:], 0, torch.ones(1, 1, dtype=torch.bool))
+        self._ring.put(0, own.keys[:, :, num_new:], own.values[:, :, num_new:])
+        seen = torch.ones(1, 1, dtype=torch.bool)
+        return self._mixed(embeds[:, num_new:], own.queries[:, :, num_new:], 0, seen)
 
     @torch.inference_mode()
     def run_level(self, token_ids: Sequence[int], depth: int, visible: Tensor) -> Tensor:
@@ -141,33 +142,28 @@ class LongSpecMemory:
         """
         assert self._angles is not None, "the root comes first"
         embeds = self._embedded(token_ids)
-        keys, values = self._head.rows(embeds, self._angles.part(depth, 1))
-        self._ring.put(len(self._depths), keys, values)
+        own = self._head.rows(embeds, self._angles.part(depth, 1))
+        self._ring.put(len(self._depths), own.keys, own.values)
         self._depths += [depth] * len(token_ids)
-        return self._mixed(embeds, depth, visible)
+        return self._mixed(embeds, own.queries, depth, visible)
 
     def _embedded(self, token_ids: Sequence[int]) -> Tensor:
         """The target's embeddings [1, n, H]."""
         embeds: Tensor = self._embed(torch.tensor([token_ids], device=self._target.device))
         return embeds.to(self._device, self._dtype)
 
-    def _mixed(self, embeds: Tensor, depth: int, visible: Tensor) -> Tensor:
-        """Logits [n, V] of the newest rows of the tree."""
+    def _mixed(self, embeds: Tensor, queries: Tensor, depth: int, visible: Tensor) -> Tensor:
+        """Logits [n, V] of the newest rows of the tree, with their own queries [1, Hq, n, D]."""
         assert self._angles is not None, "the root comes first"
         keys, values = self._ring.view(len(self._depths))
         lowest = self._root + depth - self.window  # position
         ring = (self._ring.positions >= lowest).expand(len(visible), -1)
         near = torch.tensor(self._depths) >= depth - self.window
         bias = tree_bias(torch.cat((ring, visible & near), dim=1), embeds.dtype, embeds.device)
-        x = self._head.mix(
-            embeds,
-            self._angles.part(depth, 1),
-            # All rows are few: one masked kernel, in which the order of the ring does not matter.
-            lambda query: self._backend.hybrid(query, keys, values, self.window, bias, self._scoring)[0],
-            self._see_target,
-        )
-        logits: Tensor = self._output(x[0].to(self._output.weight.device))
-        return logits
+        # All rows are few: one masked kernel, in which the order of the ring does not matter.
+        seen, _ = self._backend.hybrid(queries, keys, values, self.window, bias, self._scoring)
+        x = self._head.mix(embeds, seen, self._angles.part(depth, 1), self._see_target)
+        return self._target.output(x[0])
 
     def _see_target(self, query: Tensor) -> Tensor:
         """Attention [1, Hq, n, D] to verified tokens: all of them, or those in focus and the ones since."""

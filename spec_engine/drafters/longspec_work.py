@@ -55,12 +55,10 @@ class LongSpecWork:
 
     def __init__(self, parts: LongSpecParts, num_rows: int) -> None:
         target, ring = parts.target, parts.ring
-        output = target.model.get_output_embeddings()
-        assert output is not None, "a causal language model has an output layer"
         self.num_rows, self.num_columns = num_rows, target.vocab_size
         self.device, self.dtype = target.device, target.dtype
         self._parts = parts
-        self._embed, self._output = target.model.get_input_embeddings(), output
+        self._embed = target.model.get_input_embeddings()
         self._scoring = Scoring(parts.head.config.head_size**-0.5)
         self._numbers = Mirror(torch.zeros(3 * num_rows + 11 + ring.num_rows, dtype=torch.int64), self.device)
         numbers = self._numbers.on_device
@@ -95,41 +93,37 @@ class LongSpecWork:
         """See `HeadWork`."""
         head, memory = self._parts.head, self._parts.ring.memory
         embeds = self._embedded(self._token_ids)
-        for store, rows in zip(memory, head.rows(embeds, head.rotary.at(self._positions)), strict=True):
+        own = head.rows(embeds, head.rotary.at(self._positions))
+        for store, rows in zip(memory, (own.keys, own.values), strict=True):
             store.index_copy_(2, self._slots, rows)
         seen = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        return self._logits(embeds.index_select(1, self._root), 0, seen)
+        return self._logits(embeds.index_select(1, self._root), own.queries.index_select(2, self._root), 0, seen)
 
     def level(self, level: TensorLevel, depth: int, first: int) -> Tensor:
         """See `HeadWork`."""
         head, ring = self._parts.head, self._parts.ring
         embeds = self._embedded(level.token_ids)
-        for store, rows in zip(
-            ring.memory, head.rows(embeds, head.rotary.at(self._root_position + depth)), strict=True
-        ):
+        own = head.rows(embeds, head.rotary.at(self._root_position + depth))
+        for store, rows in zip(ring.memory, (own.keys, own.values), strict=True):
             store.narrow(2, ring.num_rows + 1 + first, rows.shape[2]).copy_(rows)
         sees_root = torch.ones(len(level.token_ids), 1, dtype=torch.bool, device=self.device)
-        return self._logits(embeds, depth, torch.cat((sees_root, level.visible), dim=1))
+        return self._logits(embeds, own.queries, depth, torch.cat((sees_root, level.visible), dim=1))
 
     def _embedded(self, token_ids: Tensor) -> Tensor:
         """[1, n, H]"""
         embeds: Tensor = self._embed(token_ids[None])
         return embeds.to(self.dtype)
 
-    def _logits(self, embeds: Tensor, depth: int, seen: Tensor) -> Tensor:
-        """[n, V] of rows at this depth that see these rows of the tree, bool [n, N], the root's first."""
+    def _logits(self, embeds: Tensor, queries: Tensor, depth: int, seen: Tensor) -> Tensor:
+        """[n, V] of rows at this depth, with these queries, that see these rows of the tree, bool [n, N], the root's
+        first."""
         parts, position = self._parts, self._root_position + depth
         in_window = (self._ring_positions >= position - parts.ring.num_rows).expand(len(seen), -1)
         visible = torch.cat((in_window, seen), dim=1)
         bias = torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, -torch.inf)
-        x = parts.head.mix(
-            embeds,
-            parts.head.rotary.at(position),
-            lambda query: self._see(query, parts.ring.memory, self._in_ring, bias)[0],
-            self._see_target,
-        )
-        logits: Tensor = self._output(x[0])
-        return logits
+        own = self._see(queries, parts.ring.memory, self._in_ring, bias)[0]
+        x = parts.head.mix(embeds, own, parts.head.rotary.at(position), self._see_target)
+        return parts.target.output(x[0])
 
     def _see_target(self, query: Tensor) -> Tensor:
         """Attention [1, Hq, n, D] to verified tokens: all, or those in focus and the ones since."""

@@ -29,13 +29,13 @@ from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
-from spec_engine.model.products import Matrix, Part, packing_gain
+from spec_engine.model.products import Matrix, Part, join_columns, packs
 from spec_engine.model.runner import Runner
 
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # model types made of these blocks
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # whose angles depend on the position alone
 _HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-_SMALL_MODEL = 256 << 20  # bytes; its matrices may be held twice
+_SMALL_MODEL = 256 << 20  # bytes; its modules keep their weights beside the packed ones
 _CHECKED_TOKENS = 12
 _CHECKED_AT = (0, 400)  # first positions
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -111,16 +111,19 @@ class Fused:
             current.features = torch.cat([features[layer] for layer in current.feature_layers], dim=-1)
         return self._head(self._normed(x[-last:], self._norm))
 
+    def output(self, states: Tensor) -> Tensor:
+        """Logits [n, V] of normalised states [n, H]."""
+        return self._head(states)
+
     def pack(self, model: nn.Module) -> None:
         """Hold the matrices in the processor's own order (`products`): of a small model besides, of a larger one
-        instead of the old one, but for the output layer, which drafters share. Then its modules compute by them."""
-        num_bytes = sum(parameter.nbytes for parameter in model.parameters())
-        is_plain = num_bytes <= _SMALL_MODEL
+        instead of the old one, but for the output layer, which is often the embedding too. Then its modules compute by
+        them."""
+        is_small = sum(parameter.nbytes for parameter in model.parameters()) <= _SMALL_MODEL
         for number, block in enumerate(self._blocks):
             layer = model.get_submodule(f"model.layers.{number}")
-            self._blocks[number] = _packed_block(layer, block, is_plain=is_plain)
-        head = model.get_parameter("lm_head.weight").t()
-        self._head = Matrix(head, None, is_plain=is_plain, is_packed=True)
+            self._blocks[number] = _packed_block(layer, block, keeps_modules=is_small)
+        self._head = self._head.packed()
 
     def _placed(
         self, mixed: Tensor, block: _Block, layer: int, cache: SlotAdapter, angles: tuple[Tensor, Tensor]
@@ -205,11 +208,6 @@ def fused(runner: Runner) -> "Fused | Runner":
     return fast
 
 
-def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights on this device are held in the processor's own order."""
-    return device.type == "cpu" and packing_gain(dtype) > 1
-
-
 def num_packed_weights(model: nn.Module, dtype: torch.dtype) -> int:
     """Weights that a packed model of this form holds twice: all of a small one's matrices, else the output layer's."""
     num_bytes = dtype.itemsize * sum(parameter.numel() for parameter in model.parameters())
@@ -252,38 +250,27 @@ def _block(layer: nn.Module, window: int | None) -> _Block:
     norms: list[Tensor] = [weights[name] for name in _HEAD_NORMS if name in weights]
     return _Block(
         input_norm=weights["input_layernorm.weight"],
-        qkv=Matrix(_join(qkv), torch.cat(biases) if biases else None),
+        qkv=Matrix(join_columns(qkv), torch.cat(biases) if biases else None),
         head_norms=torch.stack(norms) if norms else None,
         out=Matrix(linears["o_proj"].weight.t(), linears["o_proj"].bias),
         mlp_norm=weights["post_attention_layernorm.weight"],
-        gate_up=Matrix(_join([linears["gate_proj"], linears["up_proj"]]), None),
+        gate_up=Matrix(join_columns([linears["gate_proj"], linears["up_proj"]]), None),
         down=Matrix(linears["down_proj"].weight.t(), None),
         window=window,
         is_rotated=bool(getattr(layer.get_submodule("self_attn"), "use_rope", True)),
     )
 
 
-def _join(modules: Sequence[nn.Linear]) -> Tensor:
-    """The weights side by side as [in, all out], in the memory order of the first; each module keeps a view."""
-    by_columns = modules[0].weight.stride(0) == 1
-    with torch.no_grad():
-        rows = torch.cat([module.weight for module in modules])
-        joined = rows.t().contiguous() if by_columns else rows.t()
-        for module, part in zip(modules, joined.split([module.out_features for module in modules], 1), strict=True):
-            module.weight = nn.Parameter(part.t(), requires_grad=False)
-    return joined
-
-
-def _packed_block(layer: nn.Module, block: _Block, *, is_plain: bool) -> _Block:
-    """`block` with packed matrices; without `is_plain` the modules of `layer` give up their weights and use these."""
+def _packed_block(layer: nn.Module, block: _Block, *, keeps_modules: bool) -> _Block:
+    """`block` with packed matrices; without `keeps_modules` those of `layer` give up their weights and use these."""
     packed = replace(
         block,
-        qkv=block.qkv.packed(is_plain=is_plain),
-        out=block.out.packed(is_plain=is_plain),
-        gate_up=block.gate_up.packed(is_plain=is_plain),
-        down=block.down.packed(is_plain=is_plain),
+        qkv=block.qkv.packed(),
+        out=block.out.packed(),
+        gate_up=block.gate_up.packed(),
+        down=block.down.packed(),
     )
-    if not is_plain:
+    if not keeps_modules:
         _replace_modules(layer.get_submodule("self_attn"), packed.qkv, ("q_proj", "k_proj", "v_proj"))
         _replace_modules(layer.get_submodule("self_attn"), packed.out, ("o_proj",))
         _replace_modules(layer.get_submodule("mlp"), packed.gate_up, ("gate_proj", "up_proj"))

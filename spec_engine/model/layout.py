@@ -1,6 +1,7 @@
 """The memory order of weights that passes over a few tokens read fastest.
 
-Job: `lay_out_for_small_passes`, which re-orders the weights of small linear layers on the CPU.
+Job: `lay_out_for_small_passes`, which re-orders the weights of small linear layers on the CPU; `gains_by_columns`, for
+which weights.
 Non-job: values, shapes, anything on an accelerator.
 
 A linear layer computes ``x @ weight.T``. torch stores `weight` by rows; stored by columns, the product for 2 to 32 rows
@@ -10,7 +11,7 @@ of 8 to 16 nodes is such a pass. Large matrices and bfloat16 gain nothing and st
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _MOST_WEIGHTS = 4_000_000
 
@@ -23,8 +24,11 @@ def lay_out_for_small_passes(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is not nn.Linear:
             continue
-        weight = module.weight
-        is_small = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() <= _MOST_WEIGHTS
-        if is_small:
-            by_columns = weight.detach().t().contiguous().t()
+        if gains_by_columns(module.weight):
+            by_columns = module.weight.detach().t().contiguous().t()
             module.weight = nn.Parameter(by_columns, requires_grad=False)
+
+
+def gains_by_columns(weight: Tensor) -> bool:
+    """Whether this weight of a linear layer is better stored by columns."""
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() <= _MOST_WEIGHTS

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from spec_engine.config import ModelRef, Preset, Quantization
 from spec_engine.errors import ModelError
-from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights, packs
+from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
+from spec_engine.model.products import packs
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
@@ -100,13 +101,18 @@ def _parts(item: object) -> Iterator[object]:
     if isinstance(item, torch.nn.Module):
         yield from item.parameters()
         yield from item.buffers()
+        yield from (value for part in item.modules() for value in vars(part).values() if _is_ours(value))
     elif isinstance(item, Mapping):
         yield from item.values()
     elif isinstance(item, list | tuple | set | frozenset | deque):
         yield from item
-    elif type(item).__module__.startswith("spec_engine."):
+    elif _is_ours(item):
         yield from vars(item).values() if hasattr(item, "__dict__") else ()
         yield from (getattr(item, name, None) for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()))
+
+
+def _is_ours(item: object) -> bool:
+    return type(item).__module__.startswith("spec_engine.")
 
 
 def memory_need(
@@ -119,7 +125,7 @@ def memory_need(
     is_packed: bool = False,
 ) -> MemoryNeed:
     """What a model of this configuration needs in `dtype` with a cache for `num_tokens` tokens; `is_packed`: its
-    matrices are held in the processor's order (`fused.packs`), some of them besides."""
+    matrices are held in the processor's order (`products.packs`), some of them besides."""
     text = config.get_text_config(decoder=True)
     weights = _weight_bytes(config, dtype, quantization, is_packed=is_packed)
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size

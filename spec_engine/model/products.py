@@ -1,16 +1,20 @@
 """Products of some rows with a matrix that stays, in the form that the processor takes fastest.
 
 Job: `Matrix`, one such product; `packing_gain`, whether this processor gains by weights in oneDNN's own order, measured
-once a process; `Part`, a module that stands for some columns of a matrix whose weights are no longer there.
+once a process; `Part`, a module that stands for some columns of a matrix whose weights are no longer there; `Joined`,
+linear layers of a draft head as one product.
 Non-job: which products a model has (`fused`), GPUs' memory order, quantised weights.
 
 torch multiplies float32 on a CPU with MKL, which on AMD's processors does not use all that they have, and bfloat16 with
 oneDNN, which brings the weights into its own order anew for every product. In that order from the beginning a product
 takes half the time (EPYC with AVX512-BF16, one thread: bfloat16 1,024 x 4,096 with one row 104 µs for 246, float32 256
-x 1,024 with 8 rows 32 for 59). A call costs 8 µs more, so small matrices are kept in both orders, and a row or two go
-the old way.
+x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so one row of a small matrix goes the old way: a draft of
+the built-in draft model takes three quarters of the time. Of larger ones one order is held alone, because where passes
+of one row and of several take turns, both together leave the processor's cache (built-in target, 1,024 tokens: one row
+2.41 ms instead of 2.64).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from time import perf_counter
 
@@ -18,47 +22,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spec_engine.model.layout import gains_by_columns
+
 _MARGIN = 1.2
 _TRIALS = (
     (1024, 2048, 1),
     (256, 1024, 8),
 )  # columns in, columns out, rows: what is measured, in half and full precision
 _TURNS = 7
-_SMALL = 1_000_000  # weights of a matrix: up to so many …
-_FEW_ROWS = 2  # … one row is faster in the old order
+_SMALL = 1 << 17  # weights of a matrix, at most
 
 
 class Matrix:
-    """``x @ weight + bias`` for `weight` [in, out]. With `is_packed` the weights are held in the processor's order,
-    with `is_plain` as they are; at least one of them."""
+    """``x @ weight + bias`` for `weight` [in, out]. With `is_packed` a copy of the weights is held in the processor's
+    order, and of a small matrix both, as one row is faster by the old one."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, is_plain: bool = True, is_packed: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, is_packed: bool = False) -> None:
         self.num_in, self.num_out = weight.shape
         self.bias = bias
-        self._weight = weight if is_plain else None
+        self._weight = None if is_packed and weight.numel() > _SMALL else weight
         self._packed = _packed(weight) if is_packed else None
-        least = _FEW_ROWS if weight.numel() <= _SMALL else 1
-        self._least_packed = (least if is_plain else 1) if is_packed else 1 << 62
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, out] of x [T, in]."""
-        if self._packed is not None and len(x) >= self._least_packed:
+        if self._packed is not None and (len(x) > 1 or self._weight is None):
             product: Tensor = _PACKED(x, self._packed, self.bias, "none", [], "")
             return product
-        assert self._weight is not None, "one of both is held"
+        assert self._weight is not None, "held where it is not packed"
         return torch.mm(x, self._weight) if self.bias is None else torch.addmm(self.bias, x, self._weight)
 
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
         """``base + self(x)``, rounded once where that is possible."""
-        if self._packed is not None and len(x) >= self._least_packed:
+        if self._packed is not None and (len(x) > 1 or self._weight is None):
             return base + self(x)
-        assert self._weight is not None, "one of both is held"
+        assert self._weight is not None, "held where it is not packed"
         return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
 
-    def packed(self, *, is_plain: bool) -> "Matrix":
-        """The same with packed weights, `is_plain` says whether also as they are."""
+    def packed(self) -> "Matrix":
+        """The same with packed weights."""
         assert self._weight is not None, "packed already"
-        return Matrix(self._weight, self.bias, is_plain=is_plain, is_packed=True)
+        return Matrix(self._weight, self.bias, is_packed=True)
 
 
 class Part(nn.Module):
@@ -76,6 +79,66 @@ class Part(nn.Module):
         return rows[:, self.start : self.end].view(*x.shape[:-1], -1)
 
 
+class Joined:
+    """Linear layers of a module that read the same rows: one product, once `join` was called.
+
+    Until then the layers are run one by one, as training needs it; afterwards they are not to be used themselves.
+    """
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        self._layers = layers
+        self._matrix: Matrix | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What all layers give, side by side, for x [..., in]."""
+        if self._matrix is None:
+            parts = [layer(x) for layer in self._layers]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return self._matrix(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
+        """``base + self(x)``."""
+        if self._matrix is None:
+            return base + self(x)
+        return self._matrix.added_to(base.reshape(-1, base.shape[-1]), x.reshape(-1, x.shape[-1])).view(base.shape)
+
+    def join(self, *, is_packed: bool) -> None:
+        """Make it one product, for good. With `is_packed` the layers give up their weights."""
+        biases: list[Tensor] = []
+        if any(layer.bias is not None for layer in self._layers):
+            outs = [layer.weight.new_zeros(layer.out_features) for layer in self._layers]
+            biases = [out if layer.bias is None else layer.bias for layer, out in zip(self._layers, outs, strict=True)]
+        bias = torch.cat(biases) if biases else None
+        self._matrix = Matrix(join_columns(self._layers), bias, is_packed=is_packed)
+        if is_packed:
+            for layer in self._layers:
+                layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+
+
+def join_products(model: nn.Module) -> None:
+    """Join all products of a draft head that will not be trained any more, packed where this processor gains by it."""
+    weight = next(model.parameters())
+    is_packed = packs(weight.device, weight.dtype)
+    with torch.no_grad():
+        for module in model.modules():
+            for value in vars(module).values():
+                if isinstance(value, Joined):
+                    value.join(is_packed=is_packed)
+
+
+def join_columns(layers: Sequence[nn.Linear]) -> Tensor:
+    """The weights side by side as [in, all out], by columns where the first one is or gains by it; each layer keeps a
+    view."""
+    first = layers[0].weight
+    by_columns = first.stride(0) == 1 or gains_by_columns(first)
+    with torch.no_grad():
+        rows = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else first.detach()
+        joined = rows.t().contiguous() if by_columns else rows.t()
+        for layer, part in zip(layers, joined.split([layer.out_features for layer in layers], 1), strict=True):
+            layer.weight = nn.Parameter(part.t(), requires_grad=False)
+    return joined
+
+
 _PACKED = torch.ops.mkldnn._linear_pointwise
 
 
@@ -83,6 +146,11 @@ def _packed(weight: Tensor) -> Tensor:
     """`weight` [in, out] in oneDNN's order."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), 8)
     return packed
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights on this device are held in the processor's own order."""
+    return device.type == "cpu" and packing_gain(dtype) > 1
 
 
 def packing_gain(dtype: torch.dtype) -> float:
@@ -102,7 +170,7 @@ def _measured(dtype: torch.dtype, num_threads: int) -> float:
     )
     with torch.inference_mode():
         try:
-            matrix = Matrix(weight.t(), None, is_plain=False, is_packed=True)
+            matrix = Matrix(weight.t(), None, is_packed=True)
             is_right = torch.allclose(matrix(x).float(), F.linear(x, weight).float(), rtol=2e-2, atol=0.5)
         except (RuntimeError, NotImplementedError):  # another processor, or another torch
             return 1.0

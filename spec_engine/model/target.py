@@ -172,6 +172,21 @@ class Target:
         return isinstance(self.weights[1], Fused)
 
     @property
+    def has_output(self) -> bool:
+        """Whether the model names the layer that `output` is."""
+        return self.model.get_output_embeddings() is not None
+
+    def output(self, states: Tensor) -> Tensor:
+        """What the output layer alone gives for normalised states [..., H]: logits [..., V], on its device."""
+        plain = self.weights[1]
+        if isinstance(plain, Fused):
+            return plain.output(states.reshape(-1, states.shape[-1]).to(self.dtype)).view(*states.shape[:-1], -1)
+        layer = self.model.get_output_embeddings()
+        assert layer is not None, "asked for by a head that needs it"
+        logits: Tensor = layer(states.to(layer.weight.device, layer.weight.dtype))
+        return logits
+
+    @property
     def graphs_note(self) -> str:
         """Which passes were captured, or why none are, in a sentence."""
         if isinstance(self._forward, Graphed):

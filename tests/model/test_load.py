@@ -22,7 +22,6 @@ from spec_engine.errors import (
 from spec_engine.events import Finished
 from spec_engine.loading import load_engine
 from spec_engine.model import load, memory
-from spec_engine.model.fused import packs
 from spec_engine.model.load import (
     ALL_GPUS,
     check_vocabulary,
@@ -41,6 +40,7 @@ from spec_engine.model.memory import (
     memory_need,
     model_need,
 )
+from spec_engine.model.products import packs
 from spec_engine.model.target import Taps, Target
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.sampling import SamplingParams

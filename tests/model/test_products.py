@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spec_engine.bench.limit import pass_bytes, pass_operations
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
 from spec_engine.model.fused import Fused
 from spec_engine.model.memory import held_bytes
-from spec_engine.model.products import Matrix, Part, packing_gain
+from spec_engine.model.products import Joined, Matrix, Part, join_products, packing_gain
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
 from tests.tiny_models import random_ids, tiny_model
@@ -25,12 +25,11 @@ def random(*shape: int, dtype: torch.dtype) -> Tensor:
 @pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("is_plain", [False, True])
 @torch.inference_mode()
-def test_packed_products_are_the_same(dtype: torch.dtype, has_bias: bool, is_plain: bool) -> None:
+def test_packed_products_are_the_same(dtype: torch.dtype, has_bias: bool) -> None:
     weight = random(48, 80, dtype=dtype) / 7
     bias = random(80, dtype=dtype) if has_bias else None
-    matrix = Matrix(weight, bias).packed(is_plain=is_plain)
+    matrix = Matrix(weight, bias).packed()
     for num_rows in (1, 2, 3, 4, 5, 16, 200):
         x, base = random(num_rows, 48, dtype=dtype), random(num_rows, 80, dtype=dtype)
         want = x.double() @ weight.double() + (0 if bias is None else bias.double())
@@ -40,12 +39,37 @@ def test_packed_products_are_the_same(dtype: torch.dtype, has_bias: bool, is_pla
         )
 
 
+@pytest.mark.parametrize("is_packed", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_PACKING, reason=""))])
+@pytest.mark.parametrize("biases", [(False, False), (True, False), (True, True)])
+@torch.inference_mode()
+def test_joined_layers_give_what_they_gave(
+    biases: tuple[bool, bool], is_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "packing_gain", lambda dtype: 2.0 if is_packed else 1.0)
+    monkeypatch.setattr(products, "_SMALL", 500)  # so that both ways of holding weights are met
+    torch.manual_seed(0)
+    owner = nn.Module()
+    owner.first, owner.second = (nn.Linear(16, width, bias=bias) for width, bias in zip((24, 40), biases, strict=True))
+    owner.pair = Joined(owner.first, owner.second)  # type: ignore[assignment]
+    owner.alone = Joined(nn.Linear(16, 24))  # type: ignore[assignment]
+    rows = [random(*shape, 16, dtype=torch.float32) for shape in ((1, 1), (1, 7), (2, 3))]
+    before = [(owner.pair(x), owner.alone(x), owner.alone.added_to(x.repeat(1, 1, 2)[..., :24], x)) for x in rows]  # type: ignore[operator, union-attr]
+    join_products(owner)
+    for x, want in zip(rows, before, strict=True):
+        found = owner.pair(x), owner.alone(x), owner.alone.added_to(x.repeat(1, 1, 2)[..., :24], x)  # type: ignore[operator, union-attr]
+        for one, other in zip(found, want, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    held = held_bytes(owner)[0]
+    assert held >= 4 * 16 * 88
+    assert held < 4 * 16 * 88 * 2 + 1000  # only what is small is held twice
+
+
 @pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
 @torch.inference_mode()
 def test_a_part_stands_for_some_columns() -> None:
     weight = random(16, 30, dtype=torch.float32)
     x = random(2, 3, 16, dtype=torch.float32)
-    part = Part(Matrix(weight, None).packed(is_plain=False), 10, 25)
+    part = Part(Matrix(weight, None).packed(), 10, 25)
     torch.testing.assert_close(part(x), (x @ weight)[..., 10:25])
 
 
@@ -54,7 +78,7 @@ def test_a_part_stands_for_some_columns() -> None:
 @pytest.mark.parametrize("is_small", [False, True])
 def test_a_packed_model_computes_the_same(name: str, is_small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own modules too, where they gave up their weights; and what a pass needs is counted as before."""
-    monkeypatch.setattr(fused_module, "packing_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(products, "packing_gain", lambda dtype: 2.0)
     monkeypatch.setattr(fused_module, "_SMALL_MODEL", 1 << 40 if is_small else 0)
     plain, packed = Target(tiny_model(name), 200, 64), Target(tiny_model(name), 200, 64, may_join=True)
     fast = packed._forward
@@ -75,8 +99,9 @@ def test_a_packed_model_computes_the_same(name: str, is_small: bool, monkeypatch
 
 @pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
 def test_a_large_model_holds_its_layers_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_module, "packing_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(products, "packing_gain", lambda dtype: 2.0)
     monkeypatch.setattr(fused_module, "_SMALL_MODEL", 0)
+    monkeypatch.setattr(products, "_SMALL", 0)
     plain, packed = Target(tiny_model("llama"), 64, 32), Target(tiny_model("llama"), 64, 32, may_join=True)
     output = packed.model.get_output_embeddings().weight.nbytes
     (before,), (after,) = held_bytes(plain.weights), held_bytes(packed.weights)
