@@ -276,6 +276,18 @@ def test_a_level_is_not_run_where_too_little_is_expected_of_it(policy: TreePolic
         assert tree.first(1).num_passes == tree.within(1).num_passes == num_passes
 
 
+@pytest.mark.parametrize("policy", ["opt", "beam", "eagle"])
+def test_a_row_is_not_run_that_is_worth_less_than_its_part_of_a_pass(policy: TreePolicy) -> None:
+    """Unlikely tokens stay in the tree, but nothing is drafted behind them; the likeliest one is always run."""
+    config = TreeConfig(policy=policy, num_nodes=8, threshold=0.0, max_depth=3, top_k=4, beam_widths=(4, 4, 4))
+    row = torch.tensor([0.9, 0.05, 0.01, 0.04]).log()
+    for min_gain, num_run in [(0.0, 4), (0.1, 3), (0.36, 2), (0.6, 1)]:
+        grower = make_grower(config, ROOT, min_gain=min_gain)
+        assert len(grower.start(row)) == num_run
+        assert len(grower.finish()) == 5
+    assert len(make_grower(config, ROOT, min_gain=0.9).start(torch.full((4,), 0.25).log())) == 4  # 0.25 > 0.9 / 8
+
+
 def test_finish_before_any_level_is_a_bare_root() -> None:
     assert make_grower(TreeConfig(), ROOT).finish() == DraftTree.root(ROOT)
 
