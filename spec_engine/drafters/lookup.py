@@ -6,12 +6,14 @@ Non-job: models, nothing here runs one; the automaton (suffix_automaton.py).
 Prompt lookup decoding (github apoorvumang/prompt-lookup-decoding) copies a fixed number of tokens behind the newest
 match of a fixed length; SuffixDecoding (arXiv 2411.04975, section 3) weighs continuations by how often they were seen,
 and copies more behind longer matches. Here a node is as likely as the copies behind a match of its length have been
-right so far in this answer, times the share of its token among the continuations of that match. Both of the others are
-settings of this: one branch and no least probability is prompt lookup.
+right so far in this answer, as far as copies go on behind its last token in this model's answers, times the share of
+its own among the continuations of that match. Both of the others are settings of this: one branch and no least
+probability is prompt lookup.
 """
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,25 +30,63 @@ from spec_engine.tree import DraftTree
 _READ_CHUNK = 4096  # tokens indexed between two chances to stop, some 50 milliseconds
 _LOOK_BACK = 128  # tokens of the answer whose copies tell how good copies are
 _GUESS_WEIGHT = 4.0  # copies that a guess counts as
+_HABIT_WEIGHT = 0.5  # the same for a token that copies may break off behind …
+_HABIT_MEMORY = 0.995  # … and the weight of what was seen behind it before, against the next time
+_SUREST = 0.9995
+
+
+class CopyHabits:
+    """Behind which tokens copies break off, learned over all answers: an answer leaves its source at the end of a
+    sentence or a line rather than within one. Against what the lengths of the matches promised."""
+
+    def __init__(self) -> None:
+        self._promised: dict[int, float] = {}  # right copies behind a token …
+        self._right: dict[int, float] = {}  # … and how many there were
+
+    def add(self, token_id: int, promised: float, *, was_right: bool) -> None:
+        """A copy behind this token was taken to be right with the chance `promised`."""
+        self._promised[token_id] = _HABIT_MEMORY * self._promised.get(token_id, 0.0) + promised
+        self._right[token_id] = _HABIT_MEMORY * self._right.get(token_id, 0.0) + was_right
+
+    def factor(self, token_id: int) -> float:
+        """How much likelier than promised a copy behind this token is right; 1 where nothing is known."""
+        promised = self._promised.get(token_id, 0.0)
+        return (self._right.get(token_id, 0.0) + _HABIT_WEIGHT) / (promised + _HABIT_WEIGHT)
 
 
 class CopyRecord:
-    """How often copies of the last `_LOOK_BACK` tokens were right, by the length of the match they followed.
+    """How often copies of the last `_LOOK_BACK` tokens of an answer were right, by the length of the match they
+    followed, and by the token, as far as `habits` tell.
 
-    `foretold` is the automaton's, from `start`, where the answer begins, on: how often a document repeats itself says
-    nothing about how often an answer quotes it. What was seen seldom is guessed: the longer the match the better.
+    How often a document repeats itself says nothing about how often an answer quotes it, so only its own tokens count.
+    What was seen seldom is guessed: the longer the match the better.
     """
 
-    def __init__(self, foretold: Sequence[int], start: int, max_length: int) -> None:
+    def __init__(self, max_length: int, habits: CopyHabits) -> None:
+        self._habits = habits
+        self._recent: deque[int] = deque(maxlen=_LOOK_BACK)
         self._tried = [_GUESS_WEIGHT] * (max_length + 1)
         self._right = [_GUESS_WEIGHT * (length + 1.0) / (length + 1.6) for length in range(max_length + 1)]
-        for signed in foretold[max(len(foretold) - _LOOK_BACK, start) :]:
-            length = min(abs(signed), max_length)
-            self._tried[length] += 1.0
-            self._right[length] += signed > 0
 
-    def probability(self, length: int) -> float:
-        """That the token behind the newest match of `length` tokens is right."""
+    def add(self, before: int, foretold: int) -> None:
+        """The next token of the answer, behind the token `before`; `foretold` as in the automaton."""
+        if foretold:
+            self._habits.add(before, self._by_length(abs(foretold)), was_right=foretold > 0)
+        if len(self._recent) == _LOOK_BACK:
+            self._count(self._recent[0], -1.0)
+        self._recent.append(foretold)
+        self._count(foretold, 1.0)
+
+    def probability(self, length: int, before: int) -> float:
+        """That the token behind the newest match of `length` tokens, of which `before` is the last, is right."""
+        return min(self._by_length(length) * self._habits.factor(before), _SUREST)
+
+    def _count(self, foretold: int, weight: float) -> None:
+        length = min(abs(foretold), len(self._tried) - 1)
+        self._tried[length] += weight
+        self._right[length] += weight * (foretold > 0)
+
+    def _by_length(self, length: int) -> float:
         length = min(length, len(self._tried) - 1)
         return self._right[length] / self._tried[length]
 
@@ -63,9 +103,8 @@ class _Place:
 class CopyTree:
     """A tree in the making: the likeliest copies first, so that each parent comes before its children."""
 
-    def __init__(self, index: SuffixAutomaton, config: LookupConfig, start: int, root: int) -> None:
-        self._index, self._config = index, config
-        self._record = CopyRecord(index.foretold, start, config.max_match)
+    def __init__(self, index: SuffixAutomaton, config: LookupConfig, record: CopyRecord, root: int) -> None:
+        self._index, self._config, self._record = index, config, record
         self._token_ids, self._parents, self._depths, self._log_q = [root], [-1], [0], [0.0]
         self._waiting: list[tuple[float, int, int, int, _Place]] = []
         self._num_offered = 0
@@ -88,7 +127,8 @@ class CopyTree:
 
     def _offer(self, parent: int, place: _Place) -> None:
         """Put on the list what may follow `parent`."""
-        chance, length = self._record.probability(place.match_length), place.match_length + 1
+        length = place.match_length + 1
+        chance = self._record.probability(place.match_length, self._token_ids[parent])
         options, total = self._index.continuations(place.state, self._config.num_branches) if place.state else ([], 0)
         if not options:  # the only occurrence, or one that reaches the end of the text and goes on in itself
             tokens, position = self._index.tokens, place.position
@@ -114,10 +154,10 @@ class CopyTree:
 class LookupSession:
     """One answer's view of the shared index."""
 
-    def __init__(self, index: SuffixAutomaton, config: LookupConfig) -> None:
+    def __init__(self, index: SuffixAutomaton, config: LookupConfig, habits: CopyHabits) -> None:
         self._index = index
         self._config = config
-        self._start = 0  # where the answer begins
+        self._record = CopyRecord(config.max_match, habits)
 
     @property
     def taps(self) -> Taps:
@@ -132,28 +172,29 @@ class LookupSession:
         for start in range(len(self._index.tokens), len(prefix), _READ_CHUNK):
             self._index.append(prefix[start : start + _READ_CHUNK])
             yield len(self._index.tokens)
-        self._start = len(prefix)
 
     def observe(self, step: Step) -> None:
+        tokens, start = self._index.tokens, len(self._index.tokens)
         self._index.append(step.token_ids)
-        if step.is_prompt:
-            self._start = len(self._index.tokens)
+        if not step.is_prompt:
+            for position in range(max(start, 1), len(tokens)):
+                self._record.add(tokens[position - 1], self._index.foretold[position])
 
     def focus(self, focus: Focus) -> None:
         """Copies come from everywhere."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """What followed the longest match of the text and `root`; a bare root where there is none."""
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)
-        return CopyTree(self._index, self._config, self._start, root).grow(
-            match, min(max_nodes, self._config.num_draft)
-        )
+        num_nodes = min(max_nodes, self._config.num_draft)
+        return CopyTree(self._index, self._config, self._record, root).grow(match, num_nodes)
 
 
 class LookupDrafter:
-    """Copies from prompt and answer; keeps its index between the turns of a conversation."""
+    """Copies from prompt and answer; keeps its index between the turns of a conversation, and what it learned of how
+    this model copies."""
 
     name = "lookup"
     memories: tuple[TextMemory, ...] = ()  # an index of the text is made faster than it is read
@@ -162,9 +203,10 @@ class LookupDrafter:
         self.vocab_size = vocab_size
         self._config = config
         self._index = SuffixAutomaton()
+        self._habits = CopyHabits()
 
     def begin(self, sampling: SamplingParams) -> LookupSession:
-        return LookupSession(self._index, self._config)
+        return LookupSession(self._index, self._config, self._habits)
 
 
 def build(context: DrafterContext) -> LookupDrafter:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from spec_engine.config import LookupConfig
-from spec_engine.drafters.lookup import CopyRecord, LookupDrafter
+from spec_engine.drafters.lookup import CopyHabits, CopyRecord, LookupDrafter
 from spec_engine.model.target import Step
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
@@ -19,7 +19,7 @@ CHAIN = LookupConfig(min_match=2, num_branches=1, min_probability=0.0)
 
 def grown(tokens: Sequence[int], root: int, max_nodes: int = 16, config: LookupConfig | None = None) -> DraftTree:
     session = LookupDrafter(config or LookupConfig(), vocab_size=100).begin(SamplingParams())
-    session.observe(Step(tuple(tokens), len(tokens), None))
+    session.observe(Step(tuple(tokens), len(tokens), is_prompt=True))
     return session.propose(root, max_nodes)
 
 
@@ -118,15 +118,61 @@ def test_longer_copies_behind_longer_matches() -> None:
     assert len(far) > len(near) > 1
 
 
+def record(foretold: Sequence[int], habits: CopyHabits | None = None) -> CopyRecord:
+    """Of an answer whose tokens all differ from one another."""
+    made = CopyRecord(16, habits or CopyHabits())
+    for token_id, signed in enumerate(foretold):
+        made.add(1000 + token_id, signed)
+    return made
+
+
 def test_the_record_follows_the_text() -> None:
     """Copies that were right lately raise the estimate, wrong ones lower it; lengths never seen are guessed."""
-    guess = CopyRecord((), 0, 16)
-    assert [guess.probability(n) for n in range(1, 30)] == sorted(guess.probability(n) for n in range(1, 30))
-    right, wrong = CopyRecord([4] * 50, 0, 16), CopyRecord([-4] * 50, 0, 16)
-    assert right.probability(4) > 0.95 > guess.probability(4) > 0.1 > wrong.probability(4)
-    assert right.probability(7) == guess.probability(7)
-    assert CopyRecord([-4] * 50, 50, 16).probability(4) == guess.probability(
-        4
-    )  # what the prompt repeats does not count
-    old = CopyRecord([-4] * 50 + [4] * 200, 0, 16)
-    assert old.probability(4) == pytest.approx(CopyRecord([4] * 200, 0, 16).probability(4))
+    guess = record(())
+    assert [guess.probability(n, 1) for n in range(1, 30)] == sorted(guess.probability(n, 1) for n in range(1, 30))
+    right, wrong = record([4] * 50), record([-4] * 50)
+    assert right.probability(4, 1) > 0.95 > guess.probability(4, 1) > 0.1 > wrong.probability(4, 1)
+    assert right.probability(7, 1) == guess.probability(7, 1)
+    assert record([-4] * 50 + [4] * 200).probability(4, 1) == pytest.approx(record([4] * 128).probability(4, 1))
+
+
+def test_where_copies_break_off_is_learned_over_answers() -> None:
+    """Always behind token 9, the end of a sentence; never within one."""
+    habits = CopyHabits()
+    for _ in range(5):
+        answer = CopyRecord(16, habits)
+        for length in range(3, 9):
+            answer.add(length, length)
+        answer.add(9, -9)
+    fresh = CopyRecord(16, habits)
+    assert fresh.probability(10, 9) < 0.15 < 0.9 < fresh.probability(10, 5)
+    assert fresh.probability(10, 77) == pytest.approx(11 / 11.6)  # behind a token never seen: by the length alone
+
+
+def test_what_a_prompt_repeats_does_not_count() -> None:
+    session = LookupDrafter(LookupConfig(), vocab_size=100).begin(SamplingParams())
+    before = session._record.probability(4, 5)
+    session.observe(Step((1, 2, 3, 4, 5, 6) * 20, 120, is_prompt=True))
+    assert session._record.probability(4, 5) == before
+    session.observe(Step((1, 2, 3, 4, 5, 60), 126))
+    assert session._record.probability(4, 5) < before
+
+
+def test_a_drafter_keeps_what_it_learned() -> None:
+    """The same sentence quoted up to its end in each answer: what follows it in the text is drafted less and less."""
+    drafter = LookupDrafter(LookupConfig(num_draft=8), vocab_size=100)
+    text = tuple(range(40))
+    drafted = []
+    for _ in range(3):
+        session = drafter.begin(SamplingParams())
+        list(session.reuse(()))
+        session.observe(Step(text, len(text), is_prompt=True))
+        for token_id in (10, 11, 12, 13, 14, 50):  # 14 ends the sentence, 15 never follows
+            session.observe(Step((token_id,), len(text)))
+        session = drafter.begin(SamplingParams())
+        list(session.reuse(()))
+        session.observe(Step((*text, 10), len(text) + 1, is_prompt=True))
+        drafted.append(session.propose(11, 8))
+    past_the_end = [math.exp(tree.log_q[tree.token_ids.index(15)]) for tree in drafted if 15 in tree.token_ids]
+    assert past_the_end == sorted(past_the_end, reverse=True)
+    assert len(drafted[-1]) <= 4 < len(drafted[0]) or past_the_end[-1] < 0.5 * past_the_end[0]
