@@ -87,7 +87,7 @@ class Answer:
         self._texts: list[str] = []
         self._pass_s = self._sample_s = 0.0
         self._draft_s = self._other_s = self._prefill_s = self._last_token_s = 0.0
-        self._controller.begin(len(self.prompt))
+        self._controller.begin(len(self.prompt), is_drawn=request.sampling.temperature > 0)
 
     @property
     def taps(self) -> Taps:
@@ -192,7 +192,7 @@ class Answer:
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
         budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
         if budget:
-            drafted = self.draft.propose(root, budget, self._controller.min_gain())
+            drafted = self.draft.propose(root, budget, self._controller.min_gain(), self._controller.first_gain())
             tree = self._controller.cut(drafted.within(num_wanted))
         else:
             tree = DraftTree.root(root)

@@ -29,8 +29,10 @@ from spec_engine.plain_steps import PlainSteps
 from spec_engine.tree import DraftTree
 
 _CREDIT = 1.7  # plain steps that an answer may lose at its start …
+_CAUTION = 0.7  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
 _RATE = 0.002  # … and so many more for each plain step
-_LOOK = 1.0  # plain steps; a look takes no more than this off the account: a draft may be wrong once
+_LOOK = 0.7  # plain steps; a look takes no more than this off the account: a draft may be wrong once
+_DEAR = 4.0  # … unless drafting alone took so long: then a draft is too dear to be wrong even once
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
@@ -54,7 +56,7 @@ class BudgetController:
         self._passes = PassCosts()
         self._levels = LevelCosts()
         self._num_dear = 0  # drafts in a row that took time and named no pass; one may have been held up
-        self._num_lost = self._num_known = 0.0  # looks, the older ones for less
+        self._looks = {False: [0.0, 0.0], True: [0.0, 0.0]}  # that lost, and all, if drawn or not; older ones for less
         self.begin(0)
 
     @property
@@ -71,12 +73,15 @@ class BudgetController:
             self._note = self._reason()
         return self._note
 
-    def begin(self, num_tokens: int) -> None:
-        """A new answer starts behind `num_tokens`; its content is unknown, so drafting gets a fresh chance."""
+    def begin(self, num_tokens: int, *, is_drawn: bool = False) -> None:
+        """A new answer starts behind `num_tokens`; its content is unknown, so drafting gets a fresh chance. `is_drawn`:
+        its tokens are drawn at a temperature; how far drafts can be believed is another question then."""
+        self._lost_looks = self._looks[is_drawn]
         self._plain.begin(num_tokens)
-        self._passes.begin()
-        self._levels.begin()
-        self._account = _CREDIT
+        self._passes.begin(is_drawn=is_drawn)
+        self._levels.begin(is_drawn=is_drawn)
+        num_lost, num_known = self._lost_looks
+        self._account = _CREDIT * (1 - (_CAUTION if is_drawn else 0.0) * num_lost / (num_known + 1))
         self._wait = 1  # steps until the next look
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
@@ -99,7 +104,14 @@ class BudgetController:
         plain_s = self._plain.seconds
         if self._is_resting or plain_s is None:
             return math.inf
-        return self._levels.further * plain_s / max(self._token_s(plain_s), 1e-9) / self._levels.trust
+        return self._gain_of(self._levels.further, plain_s)
+
+    def first_gain(self) -> float:
+        """The same of the first pass of a draft, for a drafter that has copies besides."""
+        plain_s = self._plain.seconds
+        if not self._is_adaptive or plain_s is None:
+            return 0.0
+        return self._gain_of(self._levels.first, plain_s)
 
     def cut(self, tree: DraftTree) -> DraftTree:
         """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""
@@ -133,7 +145,7 @@ class BudgetController:
         if num_passes:
             expected = sum(map(chance, tree.log_q[1:]))
             self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)
-            self._book_look(seconds, len(path))
+            self._book_look(seconds, record.draft_s, len(path))
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
@@ -144,10 +156,11 @@ class BudgetController:
 
     def _affords(self, more: float) -> bool:
         """Whether the account, and so much, covers a look: the first pass of a draft, as often as looks lose."""
-        risk = self._levels.first * (self._num_lost + 1) / (self._num_known + 1)
+        num_lost, num_known = self._lost_looks
+        risk = self._levels.first * (num_lost + 1) / (num_known + 1)
         return risk <= self._account + more
 
-    def _book_look(self, seconds: float, num_tokens: int) -> None:
+    def _book_look(self, seconds: float, draft_s: float, num_tokens: int) -> None:
         """What a step with passes of the draft model does to the account, and how long to wait if it did not pay."""
         self._num_looks += 1
         self._num_drafted += 1
@@ -156,15 +169,19 @@ class BudgetController:
         if self._plain.seconds is None:
             return
         gain = num_tokens - seconds / self._plain.seconds  # in plain steps
-        booked = max(gain, -_LOOK)
-        self._num_lost = _LOSSES * self._num_lost + (gain < 0)
-        self._num_known = _LOSSES * self._num_known + 1
+        is_dear = draft_s > _DEAR * self._plain.seconds
+        booked = gain if is_dear else max(gain, -_LOOK)
+        self._lost_looks[:] = (_LOSSES * old + new for old, new in zip(self._lost_looks, (gain < 0, 1), strict=True))
         self._account = max(min(self._account + booked, _MOST), 0.0)
         self._trend = _TREND * self._trend + booked
         if gain >= 0:
             self._gap = max(self._gap // 2, 1)
         elif gain < -_SMALL and self._trend < 0:
             self._wait, self._gap = self._gap, min(2 * self._gap, _LONGEST_WAIT)
+
+    def _gain_of(self, took: float, plain_s: float) -> float:
+        """Tokens that a draft has to say it brings in so many plain steps."""
+        return took * plain_s / max(self._token_s(plain_s), 1e-9) / self._levels.trust
 
     def _token_s(self, plain_s: float) -> float:
         """What a token costs otherwise: while drafting pays, less than a plain step."""

@@ -135,7 +135,7 @@ class CustomGenerate:
             pass
         for step in target.prefill(prompt[num_held:-1], draft.taps):
             draft.observe(step)
-        controller.begin(len(prompt))
+        controller.begin(len(prompt), is_drawn=choose.is_drawn)
         tree, draft_s = DraftTree.root(prompt[-1]), 0.0
         while True:
             started = time.perf_counter()
@@ -154,7 +154,7 @@ class CustomGenerate:
             budget = controller.budget() if text.num_left > 1 else 0
             tree = DraftTree.root(accepted.bonus)
             if budget:
-                drafted = draft.propose(accepted.bonus, budget, controller.min_gain())
+                drafted = draft.propose(accepted.bonus, budget, controller.min_gain(), controller.first_gain())
                 tree = controller.cut(drafted.within(text.num_left - 1))
             draft_s = time.perf_counter() - started
 
@@ -225,6 +225,11 @@ class _Chooser:
         self._processors = processors
         self._device = device
         self._noise = GumbelNoise(int(torch.randint(2**62, (1,)))) if config.do_sample else None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether tokens are drawn."""
+        return self._noise is not None
 
     def __call__(self, tree: DraftTree, logits: Tensor, text: _Text) -> tuple[int, ...]:
         """One token id for each row of `logits` [N, V]; each node goes through the processors as a batch of one."""

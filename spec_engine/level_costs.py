@@ -26,15 +26,19 @@ class LevelCosts:
         self.first = _GUESS  # plain steps of a draft's first pass …
         self.further = _GUESS  # … and of each further one
         self._drafts: deque[tuple[int, float]] = deque(maxlen=_NUM_DRAFTS)  # passes, plain steps that they took
-        self._expected = self._confirmed = 0.0  # tokens
+        self._beliefs = {False: [0.0, 0.0], True: [_TRUST, 0.0]}  # tokens expected and confirmed, if drawn or not
+        self._belief = self._beliefs[False]
 
     @property
     def trust(self) -> float:
         """How many tokens are confirmed for each that a draft expects, at most 1."""
-        return min((self._confirmed + _TRUST) / (self._expected + _TRUST), 1.0)
+        expected, confirmed = self._belief
+        return min((confirmed + _TRUST) / (expected + _TRUST), 1.0)
 
-    def begin(self) -> None:
-        """A new answer, on a machine that may have changed: so the oldest draft is forgotten."""
+    def begin(self, *, is_drawn: bool = False) -> None:
+        """A new answer, on a machine that may have changed: so the oldest draft is forgotten. `is_drawn`: its tokens
+        are drawn, which a draft can foresee less; how far it could be believed is kept apart."""
+        self._belief = self._beliefs[is_drawn]
         if self._drafts:
             self._drafts.popleft()
             self._fit()
@@ -42,8 +46,9 @@ class LevelCosts:
     def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
         """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
         self._drafts.append((num_passes, min(took, _MOST)))
-        self._expected = _MEMORY * self._expected + expected
-        self._confirmed = _MEMORY * self._confirmed + num_confirmed
+        self._belief[:] = (
+            _MEMORY * old + new for old, new in zip(self._belief, (expected, num_confirmed), strict=True)
+        )
         self._fit()
 
     def _fit(self) -> None:

@@ -25,8 +25,9 @@ _MOST = 8.0  # a pass that took more plain steps than this was held up
 _PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
 _NUM_CLASSES = 10  # of the first token's probability
 _MEMORY = 0.95  # weight of what was expected and confirmed against the next draft's that is run
-_PRIOR = 1.0  # tokens for which …
-_HOPE = 1.5  # … so many times what the draft expects is hoped for: what is never run teaches nothing
+_PRIOR = 2.0  # tokens for which …
+_HOPE = 1.25  # … so many times what the draft expects is hoped for: what is never run teaches nothing
+_HOPE_DRAWN = 0.75  # the same where tokens are drawn, which a draft foresees less
 _FADE = 0.8  # … and when a new answer begins: no more than this part of it …
 _KEPT = 4.0  # … and no more than so many expected tokens
 _PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
@@ -37,12 +38,16 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._passes: deque[tuple[int, float]] = deque(maxlen=_NUM_PASSES)  # drafted nodes, plain steps that it took
-        self._expected = [0.0] * (_NUM_CLASSES + 1)  # tokens, by class of the first one's probability …
-        self._confirmed = [0.0] * (_NUM_CLASSES + 1)  # … and how many there were
+        num = _NUM_CLASSES + 1
+        self._beliefs = {is_drawn: ([0.0] * num, [0.0] * num) for is_drawn in (False, True)}
+        self._most = _HOPE
+        self._expected, self._confirmed = self._beliefs[False]  # tokens, by class of the first one's probability
         self._num_cut = 0  # drafts in a row that were cut to nothing
 
-    def begin(self) -> None:
-        """A new answer: how right drafts were in the last one counts less."""
+    def begin(self, *, is_drawn: bool = False) -> None:
+        """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
+        self._expected, self._confirmed = self._beliefs[is_drawn]
+        self._most = _HOPE_DRAWN if is_drawn else _HOPE
         for kind, expected in enumerate(self._expected):
             share = min(_FADE, _KEPT / max(expected, _KEPT))
             self._expected[kind] *= share
@@ -65,7 +70,7 @@ class PassCosts:
             return len(log_q) - 1
         kind = _class(log_q)
         first, row = self._line()
-        calibration = (self._confirmed[kind] + _HOPE * _PRIOR) / (self._expected[kind] + _PRIOR)
+        calibration = (self._confirmed[kind] + self._hope() * _PRIOR) / (self._expected[kind] + _PRIOR)
         best, best_gain, gain = 0, 0.0, -first * plain_s
         for num_nodes in range(1, len(log_q)):
             gain += calibration * chance(log_q[num_nodes]) * token_s - row * plain_s
@@ -75,6 +80,11 @@ class PassCosts:
         if self._num_cut > _PROBE_EVERY:
             self._num_cut, best = 0, 1
         return best
+
+    def _hope(self) -> float:
+        """Times what a draft expects that it may bring where drafts of its class say little: as others did."""
+        every = (sum(self._confirmed) + self._most * _PRIOR) / (sum(self._expected) + _PRIOR)
+        return min(every, self._most)
 
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""

@@ -57,9 +57,9 @@ class Machine:
         ids, parents, depths = (1,) * len(log_q), tuple(range(-1, num_nodes)), tuple(range(len(log_q)))
         return DraftTree(ids, parents, depths, log_q, 0 if self.is_free else num_nodes)
 
-    def first_step(self, controller: BudgetController) -> None:
+    def first_step(self, controller: BudgetController, *, is_drawn: bool = False) -> None:
         """Every answer begins with a bare root."""
-        controller.begin(1000)
+        controller.begin(1000, is_drawn=is_drawn)
         controller.record(StepRecord(0, 0, 1, 0, 0.0, self.verify(0)), DraftTree.root(1), (0,))
 
     def speed(self, controller: BudgetController, num_steps: int) -> float:
@@ -152,6 +152,51 @@ def test_a_level_is_asked_to_bring_what_its_time_would_bring_otherwise() -> None
     machine.accept = machine.says = 1.0
     machine.speed(controller, 30)
     assert 0.4 < controller.min_gain() < math.inf
+
+
+def test_drawn_answers_say_nothing_about_greedy_ones() -> None:
+    """Drafts say the same in both, and are right in greedy answers alone. So what a level has to say that it brings is
+    another figure, and a greedy answer behind many drawn ones is drafted for as before."""
+    controller = BudgetController(16)
+    machine = Machine(gpu, lambda num_passes: 0.003 * num_passes, accept=0.95, noise=0.0, says=0.95)
+    machine.first_step(controller)
+    machine.speed(controller, 40)
+    greedy = controller.min_gain()
+    machine.accept = 0.05
+    for _ in range(4):
+        machine.first_step(controller, is_drawn=True)
+        machine.speed(controller, 60)
+    assert controller._levels.trust < 0.4
+    machine.accept = 0.95
+    machine.first_step(controller)
+    assert controller._levels.trust > 0.9
+    machine.speed(controller, 40)
+    assert controller.min_gain() == pytest.approx(greedy, rel=0.15)
+
+
+def test_drawn_answers_that_no_draft_fits_lose_less_and_less() -> None:
+    machine = Machine(gpu, lambda num_passes: 0.01 * num_passes, accept=0.0, noise=0.0, says=0.5)
+    controller = BudgetController(16)
+    lost = []
+    for _ in range(8):
+        machine.first_step(controller, is_drawn=True)
+        seconds = sum(machine.step(controller)[1] for _ in range(128))
+        lost.append(seconds / machine.verify(0) - 128)
+    assert lost[0] > 1.5 * lost[-1]
+    assert lost[-1] > 0  # still looked at
+    machine.first_step(controller)
+    assert controller.min_gain() < math.inf  # a greedy answer gets its fresh chance
+
+
+def test_a_first_pass_that_takes_long_is_asked_for_more_than_a_further_one() -> None:
+    """It reads the newest tokens too: here half a plain step, and a tenth for each further pass."""
+    machine = Machine(gpu, lambda num_passes: 0.012 + 0.003 * num_passes, accept=0.8, noise=0.0)
+    controller = BudgetController(16)
+    assert controller.first_gain() == 0.0  # nothing is known
+    machine.first_step(controller)
+    machine.speed(controller, 40)
+    assert 2 * controller.min_gain() < controller.first_gain() < 8 * controller.min_gain()
+    assert BudgetController(16, is_adaptive=False).first_gain() == 0.0
 
 
 def test_a_look_at_text_that_no_draft_fits_costs_one_pass() -> None:

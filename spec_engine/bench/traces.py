@@ -26,6 +26,7 @@ from spec_engine.config import DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
+from spec_engine.drafters.blend import is_worth_asking
 from spec_engine.engine import Engine, Request, StopRules
 from spec_engine.errors import DocumentError
 from spec_engine.events import Finished, TokensAccepted
@@ -34,6 +35,9 @@ from spec_engine.model.target import Target
 from spec_engine.pass_costs import chance
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
+
+_DRAWN = "free"  # the work whose tokens are drawn
+_LEAST_GAIN = 0.08  # tokens; a pass that may bring less is worth its time on no CPU, and is not recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,9 @@ class Drafted:
         depths, passes = (tuple(row[node] for node in nodes) for row in (self.depths, self.passes))
         return Drafted(log_q, depths, passes, tuple(new for new, node in enumerate(nodes) if node in self.path))
 
-    def ended(self, min_gain: float) -> "Drafted":
-        """What is drafted where a pass has to bring `min_gain` tokens, as in blend.py and the growers of tree.py."""
-        if min_gain == math.inf or (self.free is not None and 1 - self.free.chance < min_gain):
+    def ended(self, min_gain: float, first_gain: float = 0.0) -> "Drafted":
+        """What is drafted where passes have to bring so many tokens, as in blend.py and the growers of tree.py."""
+        if min_gain == math.inf or (self.free is not None and not is_worth_asking(self.free.chance, first_gain)):
             return self.within(0)
         before = 1.0
         for number in range(1, self.num_passes):
@@ -187,7 +191,7 @@ def record_tokens(
             reading_s.append(max(anew_s - seconds, 0.0))
         for size in (0, *sizes):
             if size < len(tree):
-                session.propose(root, max_nodes)  # so that the machine's caches are as a draft leaves them
+                session.propose(root, max_nodes, _LEAST_GAIN)  # so that the machine's caches are as a draft leaves them
                 verify_s[size].append(_timed_pass(target, tree.first(size), session))
         tokens.append(_drafted(tree, free, following))
     drafts, passes = (
@@ -211,7 +215,9 @@ def _spelled(tree: DraftTree, node: int) -> tuple[int, ...]:
     return tuple(tree.token_ids[above] for above in tree.path(node))
 
 
-def _timed_draft(session: DraftSession, root: int, budget: int, min_gain: float = 0.0) -> tuple[float, DraftTree]:
+def _timed_draft(
+    session: DraftSession, root: int, budget: int, min_gain: float = _LEAST_GAIN
+) -> tuple[float, DraftTree]:
     started = time.perf_counter()
     tree = session.propose(root, budget, min_gain)
     return time.perf_counter() - started, tree
@@ -240,7 +246,7 @@ def _filled(table: dict[int, float], sizes: Sequence[int]) -> dict[int, float]:
 
 def replay(trace: Trace, controller: BudgetController) -> float:
     """Seconds that the answer would have taken under `controller`."""
-    controller.begin(trace.num_prompt_tokens)
+    controller.begin(trace.num_prompt_tokens, is_drawn=trace.name.endswith(_DRAWN))
     seconds, index, tree, drafted = 0.0, 0, DraftTree.root(0), NOTHING
     while index < len(trace.tokens):
         draft_s, verify_s, path = trace.step(index, drafted, len(tree) - 1)
@@ -249,7 +255,7 @@ def replay(trace: Trace, controller: BudgetController) -> float:
         num_run = len(tree) - 1
         controller.record(StepRecord(num_run, len(path) - 1, len(path), tree.depth, draft_s, verify_s), tree, path)
         if index < len(trace.tokens):
-            drafted = trace.tokens[index].ended(controller.min_gain())
+            drafted = trace.tokens[index].ended(controller.min_gain(), controller.first_gain())
             tree = controller.cut(drafted.tree())
     return seconds
 

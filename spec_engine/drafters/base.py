@@ -13,7 +13,7 @@ session that `Drafter.begin` returns. The engine runs one answer at a time and c
     while answering:
         session.observe(step)                    # the step's committed tokens, always a straight line
         session.focus(focus)                     # when retrieval chose a new view
-        session.propose(bonus, max_nodes, min_gain)  # a tree below the root `bonus`
+        session.propose(bonus, max_nodes, …)     # a tree below the root `bonus`
 
 A session may be dropped at any of these points, also half-way through `reuse`; the next one must work.
 """
@@ -66,12 +66,13 @@ class DraftSession(Protocol):
     def focus(self, focus: Focus) -> None:
         """Take the view of the context that retrieval chose; a drafter without a view of its own ignores it."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """A tree below `root`, the token that follows all observed ones, with at most `max_nodes` drafted nodes.
 
-        A pass of a draft model is run only if it is expected to add `min_gain` accepted tokens, the first one of a tree
-        whenever it may. At infinity none is run, which is how drafting rests: what costs nothing, copies for example,
-        is proposed even then. The tree says how many passes it took (`num_passes`).
+        A pass of a draft model is run only if it is expected to add `min_gain` accepted tokens; the first one of a tree
+        is run always, but beside copies only if it is expected to add `first_gain`. At infinity none is run, which is
+        how drafting rests: what costs nothing, copies for example, is proposed even then. The tree says how many passes
+        it took (`num_passes`).
 
         The drafted part may be empty. The root is not observed yet: it comes with the next step. Likelier nodes come
         first, and `log_q` is what the drafter believes: the engine runs a node as far as its chance is worth a row.

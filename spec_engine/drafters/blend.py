@@ -26,6 +26,7 @@ _MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "longspec": longspec.build,
 }
 
+_FOUND = 0.5  # of what copies leave open, that a model knows
 _LEAST = 1e-12  # probability of a proposed token at least; a cold distribution rounds others to 0
 
 
@@ -55,6 +56,11 @@ def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
         tuple(log_q[path] for path in kept),
         sum(tree.num_passes for tree in trees),
     )
+
+
+def is_worth_asking(copied_chance: float, first_gain: float) -> bool:
+    """Whether a model may add `first_gain` tokens to copies whose first token is right with this chance."""
+    return _FOUND * (1 - copied_chance) >= first_gain
 
 
 class BlendSession:
@@ -89,12 +95,14 @@ class BlendSession:
         """A view of the context, for the model."""
         self._model.focus(focus)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """One tree of at most `max_nodes` drafted nodes from both. The model is asked where copies leave enough open:
-        of the next token it can add what they are not sure of."""
+        of the next token it can add what they are not sure of, as far as it knows better."""
         copied = self._copies.propose(root, max_nodes)
         copied_chance = math.exp(copied.log_q[1]) if len(copied) > 1 else 0.0
-        if max_nodes < 1 or copied_chance >= self._config.sure or 1 - copied_chance < min_gain:
+        if max_nodes < 1 or min_gain == math.inf or copied_chance >= self._config.sure:
+            return copied
+        if not is_worth_asking(copied_chance, first_gain):
             return copied
         return merge((self._model.propose(root, max_nodes, min_gain), copied), max_nodes)
 

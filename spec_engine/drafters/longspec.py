@@ -24,9 +24,9 @@ from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
 from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
-from spec_engine.model.layout import lay_out_for_small_passes
 from spec_engine.model.load import load_config, pick_device, pick_dtype
 from spec_engine.model.memory import MemoryNeed
+from spec_engine.model.products import join_products
 from spec_engine.model.rope import find_rotary
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.retrieval import Focus
@@ -67,7 +67,7 @@ def build(context: DrafterContext) -> LongSpecDrafter:
         raise ModelError(f"The head '{ref.id}' cannot be quantised. Remove draft.model.quantization from the preset.")
     checkpoint = load_checkpoint(preset, ref)
     head = make_head(checkpoint, target_rotary(target), target.last_rows()[0].device, target.dtype)
-    lay_out_for_small_passes(head.requires_grad_(False))
+    join_products(head.requires_grad_(False))
     return LongSpecDrafter(head, target, preset.draft, preset.graph_memory << 20)
 
 
@@ -130,7 +130,7 @@ class LongSpecSession:
         if self._is_focused:
             self._memory.focus(focus.token_indices, self._num_done)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
         if max_nodes < 1 or min_gain == math.inf:
             return DraftTree.root(root)

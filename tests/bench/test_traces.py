@@ -65,8 +65,8 @@ def test_a_recorded_draft_is_ended_as_a_grower_ends_it() -> None:
 def test_what_costs_nothing_is_drafted_at_rest() -> None:
     copies = Drafted((0.0, -0.5), (0, 1), (0, 0), (0, 1))
     both = Drafted((0.0, -0.2, -0.4, -0.6, -0.8), DEPTHS, (0, 0, 2, 3, 4), (0, 1, 2, 3, 4), copies)
-    assert both.ended(math.inf) == both.ended(0.5) == copies  # 0.39 are left open by them
-    assert both.ended(0.3) == both.ended(0.0) == both
+    assert both.ended(math.inf) == both.ended(0.0, 0.25) == copies  # 0.39 are left open, and half of that is found
+    assert both.ended(0.3, 0.15) == both.ended(0.0) == both
     assert both.within(2).path == (0, 1, 2)
     tree = both.tree()
     assert (tree.parents, tree.num_passes) == ((-1, 0, 1, 2, 3), 4)
@@ -146,6 +146,7 @@ def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
     for kind, answers in seconds.items():
         best, fixed, taken = (sum(column) for column in zip(*answers, strict=True))
         print(f"{kind}: {best / taken:.0%} of the bound, {fixed / taken:.0%} of the best fixed budget of each answer")
-        # A pass of the heads takes as long as a plain step of this small target, so each look is paid for dearly.
-        assert best / taken > (0.66 if kind == "eagle3" else 0.78), kind
-        assert fixed / taken > (0.78 if kind == "eagle3" else 0.89), kind
+        # No rule can know which single draft is wrong: one that knows all costs, believes what drafts say (it holds,
+        # within 2 %) and takes the best price of a token for each answer reaches 0.90 to 0.92 of the bound.
+        assert best / taken > {"lookup": 0.90, "longspec": 0.90}.get(kind, 0.82), kind
+        assert fixed / taken > 0.95, kind

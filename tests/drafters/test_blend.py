@@ -92,7 +92,7 @@ class Scripted:
     def focus(self, focus: Focus) -> None:
         """No view."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0) -> DraftTree:
+    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         self.num_asked += 1
         return self.tree
 
@@ -112,13 +112,13 @@ def test_the_model_is_asked_where_copies_are_unsure(chance: float, num_asked: in
 
 
 @pytest.mark.parametrize(
-    ("chance", "min_gain", "num_asked"), [(0.6, 0.3, 1), (0.6, 0.5, 0), (0.6, math.inf, 0), (0.0, math.inf, 0)]
+    ("chance", "first_gain", "num_asked"), [(0.6, 0.15, 1), (0.6, 0.25, 0), (0.6, math.inf, 0), (0.0, math.inf, 0)]
 )
-def test_the_model_is_asked_where_copies_leave_enough_open(chance: float, min_gain: float, num_asked: int) -> None:
+def test_the_model_is_asked_where_copies_leave_enough_open(chance: float, first_gain: float, num_asked: int) -> None:
     """While drafting rests copies go on, and nothing but them."""
     model, copies = Scripted(tree_of({(4,): 0.7})), Scripted(tree_of({(5,): chance} if chance else {}))
     session = BlendDrafter(model, copies, BlendConfig(sure=0.9)).begin(SamplingParams())
-    tree = session.propose(1, 8, min_gain)
+    tree = session.propose(1, 8, 0.0 if first_gain < math.inf else math.inf, first_gain)
     assert model.num_asked == num_asked
     assert len(tree) == 1 + num_asked + (chance > 0)
     assert copies.num_asked == 1
