@@ -55,9 +55,12 @@ class ChatPane:
     new_chat: gr.Button
     authors_of: gr.Dropdown  # which answer
     authors: gr.HTML
-    has_job: gr.State  # whether the last action began a job, or a running one was found
     seen: gr.State  # the number of the view that this page shows
     given: gr.State  # the keys of what this page's fields were given
+    beat: gr.Textbox  # the moment of the workspace that this page has come to, hidden
+    doubt: gr.State  # the moment that it should have come to when it was last looked at
+    stale: gr.Textbox  # changes when the page is behind, hidden
+    clock: gr.Timer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,12 @@
 """What the light widgets show while a job runs.
 
-Job: `Following`: updates of the widgets that follow loading, opening, reading ahead, answers, races and measurements.
+Job: `Following`: updates of the widgets that follow loading, opening, reading ahead, answers, races and measurements;
+and finding out when a page has lost what it should have been told.
 Non-job: the page at rest (`views`), the jobs (`workspace`).
+
+A stream can be lost: where one ends while another begins, Gradio's client (6.31) takes the line for open that the
+server has just closed, and hears nothing more. So a page carries the moment that it has come to, and looks now and then
+whether that is where the workspace is, in a request of its own. One that is behind twice in a row is sent what is new.
 """
 
 import time
@@ -12,10 +17,11 @@ import gradio as gr
 
 from spec_engine.model.watch import LoadProgress
 from spec_engine.ui import render, render_models, text
+from spec_engine.ui.fields import Given
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
-from spec_engine.ui.state import Fact, events_of
+from spec_engine.ui.state import BACKGROUND, Fact, events_of
 from spec_engine.ui.views import Updates, Views
 
 AUTHORS_INTERVAL_S: Final = 0.4  # between two updates of the coloured text, which is as long as the answer
@@ -27,19 +33,39 @@ class Following(Views):
     def follow(self) -> Iterator[Updates]:
         """Updates of the light widgets until the running job has ended; none when nothing runs."""
         job = self._workspace.active_job
-        yield {self._chat.has_job: gr.skip() if job is None else True}  # without an update all widgets would be cleared
+        yield {self._chat.beat: gr.skip()}  # without an update all widgets would be cleared
         if job is None:
             return
+        running = f"{self._workspace.moment[:-1]}+"  # also in the last update, which does not show the result
+        for updates in self._followed(job):
+            yield updates if job.kind in BACKGROUND else {**updates, self._chat.beat: running}
+
+    def look(self, beat: str, doubt: str) -> Updates:
+        """Whether a page that has come to `beat` is where the workspace is; it is behind if it was so the last time."""
+        chat, moment = self._chat, self._workspace.moment
+        if beat == moment:
+            return {chat.doubt: ""}
+        if doubt != f"{beat} {moment}":
+            return {chat.doubt: f"{beat} {moment}"}
+        return {chat.doubt: "", chat.stale: f"{moment} {time.monotonic()}"}
+
+    def catch_up(self, beat: str, given: Given | None) -> Updates:
+        """What a page needs that is behind: everything, or of a job that it knows of what is new."""
+        job = self._workspace.active_job
+        if job is None or job.kind in BACKGROUND or beat != self._beat():
+            return self.everything(self._workspace.trouble or None, given)
+        answer = self._last_answer() if job.kind == "answer" else None
+        live = self._live_line() if answer is None else render.live_answer(answer)
+        return {self._chat.live: live, self._chat.race: self._race(), self._speed.readouts: self._readouts(answer)}
+
+    def _followed(self, job: Job[Fact]) -> Iterator[Updates]:
         if job.kind == "answer":
-            yield from self._follow_answer(job)
-        elif job.kind in ("load", "open"):
-            yield from self._follow_loading(job)
-        elif job.kind == "read":
-            yield from self._follow_reading(job)
-        elif job.kind == "compare":
-            yield from self._follow_race(job)
-        else:
-            yield from self._follow_plain(job)
+            return self._follow_answer(job)
+        if job.kind in ("load", "open"):
+            return self._follow_loading(job)
+        if job.kind == "read":
+            return self._follow_reading(job)
+        return self._follow_race(job) if job.kind == "compare" else self._follow_plain(job)
 
     def _follow_answer(self, job: Job[Fact]) -> Iterator[Updates]:
         """The answer, the figures, and now and then the coloured text."""
@@ -70,9 +96,9 @@ class Following(Views):
             reading.apply(events_of(batch))
             yield {
                 self._chat.live: self._live_line() + render.reading_ahead(reading),
-                self._chat.stop: self._stop_button(),
+                self._chat.stop: gr.update(visible=job.is_running, interactive=True),
             }
-        yield {self._chat.live: self._live_line()}
+        yield {self._chat.live: self._live_line(), self._chat.stop: self._stop_button()}
 
     def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:
         """The lanes side by side."""

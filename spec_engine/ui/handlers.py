@@ -70,6 +70,8 @@ class Handlers:
         for number, button in enumerate(doc.fit_others):
             self._follow(on(button.click, partial(self.take_offer, number), None, everything))
         on(chat.stop.click, self.stop, None, [chat.stop])
+        on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt], [chat.doubt, chat.stale])
+        on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given], everything)
         on(chat.new_chat.click, self.new_chat, None, everything)
         self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))
         self._follow(on(doc.sample.click, self.open_sample, [chat.given], everything))
@@ -110,7 +112,7 @@ class Handlers:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything = self._views, self._views.all_outputs
         followed = stream(event.then, views.follow, views.streamed)
-        result = on(followed.then, self.show_result, [self._page.chat.has_job, self._page.chat.given], everything)
+        result = on(followed.then, self.show_result, [self._page.chat.beat, self._page.chat.given], everything)
         measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
         on(measured.then, views.figures, None, views.figure_outputs)
 
@@ -121,10 +123,11 @@ class Handlers:
         self._workspace.search, self._workspace.offered = "", None
         return self._views.everything(notice=self._workspace.news)
 
-    def show_result(self, has_job: bool, given: Given | None) -> Updates:
-        """A job has ended, perhaps before it could be followed. If there was none nothing is new, and sending the page
-        again could undo what another event has just shown."""
-        if not has_job:
+    def show_result(self, beat: str, given: Given | None) -> Updates:
+        """A job has ended, perhaps before it could be followed. A page that has come that far is sent nothing, as that
+        could undo what another event has just shown; nor is one whose next job is being followed."""
+        moment = self._workspace.moment
+        if moment == beat or moment.endswith("+"):
             return {self._page.chat.live: gr.skip()}
         question = self._workspace.take_back_question()
         if question:
@@ -207,20 +210,14 @@ class Handlers:
         fit = self._shelf.fit(picked)
         self._workspace.offered = None if fit.is_enough else fit
         if self._workspace.preset is picked or not fit.is_enough:
-            return {
-                **self._views.everything(notice=None),
-                self._page.chat.has_job: self._workspace.active_job is not None,
-            }
+            return self._views.everything(notice=None)
         return self._begin(lambda: self._workspace.switch(picked))
 
     def take_offer(self, number: int | None) -> Updates:
         """One of the offers was taken, or None of them: the preset as it was picked."""
         offered = self._workspace.offered
         if offered is None:
-            return {
-                **self._views.everything(notice=None),
-                self._page.chat.has_job: self._workspace.active_job is not None,
-            }
+            return self._views.everything(notice=None)
         chosen = offered.preset if number is None else offered.others[number]
         return self._begin(lambda: self._workspace.switch(chosen))
 
@@ -260,10 +257,7 @@ class Handlers:
         """Files were dropped; while they were on their way here, something may have been typed."""
         folder = Path(get_upload_folder()).resolve()  # the paths come from the browser: they may name nothing else
         if not paths or not all(Path(path).resolve().is_relative_to(folder) for path in paths):
-            updates = {
-                **self._views.everything(text.NOT_AN_UPLOAD, given),
-                self._page.chat.has_job: self._workspace.active_job is not None,
-            }
+            updates = self._views.everything(text.NOT_AN_UPLOAD, given)
         else:
             wanted = Wanted(tuple(Path(path) for path in paths))
             updates = self._begin(lambda: self._workspace.start_opening(wanted), given=given)
@@ -305,14 +299,12 @@ class Handlers:
     ) -> Updates:
         """Begin a job and show that with `begun`, or the reason why it was refused: then a job that is running is still
         followed. `seen` is the view that the action was meant for; fields that were `given` the same are left alone."""
-        has_job = self._page.chat.has_job
         try:
             self._workspace.require_seen(seen)
             action()
         except SpecEngineError as error:
-            is_running = self._workspace.active_job is not None
-            return {**self._views.everything(str(error), given), has_job: is_running}
-        return {**self._views.everything("", given), has_job: True, **(begun or {})}
+            return self._views.everything(str(error), given)
+        return {**self._views.everything("", given), **(begun or {})}
 
     def _try(self, action: Callable[[], object]) -> Updates:
         """Do something and show the result, or the reason why it was refused."""

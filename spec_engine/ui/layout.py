@@ -15,6 +15,7 @@ from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
 
 NUM_EXAMPLES: Final = 3
+LOOK_EVERY_S: Final = 1.5
 NUM_OTHERS: Final = 3  # variants of a preset that would fit
 UPLOAD_AGE_S: Final = (3600, 86400)  # uploads are looked at hourly and deleted after a day
 
@@ -189,8 +190,8 @@ def _chat_pane() -> ChatPane:
         stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
     authors_of, authors = _authors()
-    has_job = gr.State(False)
-    seen, given = gr.State(None), gr.State(None)
+    seen, given, doubt = gr.State(None), gr.State(None), gr.State("")
+    beat, stale = (gr.Textbox(visible="hidden", elem_id=f"se-{name}") for name in ("beat", "stale"))
     return ChatPane(
         chat=chat,
         live=live,
@@ -205,9 +206,12 @@ def _chat_pane() -> ChatPane:
         new_chat=new_chat,
         authors_of=authors_of,
         authors=authors,
-        has_job=has_job,
         seen=seen,
         given=given,
+        beat=beat,
+        doubt=doubt,
+        stale=stale,
+        clock=gr.Timer(LOOK_EVERY_S),
     )
 
 

@@ -21,9 +21,11 @@ class PlainBaseline:
     num_prompt_tokens: int
 
 
-def baseline_of(plain: Finished) -> PlainBaseline | None:
-    """The baseline that a plain run gives, None when it was too short to tell."""
-    metrics = plain.metrics
-    if metrics.num_generated_tokens < MIN_BASELINE_TOKENS or metrics.tokens_per_second <= 0:
+def baseline_of(*plain: Finished) -> PlainBaseline | None:
+    """The baseline that plain runs behind one prompt give together, None when they were too short to tell."""
+    runs = [run.metrics for run in plain if run.metrics.tokens_per_second > 0]
+    num_tokens = sum(run.num_generated_tokens for run in runs)
+    if num_tokens < MIN_BASELINE_TOKENS:
         return None
-    return PlainBaseline(metrics.tokens_per_second, metrics.num_generated_tokens, metrics.num_prompt_tokens)
+    seconds = sum(run.num_generated_tokens / run.tokens_per_second for run in runs)
+    return PlainBaseline(num_tokens / seconds, num_tokens, runs[0].num_prompt_tokens)

@@ -31,6 +31,7 @@ from spec_engine.ui.shelf import Fit
 from spec_engine.ui.speed import PlainBaseline
 from spec_engine.ui.talk import Talk
 
+BACKGROUND: Final = ("calibrate", "read")  # jobs that give way to any other
 _COUNTED_AT_ONCE: Final = 32  # parts of a document whose tokens are counted between two looks at the wish to stop
 RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 
@@ -79,6 +80,7 @@ class PageState:
         self.race_job: Job[Fact] | None = None  # the last race, finished or not
         self._trouble = ""  # why the last engine could not be loaded
         self.view = 0  # counts the conversations and documents that were shown
+        self._num_jobs = 0  # that somebody waits for
         self.told = ""  # the trouble that an open page has shown
 
     # --- questions about the state ------------------------------------------------------------------------------------
@@ -88,6 +90,12 @@ class PageState:
         """The job that is running."""
         job = self.job
         return job if job is not None and job.is_running else None
+
+    @property
+    def moment(self) -> str:
+        """How many jobs there were that somebody waited for, and whether the last one is running."""
+        job = self.active_job
+        return f"{self._num_jobs}{'+' if job is not None and job.kind not in BACKGROUND else '-'}"
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -110,9 +118,9 @@ class PageState:
 
     @property
     def can_compare(self) -> bool:
-        """Whether there is a finished answer by a drafter, and nothing runs but a calibration."""
+        """Whether there is a finished answer by a drafter, and nothing runs that does not give way."""
         session, job = self._session, self.active_job
-        is_free = job is None or job.kind == "calibrate"
+        is_free = job is None or job.kind in BACKGROUND
         last = session.last_finished if session else None
         return is_free and self.drafting.is_on and last is not None and bool(last.token_ids)
 
@@ -179,7 +187,7 @@ class PageState:
     def _require_idle(self) -> None:
         """Raise `RequestError` unless no job runs; measuring and reading ahead give way."""
         job = self.active_job
-        if job is not None and job.kind in ("calibrate", "read"):
+        if job is not None and job.kind in BACKGROUND:
             job.stop()
             job.join(2.0)
             job = self.active_job
@@ -197,6 +205,7 @@ class PageState:
                 raise RequestError(text.BUSY)
             self._trouble = self.trouble if keeps_trouble else ""
             self.job = job
+            self._num_jobs += job.kind not in BACKGROUND
             job.start()
         return job
 

@@ -15,7 +15,7 @@ from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
 from spec_engine.ui.shelf import PresetShelf
-from spec_engine.ui.state import events_of
+from spec_engine.ui.state import BACKGROUND, events_of
 from spec_engine.ui.workspace import Workspace
 
 Updates = dict[Block, object]
@@ -35,7 +35,7 @@ class Views:
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.has_job, chat.stop]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.stop, chat.beat]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -86,6 +86,7 @@ class Views:
     def everything(self, notice: str | None, given: Given | None = None) -> Updates:
         """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there; fields that
         were `given` the same before are left as they are."""
+        beat = self._beat()  # before all else: what a job that ends meanwhile has changed is then sent once more
         shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice)}
         if not notice and self._workspace.waiting:
             shown = {self._chat.notice: render.notice(text.OPENS_LATER, "info")}
@@ -97,8 +98,14 @@ class Views:
             **self.conversations(),
             **self.fields.updates(given),
             self._chat.seen: self._workspace.view,
+            self._chat.beat: beat,
             **shown,
         }
+
+    def _beat(self) -> str:
+        """The moment that a page has come to which is given all this; in doubt while a job runs that it may not be able
+        to follow."""
+        return self._workspace.moment.replace("+", "?")
 
     def search(self, words: str) -> Updates:
         """The list after something was typed into its search field; other updates keep to it."""
@@ -212,9 +219,10 @@ class Views:
         return updates
 
     def _stop_button(self) -> object:
-        """There while something can be stopped; measuring gives way by itself."""
+        """There while something can be stopped that somebody waits for. What gives way by itself may begin and end
+        unseen, so only who follows it to its end shows the button."""
         job = self._workspace.active_job
-        return gr.update(visible=job is not None and job.kind != "calibrate", interactive=True)
+        return gr.update(visible=job is not None and job.kind not in BACKGROUND, interactive=True)
 
     def _compare_button(self) -> object:
         """The button that starts the plain run."""

@@ -24,10 +24,10 @@ from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.papers import DocumentSide
 from spec_engine.ui.race import LaneCompared, LaneStarted, lanes
-from spec_engine.ui.speed import baseline_of
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, baseline_of
 from spec_engine.ui.state import Fact
 
-CALIBRATION_TOKENS: Final = 32
+CALIBRATION_TOKENS: Final = 48  # of plain decoding; a short answer is replayed several times
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
 
 
@@ -148,7 +148,7 @@ class Workspace(DocumentSide):
             if session is None or engine is None or is_done or not self.drafting.is_on or self.active_job:
                 return None
             last = session.last_finished
-            if last is None or last.reason == "cancelled" or len(last.token_ids) < CALIBRATION_TOKENS // 2:
+            if last is None or last.reason == "cancelled" or len(last.token_ids) < MIN_BASELINE_TOKENS:
                 return None
             self._measured_behind = answered
             measure = Job[Fact]("calibrate", lambda job: self._calibrate(job, session, engine), after=self.read_ahead)
@@ -157,13 +157,20 @@ class Workspace(DocumentSide):
     def _calibrate(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
         """Replay the beginning of the last answer without drafting, for at most `CALIBRATION_S`."""
         deadline = time.monotonic() + CALIBRATION_S
-        plain = engine.with_drafter("none")
-        for event in session.replay(
-            plain, max_tokens=CALIBRATION_TOKENS, cancelled=lambda: job.is_cancelled() or time.monotonic() > deadline
-        ):
-            job.report(event)
-            if isinstance(event, Finished):
-                self._note_plain(event)
+        plain, runs = engine.with_drafter("none"), list[Finished]()
+
+        def is_over() -> bool:
+            return job.is_cancelled() or time.monotonic() > deadline
+
+        while not is_over() and sum(len(run.token_ids) for run in runs) < CALIBRATION_TOKENS:
+            for event in session.replay(plain, max_tokens=CALIBRATION_TOKENS, cancelled=is_over):
+                if not runs:
+                    job.report(event)
+                if isinstance(event, Finished):
+                    runs.append(event)
+            if not runs or not runs[-1].token_ids:
+                break
+        self._note_plain(*runs)
 
     def _race(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
         """Replay the last request in each lane, and compare every text with the plain one."""
@@ -186,9 +193,9 @@ class Workspace(DocumentSide):
                 self.comparison = compare(finished, plain, session.last_prompt_token_ids, engine.logits_after)
                 job.report(LaneCompared(lane.label, self.comparison))
 
-    def _note_plain(self, plain: Finished) -> None:
-        """Keep the speed of a plain run, with the answer that it is about."""
-        self.baseline = baseline_of(plain) or self.baseline
+    def _note_plain(self, *plain: Finished) -> None:
+        """Keep the speed of plain runs, with the answer that they are about."""
+        self.baseline = baseline_of(*plain) or self.baseline
         if self.baseline and self.talk.path:
             plain_rate = {"plain_tokens_per_second": self.baseline.tokens_per_second}
             self.talk.annotate(self.talk.path[-1].id, plain_rate)

@@ -28,9 +28,6 @@ def report(tmp_path: Path) -> Path:
 
 
 def drop(page: "playwright.Page", path: Path) -> None:
-    """Choose a file as somebody does who has seen the page: a click in the instant of its first update is lost."""
-    page.locator(".se-chip").first.wait_for()
-    page.wait_for_timeout(600)
     page.locator("#se-drop input[type=file]").set_input_files(str(path))
 
 
@@ -218,7 +215,6 @@ def test_what_is_typed_while_an_answer_is_written_stays(open_page: Opener, repor
     ask(page, "When was the fund closed?")
     page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
     page.get_by_role("button", name="Conversations").first.click()
-    page.wait_for_timeout(600)  # the title of a new conversation comes with its first question
     page.locator("#se-title input").fill("Half a ti")
     page.get_by_role("button", name="Settings").first.click()
     page.get_by_label("Temperature").fill("0.7")

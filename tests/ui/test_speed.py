@@ -18,3 +18,12 @@ def test_a_baseline_needs_enough_tokens() -> None:
     baseline = baseline_of(finished(tuple(range(MIN_BASELINE_TOKENS)), 2.0))
     assert baseline is not None
     assert baseline.tokens_per_second == pytest.approx(MIN_BASELINE_TOKENS / 2)
+
+
+def test_short_runs_count_together() -> None:
+    """Those that took no time that a clock could see say nothing."""
+    both = baseline_of(finished(tuple(range(6)), 1.0), finished(tuple(range(6)), 3.0), finished((), 0.0))
+    assert both is not None
+    assert both.num_tokens == 12
+    assert both.tokens_per_second == pytest.approx(3.0)
+    assert baseline_of() is None

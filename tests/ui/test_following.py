@@ -1,0 +1,140 @@
+"""A page that has lost what it should have been told finds out, and gets it; one that is where it should be is left
+alone."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from spec_engine.ui import layout
+from spec_engine.ui.components import Page
+from spec_engine.ui.following import Following
+from spec_engine.ui.handlers import Handlers
+from spec_engine.ui.job import Job
+from spec_engine.ui.shelf import PresetShelf
+from spec_engine.ui.state import Fact
+from spec_engine.ui.workspace import Workspace
+from tests.ui.test_workspace import Loader, done, preset, ready, report
+
+__all__ = ["report"]  # a fixture
+
+
+@pytest.fixture
+def workspace(report: Path) -> Workspace:
+    return ready(report, Loader())
+
+
+@pytest.fixture
+def handlers(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handlers]:
+    made: list[Handlers] = []
+
+    class Noted(Handlers):
+        def __init__(self, page: Page, workspace: Workspace, shelf: PresetShelf) -> None:
+            super().__init__(page, workspace, shelf)
+            made.append(self)
+
+    monkeypatch.setattr(layout, "Handlers", Noted)
+    blocks = layout.build_page(workspace, PresetShelf([preset("builtin")]))
+    yield made[0]
+    blocks.close()
+
+
+@pytest.fixture
+def views(handlers: Handlers) -> Following:
+    return handlers._views
+
+
+def held(workspace: Workspace) -> threading.Event:
+    """A job that somebody waits for, running until the event is set."""
+    goes_on = threading.Event()
+    workspace._begin(Job[Fact]("answer", lambda job: bool(goes_on.wait(10))))
+    return goes_on
+
+
+def test_a_page_that_is_where_the_workspace_is_gets_nothing(workspace: Workspace, views: Following) -> None:
+    chat = views._chat
+    beat = views.everything(None)[chat.beat]
+    assert beat == workspace.moment
+    for _ in range(3):
+        assert views.look(str(beat), "") == {chat.doubt: ""}
+
+
+def test_a_page_is_behind_when_it_was_so_twice(workspace: Workspace, views: Following) -> None:
+    chat = views._chat
+    first = views.look("0-", "")
+    assert set(first) == {chat.doubt}  # what it lacks may be on its way
+    second = views.look("0-", str(first[chat.doubt]))
+    assert second[chat.doubt] == ""
+    assert second[chat.stale]
+    done(workspace.ask("What?"))
+    moved_on = views.look("0-", str(first[chat.doubt]))
+    assert chat.stale not in moved_on  # behind again, but what it lacks is new
+
+
+def test_what_is_sent_while_a_job_runs_is_in_doubt_until_it_is_followed(workspace: Workspace, views: Following) -> None:
+    chat = views._chat
+    goes_on = held(workspace)
+    assert workspace.moment == "2+"
+    assert views.everything(None)[chat.beat] == "2?"
+    stream = views.follow()
+    next(stream)
+    assert next(stream)[chat.beat] == "2+"
+    goes_on.set()
+    done(workspace.job)
+    assert workspace.moment == "2-"
+    assert {updates[chat.beat] for updates in stream} == {"2+"}  # the result is still to come
+
+
+def test_a_page_that_hears_nothing_of_a_running_answer_is_shown_it(workspace: Workspace, views: Following) -> None:
+    chat = views._chat
+    goes_on = held(workspace)
+    learned = views.catch_up("1-", None)
+    assert learned[chat.beat] == "2?"
+    assert chat.chat in learned
+    again = views.catch_up("2?", None)  # only what grows, and still in doubt
+    assert chat.live in again
+    assert not {chat.chat, chat.beat} & set(again)
+    goes_on.set()
+    done(workspace.job)
+    assert views.catch_up("2?", None)[chat.beat] == "2-"
+
+
+def test_a_result_is_shown_once(workspace: Workspace, handlers: Handlers) -> None:
+    chat = handlers._page.chat
+    done(workspace.ask("What?"))
+    shown = handlers.show_result("2+", None)
+    assert shown[chat.beat] == "2-"
+    assert handlers.show_result("2-", None) == {chat.live: gr.skip()}
+    goes_on = held(workspace)
+    assert handlers.show_result("2-", None) == {chat.live: gr.skip()}  # the next job's own events show it
+    goes_on.set()
+    done(workspace.job)
+
+
+def test_a_job_that_ends_while_the_page_is_put_together_is_not_taken_for_shown(
+    workspace: Workspace, views: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is opened in a moment: its card may be from before, so the page must not say that it came further."""
+    goes_on = held(workspace)
+    document = views._document
+
+    def slow() -> dict[object, object]:
+        shown = document()
+        goes_on.set()
+        done(workspace.job)
+        return dict(shown)
+
+    monkeypatch.setattr(views, "_document", slow)
+    assert views.everything(None)[views._chat.beat] == "2?" != workspace.moment
+
+
+def test_measuring_and_reading_ahead_are_no_moments(workspace: Workspace) -> None:
+    before = workspace.moment
+    goes_on = threading.Event()
+    workspace._begin(Job[Fact]("read", lambda job: bool(goes_on.wait(10))))
+    assert workspace.moment == before
+    goes_on.set()
+    done(workspace.job)
+    assert workspace.moment == before
