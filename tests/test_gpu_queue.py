@@ -17,6 +17,7 @@ from tests.train.conftest import document
 
 QUEUE = zygote.ROOT / "docs" / "gpu-queue"
 SCRIPTS = {  # script: the result files that it promises
+    "0-goals": ["limit-llama-8b", "replay-eagle3", "drafting-eagle3"],
     "b-llama-8b": ["limit-llama-8b", "limit-llama-8b-compiled", "limit-llama-8b-no-graphs", "limit-qwen3-32b"],
     "c-drafting": ["replay-eagle3", "drafting-eagle3", "drafting-longspec", "drafting-lm-1b", "replay-vicuna"],
     "d-train": ["quality-builtin-gpu"],
