@@ -9,10 +9,13 @@ from typing import Protocol
 from spec_engine.config import NEED_MODEL, DrafterKind, Preset
 from spec_engine.drafters import build_drafter, check_kind, draft_need, max_draft_nodes
 from spec_engine.engine import Engine, EngineConfig
+from spec_engine.model.fused import warm_up
 from spec_engine.model.load import fetch, load_target, load_tokenizer
 from spec_engine.model.memory import allocating, check_memory, fits, model_need, pick_chunk
 from spec_engine.model.target import Target
 from spec_engine.model.watch import LoadProgress, LoadWatch, watching
+
+_WARM_NODES = 16  # drafted nodes of the passes that are made ready
 
 
 class Room(Protocol):
@@ -64,4 +67,5 @@ def load_engine(
         if draft is not None:
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)
+        warm_up(target.weights[1], min(config.max_nodes, _WARM_NODES) + 1)
         return Engine(target, build_drafter(preset, kind, target), tokenizer, config)

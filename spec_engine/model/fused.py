@@ -115,6 +115,15 @@ class Fused:
         """Logits [n, V] of normalised states [n, H]."""
         return self._head(states)
 
+    @torch.inference_mode()
+    def warm_up(self, num_rows: int) -> None:
+        """See `warm_up`."""
+        parts = [part for block in self._blocks for part in (block.qkv, block.out, block.gate_up, block.down)]
+        forms = {(part.num_in, part.num_out, part.bias is None): part for part in (*parts, self._head)}
+        for part in forms.values():
+            for rows in range(1, num_rows + 1) if part.is_packed else ():
+                part(torch.zeros(rows, part.num_in, dtype=self._embedding.dtype))
+
     def pack(self, model: nn.Module) -> None:
         """Hold the matrices in the processor's own order (`products`): of a small model besides, of a larger one
         instead of the old one, but for the output layer, which is often the embedding too. Then its modules compute by
@@ -206,6 +215,13 @@ def fused(runner: Runner) -> "Fused | Runner":
     if packs(runner.device, runner.dtype):
         fast.pack(runner.model)
     return fast
+
+
+def warm_up(forward: object, num_rows: int) -> None:
+    """Have oneDNN make its kernels for passes of up to so many rows of `forward`, if its products are packed: the first
+    one of each form with each number of rows takes a millisecond, and a short answer meets many of them."""
+    if isinstance(forward, Fused):
+        forward.warm_up(num_rows)
 
 
 def num_packed_weights(model: nn.Module, dtype: torch.dtype) -> int:

@@ -58,6 +58,11 @@ class Matrix:
         assert self._weight is not None, "held where it is not packed"
         return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether weights are held in the processor's order."""
+        return self._packed is not None
+
     def packed(self) -> "Matrix":
         """The same with packed weights."""
         assert self._weight is not None, "packed already"

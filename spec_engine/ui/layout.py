@@ -180,7 +180,6 @@ def _chat_pane() -> ChatPane:
             show_label=False,
             label=text.QUESTION_LABEL,
             placeholder=text.ASK_NEEDS_ENGINE,
-            lines=1,
             max_lines=6,
             container=False,
             scale=1,
@@ -190,8 +189,6 @@ def _chat_pane() -> ChatPane:
         stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
         new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
     authors_of, authors = _authors()
-    seen, given, doubt = gr.State(None), gr.State(None), gr.State("")
-    beat, stale = (gr.Textbox(visible="hidden", elem_id=f"se-{name}") for name in ("beat", "stale"))
     return ChatPane(
         chat=chat,
         live=live,
@@ -206,13 +203,18 @@ def _chat_pane() -> ChatPane:
         new_chat=new_chat,
         authors_of=authors_of,
         authors=authors,
-        seen=seen,
-        given=given,
-        beat=beat,
-        doubt=doubt,
-        stale=stale,
+        seen=gr.State(None),
+        given=gr.State(None),
+        beat=_hidden("se-beat"),
+        doubt=gr.State(""),
+        stale=_hidden("se-stale"),
         clock=gr.Timer(LOOK_EVERY_S),
     )
+
+
+def _hidden(elem_id: str) -> gr.Textbox:
+    """What a page keeps without showing it."""
+    return gr.Textbox(visible="hidden", elem_id=elem_id)
 
 
 def _authors() -> tuple[gr.Dropdown, gr.HTML]:

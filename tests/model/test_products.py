@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from spec_engine.bench.limit import pass_bytes, pass_operations
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
-from spec_engine.model.fused import Fused
+from spec_engine.model.fused import Fused, warm_up
 from spec_engine.model.memory import held_bytes
 from spec_engine.model.products import Joined, Matrix, Part, join_products, packing_gain
 from spec_engine.model.target import Taps, Target
@@ -107,6 +107,23 @@ def test_a_large_model_holds_its_layers_once(monkeypatch: pytest.MonkeyPatch) ->
     (before,), (after,) = held_bytes(plain.weights), held_bytes(packed.weights)
     tables = 2 * packed.runner.shapes[0].key_size * 4 * 412  # rotary, as long as the first check needed
     assert after == pytest.approx(before + output + tables, rel=0.01)
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+def test_each_form_of_product_is_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "packing_gain", lambda dtype: 2.0)
+    target = Target(tiny_model("llama"), 64, 32, may_join=True)
+    sizes: list[tuple[int, int, int]] = []
+    call = Matrix.__call__
+    monkeypatch.setattr(
+        Matrix, "__call__", lambda self, x: sizes.append((len(x), self.num_in, self.num_out)) or call(self, x)
+    )
+    warm_up(target.weights[1], 3)
+    assert {rows for rows, _, _ in sizes} == {1, 2, 3}
+    assert len(sizes) == len(set(sizes)) > 6
+    sizes.clear()
+    warm_up(Target(tiny_model("llama"), 64, 32).weights[1], 3)  # transformers' own modules: there is nothing to be made
+    assert sizes == []
 
 
 def test_packing_is_for_processors_that_gain(monkeypatch: pytest.MonkeyPatch) -> None:
