@@ -15,8 +15,9 @@ what rows cost, and needs no permission. With copies beside it, a model is asked
 Nodes. Of a draft the first nodes are run, likeliest first, as long as each is worth a row of the target's pass.
 
 Rest. Before a draft is confirmed nobody knows whether this text can be predicted, so a look may lose time. All of that
-is paid from one account, in plain steps: each answer begins with `_CREDIT`, plain decoding pays `_RATE` a step in, a
-look pays what it gained or takes what it lost, at most `_LOOK`. While drafts lose, the waits between two looks double.
+is paid from one account, in plain steps: each answer begins with `_CREDIT`, or with less where drawn answers lose,
+plain decoding pays `_RATE` a step in, a look pays what it gained or takes what it lost, at most `_LOOK`. While drafts
+lose, the waits between two looks double.
 """
 
 import math
@@ -32,7 +33,8 @@ _CREDIT = 1.7  # plain steps that an answer may lose at its start …
 _CAUTION = 0.7  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
 _RATE = 0.002  # … and so many more for each plain step
 _LOOK = 0.7  # plain steps; a look takes no more than this off the account: a draft may be wrong once
-_DEAR = 4.0  # … unless drafting alone took so long: then a draft is too dear to be wrong even once
+_DEAR = 4.0  # … unless drafting alone took so long: then …
+_DEAR_LOOK = 1.0  # … so much, and another look has to wait
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
@@ -170,7 +172,7 @@ class BudgetController:
             return
         gain = num_tokens - seconds / self._plain.seconds  # in plain steps
         is_dear = draft_s > _DEAR * self._plain.seconds
-        booked = gain if is_dear else max(gain, -_LOOK)
+        booked = max(gain, -_DEAR_LOOK if is_dear else -_LOOK)
         self._lost_looks[:] = (_LOSSES * old + new for old, new in zip(self._lost_looks, (gain < 0, 1), strict=True))
         self._account = max(min(self._account + booked, _MOST), 0.0)
         self._trend = _TREND * self._trend + booked

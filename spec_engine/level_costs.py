@@ -16,6 +16,7 @@ _MOST = 8.0  # a draft that took more plain steps than this was held up
 _GUESS = 0.2  # plain steps that a pass takes, until that was measured
 _PRIOR = 2.0  # weight of that guess against drafts, in passes that they differ by
 _TRUST = 2.0  # tokens for which a draft is believed …
+_FADE = 0.9  # … the weight of what was known against a new answer …
 _MEMORY = 0.9  # … and the weight of older ones against the next
 
 
@@ -39,6 +40,7 @@ class LevelCosts:
         """A new answer, on a machine that may have changed: so the oldest draft is forgotten. `is_drawn`: its tokens
         are drawn, which a draft can foresee less; how far it could be believed is kept apart."""
         self._belief = self._beliefs[is_drawn]
+        self._belief[:] = (_FADE * old for old in self._belief)  # so that what is not asked any more gets its chance
         if self._drafts:
             self._drafts.popleft()
             self._fit()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# (0) Every goal of the queue once, for a lease of a quarter of an hour: the parts of (a), (b) and (c) that they stand on.
+# (0) For a quarter of an hour: the goals of (b), EAGLE-3's of (c), and what they stand on of (a).
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}" pytest

@@ -70,7 +70,7 @@ class DraftSession(Protocol):
         """A tree below `root`, the token that follows all observed ones, with at most `max_nodes` drafted nodes.
 
         A pass of a draft model is run only if it is expected to add `min_gain` accepted tokens; the first one of a tree
-        is run always, but beside copies only if it is expected to add `first_gain`. At infinity none is run, which is
+        whenever it may, but beside copies only if it is expected to add `first_gain`. At infinity none is run, which is
         how drafting rests: what costs nothing, copies for example, is proposed even then. The tree says how many passes
         it took (`num_passes`).
 

@@ -59,8 +59,9 @@ def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
 
 
 def is_worth_asking(copied_chance: float, first_gain: float) -> bool:
-    """Whether a model may add `first_gain` tokens to copies whose first token is right with this chance."""
-    return _FOUND * (1 - copied_chance) >= first_gain
+    """Whether a model may add `first_gain` tokens to copies whose first token is right with this chance; where$
+    there are no copies, 0, it is asked as it would be alone."""
+    return copied_chance == 0 or _FOUND * (1 - copied_chance) >= first_gain
 
 
 class BlendSession:

@@ -99,7 +99,7 @@ class Joined:
         if self._matrix is None:
             parts = [layer(x) for layer in self._layers]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return self._matrix(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return self._matrix(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self._matrix.num_out)
 
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
         """``base + self(x)``."""

@@ -32,11 +32,11 @@ class Following(Views):
 
     def follow(self) -> Iterator[Updates]:
         """Updates of the light widgets until the running job has ended; none when nothing runs."""
+        running = f"{self._workspace.moment[:-1]}+"  # also in the last update, which does not show the result
         job = self._workspace.active_job
         yield {self._chat.beat: gr.skip()}  # without an update all widgets would be cleared
         if job is None:
             return
-        running = f"{self._workspace.moment[:-1]}+"  # also in the last update, which does not show the result
         for updates in self._followed(job):
             yield updates if job.kind in BACKGROUND else {**updates, self._chat.beat: running}
 
@@ -52,8 +52,10 @@ class Following(Views):
     def catch_up(self, beat: str, given: Given | None) -> Updates:
         """What a page needs that is behind: everything, or of a job that it knows of what is new."""
         job = self._workspace.active_job
-        if job is None or job.kind in BACKGROUND or beat != self._beat():
-            return self.everything(self._workspace.trouble or None, given)
+        if job is None or job.kind in BACKGROUND:
+            return self.result(given)
+        if beat != self._beat():
+            return self.everything(None, given)
         answer = self._last_answer() if job.kind == "answer" else None
         live = self._live_line() if answer is None else render.live_answer(answer)
         return {self._chat.live: live, self._chat.race: self._race(), self._speed.readouts: self._readouts(answer)}

@@ -129,14 +129,7 @@ class Handlers:
         moment = self._workspace.moment
         if moment == beat or moment.endswith("+"):
             return {self._page.chat.live: gr.skip()}
-        question = self._workspace.take_back_question()
-        if question:
-            updates = self._views.everything(text.STOPPED_EARLY, given)
-            return {**updates, self._page.chat.box: self._views.box(question)}
-        # A refusal while the job ran has no reason now.
-        updates = self._views.everything(self._workspace.trouble, given)
-        self._workspace.told = self._workspace.trouble
-        return updates
+        return self._views.result(given)
 
     def set_settings(
         self, max_tokens: float | None, temperature: float | None, seed: float | None, given: Given | None
@@ -304,7 +297,9 @@ class Handlers:
             action()
         except SpecEngineError as error:
             return self._views.everything(str(error), given)
-        return {**self._views.everything("", given), **(begun or {})}
+        shown = {**self._views.everything("", given), **(begun or {})}
+        shown[self._page.chat.beat] = f"{self._workspace.moment[:-1]}?"  # so its result is shown in any case
+        return shown
 
     def _try(self, action: Callable[[], object]) -> Updates:
         """Do something and show the result, or the reason why it was refused."""

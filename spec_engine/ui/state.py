@@ -93,9 +93,11 @@ class PageState:
 
     @property
     def moment(self) -> str:
-        """How many jobs there were that somebody waited for, and whether the last one is running."""
+        """How many jobs there were that somebody waited for, and whether the last one is running. A job that begins or
+        ends meanwhile makes it one that has passed, never one to come."""
+        num_jobs = self._num_jobs
         job = self.active_job
-        return f"{self._num_jobs}{'+' if job is not None and job.kind not in BACKGROUND else '-'}"
+        return f"{num_jobs}{'+' if job is not None and job.kind not in BACKGROUND else '-'}"
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -205,8 +207,8 @@ class PageState:
                 raise RequestError(text.BUSY)
             self._trouble = self.trouble if keeps_trouble else ""
             self.job = job
-            self._num_jobs += job.kind not in BACKGROUND
             job.start()
+            self._num_jobs += job.kind not in BACKGROUND
         return job
 
     def _leave_chat(self) -> None:

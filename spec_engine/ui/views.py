@@ -102,6 +102,16 @@ class Views:
             **shown,
         }
 
+    def result(self, given: Given | None) -> Updates:
+        """All widgets once a job has ended: with its trouble, or the question whose answer was stopped too early."""
+        question = self._workspace.take_back_question()
+        if question:
+            return {**self.everything(text.STOPPED_EARLY, given), self._chat.box: self.box(question)}
+        # A refusal while the job ran has no reason now.
+        updates = self.everything(self._workspace.trouble, given)
+        self._workspace.told = self._workspace.trouble
+        return updates
+
     def _beat(self) -> str:
         """The moment that a page has come to which is given all this; in doubt while a job runs that it may not be able
         to follow."""

@@ -170,7 +170,8 @@ class Workspace(DocumentSide):
                     runs.append(event)
             if not runs or not runs[-1].token_ids:
                 break
-        self._note_plain(*runs)
+        if runs:
+            self._note_plain(*runs)
 
     def _race(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
         """Replay the last request in each lane, and compare every text with the plain one."""
@@ -195,7 +196,9 @@ class Workspace(DocumentSide):
 
     def _note_plain(self, *plain: Finished) -> None:
         """Keep the speed of plain runs, with the answer that they are about."""
-        self.baseline = baseline_of(*plain) or self.baseline
-        if self.baseline and self.talk.path:
-            plain_rate = {"plain_tokens_per_second": self.baseline.tokens_per_second}
-            self.talk.annotate(self.talk.path[-1].id, plain_rate)
+        measured = baseline_of(*plain)
+        if measured is None:
+            return
+        self.baseline = measured
+        if self.talk.path:
+            self.talk.annotate(self.talk.path[-1].id, {"plain_tokens_per_second": measured.tokens_per_second})

@@ -112,7 +112,8 @@ def test_the_model_is_asked_where_copies_are_unsure(chance: float, num_asked: in
 
 
 @pytest.mark.parametrize(
-    ("chance", "first_gain", "num_asked"), [(0.6, 0.15, 1), (0.6, 0.25, 0), (0.6, math.inf, 0), (0.0, math.inf, 0)]
+    ("chance", "first_gain", "num_asked"),
+    [(0.6, 0.15, 1), (0.6, 0.25, 0), (0.0, 3.0, 1), (0.6, math.inf, 0), (0.0, math.inf, 0)],
 )
 def test_the_model_is_asked_where_copies_leave_enough_open(chance: float, first_gain: float, num_asked: int) -> None:
     """While drafting rests copies go on, and nothing but them."""

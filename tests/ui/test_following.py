@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from spec_engine.errors import RequestError
 from spec_engine.ui import layout
 from spec_engine.ui.components import Page
 from spec_engine.ui.following import Following
@@ -138,3 +139,26 @@ def test_measuring_and_reading_ahead_are_no_moments(workspace: Workspace) -> Non
     goes_on.set()
     done(workspace.job)
     assert workspace.moment == before
+
+
+def test_a_job_that_fails_at_once_is_told(workspace: Workspace, handlers: Handlers) -> None:
+    """It has ended before the page that began it is put together."""
+
+    def fail(job: Job[Fact]) -> None:
+        raise RequestError("This cannot be.")
+
+    chat = handlers._page.chat
+    begun = handlers._begin(lambda: workspace._begin(Job[Fact]("open", fail)).join(5))
+    assert workspace.moment == "2-"
+    assert begun[chat.beat] == "2?"
+    shown = handlers.show_result(str(begun[chat.beat]), None)
+    assert "This cannot be." in str(shown[chat.notice])
+
+
+def test_a_page_that_catches_up_gets_back_its_question(workspace: Workspace, views: Following) -> None:
+    """Stopped before the first word, and the news of it lost."""
+    chat = views._chat
+    workspace.pending_question = "What was it?"
+    workspace.answer_job = Job[Fact]("answer", lambda job: None)
+    learned = views.catch_up("1+", None)
+    assert learned[chat.box]["value"] == "What was it?"  # type: ignore[index]
