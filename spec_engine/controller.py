@@ -16,8 +16,8 @@ Nodes. Of a draft the first nodes are run, likeliest first, as long as each is w
 
 Rest. Before a draft is confirmed nobody knows whether this text can be predicted, so a look may lose time. All of that
 is paid from one account, in plain steps: each answer begins with `_CREDIT`, or with less where drawn answers lose,
-plain decoding pays `_RATE` a step in, a look pays what it gained or takes what it lost, at most `_LOOK`. While drafts
-lose, the waits between two looks double.
+plain decoding pays `_RATE` a step in, a look pays what it gained or takes what it lost, at most `_LOOK`,
+or `_DEAR_LOOK` after a draft that took long. While drafts lose, the waits between two looks double.
 """
 
 import math

@@ -185,7 +185,8 @@ def test_drawn_answers_that_no_draft_fits_lose_less_and_less() -> None:
     assert lost[0] > 1.5 * lost[-1]
     assert lost[-1] > 0  # still looked at
     machine.first_step(controller)
-    assert controller.min_gain() < math.inf  # a greedy answer gets its fresh chance
+    assert controller.min_gain() < math.inf  # a greedy answer gets its fresh chance …
+    assert controller._lost_looks == [0.0, 0.0]  # … and knows nothing of these looks
 
 
 def test_a_first_pass_that_takes_long_is_asked_for_more_than_a_further_one() -> None:

@@ -26,7 +26,7 @@ _MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "longspec": longspec.build,
 }
 
-_FOUND = 0.5  # of what copies leave open, that a model knows
+_FOUND = 0.5  # of what copies leave open, that a model is taken to know
 _LEAST = 1e-12  # probability of a proposed token at least; a cold distribution rounds others to 0
 
 
@@ -59,8 +59,8 @@ def merge(trees: Sequence[DraftTree], max_nodes: int) -> DraftTree:
 
 
 def is_worth_asking(copied_chance: float, first_gain: float) -> bool:
-    """Whether a model may add `first_gain` tokens to copies whose first token is right with this chance; where$
-    there are no copies, 0, it is asked as it would be alone."""
+    """Whether a model may add `first_gain` tokens to copies whose first token is right with this chance. Where
+    there are none, 0, it is asked as it would be alone."""
     return copied_chance == 0 or _FOUND * (1 - copied_chance) >= first_gain
 
 

@@ -30,7 +30,7 @@ _TRIALS = (
     (256, 1024, 8),
 )  # columns in, columns out, rows: what is measured, in half and full precision
 _TURNS = 7
-_SMALL = 1 << 17  # weights of a matrix, at most
+_SMALL = 1 << 17  # weights, at most, of a matrix that is held in both orders
 
 
 class Matrix:

@@ -209,6 +209,19 @@ def test_settings_that_are_typed_are_used_and_bounds_are_said(open_page: Opener,
     expect(temperature).to_have_value("0.8")
 
 
+def test_a_page_whose_stream_is_lost_shows_the_document_and_the_answer(open_page: Opener, report: Path) -> None:
+    """The line over which Gradio tells what happens never answers; requests of their own still do."""
+    page = open_page()
+    page.route("**/queue/data**", lambda route: None)
+    drop(page, report)
+    expect(page.locator("#se-document")).to_contain_text(report.name, timeout=10_000)
+    ask(page, "When was the fund closed?")
+    expect(page.locator("#se-live .se-live:not(.se-live--waiting)")).to_be_visible(timeout=10_000)
+    page.locator("#se-stop").click()
+    expect(bot_messages(page)).to_have_count(1, timeout=10_000)
+    expect(page.locator("#se-ask:enabled")).to_be_visible()
+
+
 def test_what_is_typed_while_an_answer_is_written_stays(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)

@@ -174,5 +174,5 @@ def test_a_drafter_keeps_what_it_learned() -> None:
         session.observe(Step((*text, 10), len(text) + 1, is_prompt=True))
         drafted.append(session.propose(11, 8))
     past_the_end = [math.exp(tree.log_q[tree.token_ids.index(15)]) for tree in drafted if 15 in tree.token_ids]
-    assert past_the_end == sorted(past_the_end, reverse=True)
-    assert len(drafted[-1]) <= 4 < len(drafted[0]) or past_the_end[-1] < 0.5 * past_the_end[0]
+    assert len(past_the_end) == 3
+    assert past_the_end[0] > past_the_end[1] > past_the_end[2]

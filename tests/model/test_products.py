@@ -39,7 +39,9 @@ def test_packed_products_are_the_same(dtype: torch.dtype, has_bias: bool) -> Non
         )
 
 
-@pytest.mark.parametrize("is_packed", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_PACKING, reason=""))])
+@pytest.mark.parametrize(
+    "is_packed", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_PACKING, reason="no oneDNN"))]
+)
 @pytest.mark.parametrize("biases", [(False, False), (True, False), (True, True)])
 @torch.inference_mode()
 def test_joined_layers_give_what_they_gave(
