@@ -30,15 +30,29 @@ AUTHORS_INTERVAL_S: Final = 0.4  # between two updates of the coloured text, whi
 class Following(Views):
     """The page as a function of the workspace, also while it changes."""
 
-    def follow(self) -> Iterator[Updates]:
-        """Updates of the light widgets until the running job has ended; none when nothing runs."""
-        running = f"{self._workspace.moment[:-1]}+"  # also in the last update, which does not show the result
-        job = self._workspace.active_job
+    def follow(self, beat: str = "") -> Iterator[Updates]:
+        """Updates of the light widgets until the running job has ended; none when nothing runs. `beat` is what the page
+        has come to: one that was shown less than that the job has begun is left in doubt."""
+        running = f"{self._workspace.moment[:-1]}+"
+        job, is_told = self._workspace.active_job, beat[:-1] != running[:-1]
         yield {self._chat.beat: gr.skip()}  # without an update all widgets would be cleared
         if job is None:
             return
         for updates in self._followed(job):
-            yield updates if job.kind in BACKGROUND else {**updates, self._chat.beat: running}
+            if job.kind in BACKGROUND:
+                yield updates
+                continue
+            # What another event has shown from before the job may come in between, so these are told each time.
+            shown = {**updates, self._chat.ask: gr.update(visible=False), self._chat.stop: self._stop_button_of(job)}
+            if not (is_told and job.is_running):  # the last one too: the result is still to come
+                shown[self._chat.beat] = running
+            is_told = True
+            yield shown
+
+    @staticmethod
+    def _stop_button_of(job: Job[Fact]) -> object:
+        """The button that stops a job which is followed, until it was pressed."""
+        return gr.update(visible=True, interactive=not job.is_cancelled())
 
     def look(self, beat: str, doubt: str) -> Updates:
         """Whether a page that has come to `beat` is where the workspace is; it is behind if it was so the last time."""

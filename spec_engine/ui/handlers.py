@@ -110,10 +110,10 @@ class Handlers:
 
     def _follow(self, event: Dependency) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
-        views, everything = self._views, self._views.all_outputs
-        followed = stream(event.then, views.follow, views.streamed)
-        result = on(followed.then, self.show_result, [self._page.chat.beat, self._page.chat.given], everything)
-        measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, views.streamed)
+        views, everything, chat = self._views, self._views.all_outputs, self._page.chat
+        followed = stream(event.then, views.follow, [chat.beat], views.streamed)
+        result = on(followed.then, self.show_result, [chat.beat, chat.given], everything)
+        measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, [chat.beat], views.streamed)
         on(measured.then, views.figures, None, views.figure_outputs)
 
     # --- events -------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Views:
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.stop, chat.beat]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.ask, chat.stop, chat.beat]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -64,8 +64,6 @@ class Views:
             chat.examples_row,
             *chat.examples,
             chat.box,
-            chat.ask,
-            chat.stop,
             chat.new_chat,
             self._speed.compare,
             self._speed.answers,

@@ -41,12 +41,15 @@ def one_by_one(*triggers: Callable[..., Dependency]) -> Callable[..., Dependency
 
 
 def stream(
-    trigger: Callable[..., Dependency], watch: Callable[[], Iterator[Updates]], outputs: Sequence[Block]
+    trigger: Callable[..., Dependency],
+    watch: Callable[..., Iterator[Updates]],
+    inputs: Sequence[Block],
+    outputs: Sequence[Block],
 ) -> Dependency:
     """Connect a generator that follows a job."""
     return trigger(
         watch,
-        None,
+        list(inputs),
         list(outputs),
         show_progress="hidden",
         api_visibility="private",

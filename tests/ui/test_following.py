@@ -79,13 +79,43 @@ def test_what_is_sent_while_a_job_runs_is_in_doubt_until_it_is_followed(workspac
     goes_on = held(workspace)
     assert workspace.moment == "2+"
     assert views.everything(None)[chat.beat] == "2?"
-    stream = views.follow()
+    stream = views.follow("2?")
     next(stream)
     assert next(stream)[chat.beat] == "2+"
+    assert chat.beat not in next(stream)  # or it would hide that another event has shown what is older
     goes_on.set()
     done(workspace.job)
     assert workspace.moment == "2-"
-    assert {updates[chat.beat] for updates in stream} == {"2+"}  # the result is still to come
+    *_, last = stream
+    assert last[chat.beat] == "2+"  # the result is still to come
+
+
+def test_a_page_that_another_event_has_set_back_stays_in_doubt_while_it_follows(
+    workspace: Workspace, views: Following
+) -> None:
+    """The result of an earlier job that comes after the question of the next one."""
+    chat = views._chat
+    goes_on = held(workspace)
+    stream = views.follow("1-")
+    next(stream)
+    for _ in range(2):
+        assert chat.beat not in next(stream)
+    goes_on.set()
+
+
+def test_who_follows_a_job_can_always_stop_it(workspace: Workspace, views: Following) -> None:
+    """What another event has shown of the buttons from before the job, and came too late, does not last."""
+    chat = views._chat
+    goes_on = held(workspace)
+    stream = views.follow("2?")
+    next(stream)
+    for _ in range(2):
+        shown = next(stream)
+        assert shown[chat.ask] == gr.update(visible=False)
+        assert shown[chat.stop] == gr.update(visible=True, interactive=True)
+    workspace.stop()
+    assert next(stream)[chat.stop] == gr.update(visible=True, interactive=False)  # it was pressed
+    goes_on.set()
 
 
 def test_a_page_that_hears_nothing_of_a_running_answer_is_shown_it(workspace: Workspace, views: Following) -> None:
