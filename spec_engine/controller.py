@@ -31,6 +31,7 @@ from spec_engine.tree import DraftTree
 
 _CREDIT = 1.7  # plain steps that an answer may lose at its start …
 _CAUTION = 0.7  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
+_ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
 _RATE = 0.002  # … and so many more for each plain step
 _LOOK = 0.7  # plain steps; a look takes no more than this off the account: a draft may be wrong once
 _DEAR = 4.0  # … unless drafting alone took so long: then …
@@ -79,6 +80,7 @@ class BudgetController:
         """A new answer starts behind `num_tokens`; its content is unknown, so drafting gets a fresh chance. `is_drawn`:
         its tokens are drawn at a temperature; how far drafts can be believed is another question then."""
         self._lost_looks = self._looks[is_drawn]
+        self._is_proven = not is_drawn  # drafts have been right in this answer: only then they go deep, if it is drawn
         self._plain.begin(num_tokens)
         self._passes.begin(is_drawn=is_drawn)
         self._levels.begin(is_drawn=is_drawn)
@@ -106,7 +108,8 @@ class BudgetController:
         plain_s = self._plain.seconds
         if self._is_resting or plain_s is None:
             return math.inf
-        return self._gain_of(self._levels.further, plain_s)
+        gain = self._gain_of(self._levels.further, plain_s)
+        return gain if self._is_proven else max(gain, _ONE_LEVEL)
 
     def first_gain(self) -> float:
         """The same of the first pass of a draft, for a drafter that has copies besides."""
@@ -128,6 +131,7 @@ class BudgetController:
         if not self._is_adaptive:
             return
         self._num_steps += 1
+        self._is_proven |= len(path) > 1
         beside_s = record.draft_s + record.other_s
         seconds = record.verify_s + beside_s
         self._recent_s = _MEMORY * self._recent_s + seconds
@@ -135,10 +139,11 @@ class BudgetController:
         proposed, self._proposed = self._proposed or tree, None
         plain_s = self._plain.seconds or record.verify_s
         is_dear = record.draft_s > _SMALL * plain_s
+        usual = self._passes.num_steps(len(tree) - 1) if len(tree) > 1 else None
         if len(proposed) > 1:
             self._passes.record(proposed.log_q, len(tree) - 1, len(path) - 1, record.verify_s, plain_s)
         if len(tree) > 1:
-            self._plain.add_pass(record.verify_s)
+            self._plain.add_pass(record.verify_s, usual)
         else:
             self._plain.add_step(record.verify_s + min(beside_s, _SMALL * record.verify_s))
         if self.budget():
@@ -159,7 +164,7 @@ class BudgetController:
     def _affords(self, more: float) -> bool:
         """Whether the account, and so much, covers a look: the first pass of a draft, as often as looks lose."""
         num_lost, num_known = self._lost_looks
-        risk = self._levels.first * (num_lost + 1) / (num_known + 1)
+        risk = self._levels.risk * (num_lost + 1) / (num_known + 1)
         return risk <= self._account + more
 
     def _book_look(self, seconds: float, draft_s: float, num_tokens: int) -> None:

@@ -18,6 +18,8 @@ _PRIOR = 2.0  # weight of that guess against drafts, in passes that they differ 
 _TRUST = 2.0  # tokens for which a draft is believed …
 _FADE = 0.9  # … the weight of what was known against a new answer …
 _MEMORY = 0.9  # … and the weight of older ones against the next
+_DOUBT = 0.7  # what a first pass costs is believed so much less with each answer in which none was run …
+_FASTER = 0.5  # … and a draft that then takes less than this part of it makes older ones worthless
 
 
 class LevelCosts:
@@ -29,6 +31,13 @@ class LevelCosts:
         self._drafts: deque[tuple[int, float]] = deque(maxlen=_NUM_DRAFTS)  # passes, plain steps that they took
         self._beliefs = {False: [0.0, 0.0], True: [_TRUST, 0.0]}  # tokens expected and confirmed, if drawn or not
         self._belief = self._beliefs[False]
+        self._doubt, self._is_asked = 1.0, True
+
+    @property
+    def risk(self) -> float:
+        """Plain steps that a look may lose: its first pass. The machine may have been slow when that was measured, so
+        what is too dear to be tried gets its chance after some answers."""
+        return self.first * self._doubt
 
     @property
     def trust(self) -> float:
@@ -41,21 +50,29 @@ class LevelCosts:
         are drawn, which a draft can foresee less; how far it could be believed is kept apart."""
         self._belief = self._beliefs[is_drawn]
         self._belief[:] = (_FADE * old for old in self._belief)  # so that what is not asked any more gets its chance
+        self._doubt = 1.0 if self._is_asked else self._doubt * _DOUBT
+        self._is_asked = False
         if self._drafts:
             self._drafts.popleft()
             self._fit()
 
     def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
         """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
+        if self._doubt < 1 and took < _FASTER * (self.first + self.further * (num_passes - 1)):
+            self._drafts.clear()  # a draft may be held up, never sped up: the doubt was right
         self._drafts.append((num_passes, min(took, _MOST)))
+        self._doubt, self._is_asked = 1.0, True
         self._belief[:] = (
             _MEMORY * old + new for old, new in zip(self._belief, (expected, num_confirmed), strict=True)
         )
         self._fit()
 
     def _fit(self) -> None:
-        """The line through all drafts but the one that took longest for its passes: that was held up."""
+        """The line through all drafts but the one that took longest for its passes, and those beyond `_MOST` where they
+        are few: they were held up."""
         drafts = sorted(self._drafts, key=lambda one: one[1] / one[0])
+        usual = [one for one in drafts if one[1] < _MOST]
+        drafts = usual if 2 * len(usual) > len(drafts) else drafts
         if len(drafts) < _FEW_DRAFTS:  # what was measured may have been held up: not believed beyond a plain step
             self.first = min(drafts[0][1] / drafts[0][0], 1.0) if drafts else _GUESS
             self.further = min(self.first, _GUESS)

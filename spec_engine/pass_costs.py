@@ -86,6 +86,13 @@ class PassCosts:
         every = (sum(self._confirmed) + self._most * _PRIOR) / (sum(self._expected) + _PRIOR)
         return min(every, self._most)
 
+    def num_steps(self, num_run: int) -> float | None:
+        """Plain steps that a pass over a root and so many nodes takes; None before any was measured."""
+        if not any(num for num, _ in self._passes):
+            return None
+        first, row = self._line()
+        return 1 + first + row * num_run
+
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
         return self._line()[1] * plain_s

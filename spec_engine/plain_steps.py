@@ -26,6 +26,7 @@ class PlainSteps:
         self.seconds: float | None = None
         self._steps: deque[float] = deque(maxlen=_NUM_COSTS)
         self._passes: deque[float] = deque(maxlen=_NUM_COSTS)  # over drafts
+        self._told: deque[float] = deque(maxlen=_NUM_COSTS)  # what a plain step takes, by such passes
         self._known: dict[int, float] = {}  # settled seconds by tokens of the context, in classes of powers of two
         self._bound = math.inf
         self._num_tokens = self._num_steps = 0
@@ -39,6 +40,7 @@ class PlainSteps:
         self._num_tokens, self._num_steps = num_tokens, 0
         self._steps.clear()
         self._passes.clear()
+        self._told.clear()
         self.seconds = None
 
     def add_step(self, seconds: float) -> None:
@@ -49,9 +51,12 @@ class PlainSteps:
         self._steps.append(max(seconds, _SHORTEST))
         self._sum_up()
 
-    def add_pass(self, seconds: float) -> None:
-        """A pass over a draft."""
+    def add_pass(self, seconds: float, num_steps: float | None) -> None:
+        """A pass over a draft, which usually takes so many plain steps: where passes take longer than what is known of
+        other answers allows, the machine has slowed down. None: what is usual is not known."""
         self._passes.append(max(seconds, _SHORTEST))
+        if num_steps is not None:
+            self._told.append(seconds / max(num_steps, 1.0))
         self._sum_up()
 
     @property
@@ -62,4 +67,6 @@ class PlainSteps:
         if self._steps:
             passes = statistics.median_low(self._passes) if self._passes else math.inf
             bound = math.inf if self._is_settled else self._bound
+            if len(self._told) > 1:
+                bound = max(bound, statistics.median_low(self._told))
             self.seconds = min(statistics.median_low(self._steps), passes, bound)

@@ -298,6 +298,55 @@ def test_short_contexts_after_long_ones_are_drafted_for(verify: Cost, factor: fl
     assert speed > 0.75 * usual
 
 
+def fairly_dear(num_passes: int) -> float:
+    return gpu(0) * (0.5 + 0.2 * num_passes) if num_passes else 0.0
+
+
+@pytest.mark.parametrize("factor", [3.0, 10.0])
+def test_an_answer_on_a_busy_machine_does_not_silence_those_after_it(factor: float) -> None:
+    """What drafts take then is a multiple of what plain steps take then, not of what they took before."""
+    idle = Machine(gpu, fairly_dear, accept=0.95, noise=0.0)
+    busy = Machine(lambda num: factor * gpu(num), lambda num: factor * fairly_dear(num), 0.95, noise=0.0)
+    never = Machine(gpu, fairly_dear, accept=0.0, noise=0.0, says=0.1)
+    controller = BudgetController(16)
+    never.first_step(controller)
+    never.speed(controller, 60)  # so plain steps are known
+    idle.first_step(controller)
+    usual = idle.speed(controller, 60)
+    busy.first_step(controller)
+    busy.speed(controller, 60)
+    idle.first_step(controller)
+    assert idle.speed(controller, 60) > 0.8 * usual
+
+
+def test_what_was_too_dear_to_be_tried_gets_its_chance() -> None:
+    """Drafts took long while something else was running; nothing but a look can tell that it is over."""
+    slow = Machine(gpu, lambda num: 3 * fairly_dear(num), accept=0.95, noise=0.0)
+    machine = Machine(gpu, fairly_dear, accept=0.95, noise=0.0)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    usual = machine.speed(controller, 60)
+    for _ in range(2):
+        slow.first_step(controller)
+        slow.speed(controller, 60)
+    for _ in range(5):
+        machine.first_step(controller)
+        speed = machine.speed(controller, 60)
+    assert speed > 0.8 * usual
+
+
+def test_a_drawn_answer_is_drafted_for_one_level_until_a_draft_was_right() -> None:
+    controller = BudgetController(16)
+    machine = Machine(gpu, cheap, accept=0.95, noise=0.0)
+    machine.first_step(controller)
+    assert controller.min_gain() <= 1
+    machine.first_step(controller, is_drawn=True)
+    assert 1 < controller.min_gain() < math.inf
+    assert machine.tree(16, controller.min_gain()).num_passes == 1
+    machine.speed(controller, 10)
+    assert controller.min_gain() <= 1
+
+
 def test_a_machine_that_is_free_again_is_noticed() -> None:
     """All takes ten times as long for some answers, and then no longer."""
     slow = Machine(lambda num_nodes: 10 * cpu(num_nodes), lambda num_nodes: 10 * cheap(num_nodes), 0.9, noise=0.0)
