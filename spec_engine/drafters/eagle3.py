@@ -118,7 +118,7 @@ class EagleSession:
         """Take committed tokens with their features. A few wait for the next proposal; more are run at once."""
         assert step.features is not None, "the pass was not tapped"
         self._join()
-        self._reach.confirmed(len(step.token_ids) - 1)
+        self._reach.confirmed(len(step.token_ids) - 1, step.depth)
         self._num_done = step.num_done
         before = self._feature
         features = step.features  # [n, F], combined when they are needed: while drafting rests they cost nothing

@@ -120,7 +120,7 @@ class LongSpecSession:
 
     def observe(self, step: Step) -> None:
         """Take committed tokens; those of the last window wait for the next proposal."""
-        self._reach.confirmed(len(step.token_ids) - 1)
+        self._reach.confirmed(len(step.token_ids) - 1, step.depth)
         self._num_done = step.num_done
         self._pending.extend(step.token_ids)
         del self._pending[: -self._memory.window]

@@ -190,8 +190,9 @@ class Reach:
         self._depth = depth
         self._chances += [1.0] * (depth + 1 - len(self._chances))
 
-    def confirmed(self, num_tokens: int) -> None:
-        """So many of its tokens were."""
+    def confirmed(self, num_tokens: int, num_run: int | None = None) -> None:
+        """So many of its tokens were, of `num_run` levels that the target ran: nothing is known of those below."""
+        self._depth = min(self._depth, self._depth if num_run is None else num_run)
         if not self._depth:
             return
         for level in range(min(num_tokens + 1, self._depth)):

@@ -50,7 +50,7 @@ class Step:
 
     `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
     sees everything. `features` [n, F] in the target's dtype: the tapped hidden states of the n tokens, side by side in
-    the order of the taps. Each is None unless it was asked for. `is_prompt`: they were given, not generated.
+    the order of the taps. Each is None unless asked for. `is_prompt`: they were given. `depth`: of the tree run.
     """
 
     token_ids: tuple[int, ...]
@@ -58,6 +58,7 @@ class Step:
     attention_row: Tensor | None = None
     features: Tensor | None = None
     is_prompt: bool = False
+    depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ class Target:
         features = outputs.features
         if features is not None and len(path) < len(outputs.tree):
             features = features.index_select(0, on_device(path, features.device))
-        return Step(token_ids, self.length, row, features)
+        return Step(token_ids, self.length, row, features, depth=outputs.tree.depth)
 
     def reuse(self, token_ids: Sequence[int]) -> int:
         """Hold the longest prefix of `token_ids` that is in memory, nothing else, and return its length.

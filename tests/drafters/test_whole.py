@@ -235,6 +235,22 @@ def test_the_levels_go_by_how_deep_drafts_were_right() -> None:
     assert reach.depth(0.5, 8) == 1
 
 
+def test_levels_that_were_cut_before_the_target_saw_them_were_not_wrong() -> None:
+    reach = Reach()
+    for _ in range(30):
+        reach.drafted(8)
+        reach.confirmed(2, 2)
+    assert reach.depth(0.5, 8) == 8
+    for _ in range(30):
+        reach.drafted(8)
+        reach.confirmed(0, 0)
+    assert reach.depth(0.5, 8) == 8
+    for _ in range(30):
+        reach.drafted(8)
+        reach.confirmed(1, 2)
+    assert reach.depth(0.5, 8) == 1
+
+
 def test_without_a_gpu_heads_draft_level_by_level() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     reference = ReferenceBackend()
