@@ -7,8 +7,9 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -53,6 +54,29 @@ _KERNEL_ROWS = (1, 8, 16, 32, 64)
 _SWEPT_KEYS = 16_384
 _LEAST_CHUNK = 512  # tokens of a prompt read at once
 _Made = tuple[str, str]  # JSON, table
+_ASKING = ("speed", "quality", "looks", "traces")  # kinds of measurement that ask questions …
+_READING = (*_ASKING, "needle", "reopen")  # … and all that read texts
+_READ_BY = {
+    "preset": (*_READING, "limit", "replay"),
+    "model": (*_READING, "limit", "replay"),
+    "data": _READING,
+    "texts": _READING,
+    "questions": _ASKING,
+    "max_tokens": ("speed", "traces", "replay"),
+    "drafters": ("speed",),
+    "also": ("speed", "traces"),
+    "temperature": ("speed", "traces"),
+    "fixed_budget": ("speed", "replay"),
+    "ask": ("speed", "traces"),
+    "shape": ("limit", "kernels"),
+    "rows": ("limit", "kernels"),
+    "parts": ("limit",),
+    "sweep": ("kernels",),
+    "dtype": ("limit", "kernels", "replay"),
+    "no_graphs": (*_READING, "limit", "replay"),
+    "out": (*(kind for kind in _READING if kind != "traces"), "limit", "kernels", "replay"),
+    "json": (*(kind for kind in _READING if kind != "traces"), "limit", "kernels", "replay"),
+}
 
 
 def add_bench(bench: argparse.ArgumentParser) -> None:
@@ -95,13 +119,10 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--no-graphs", action="store_true", help="do not capture passes as CUDA graphs")
     bench.add_argument("--out", type=Path, help="also write the result as JSON here")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    bench.set_defaults(command=_bench)
+    bench.set_defaults(command=partial(_bench, {name: bench.get_default(name) for name in _READ_BY}))
 
 
-def _bench(arguments: argparse.Namespace) -> int:
-    _refuse_unread(arguments)
-    if arguments.traces is not None:
-        return _traces(arguments)
+def _bench(usual: Mapping[str, object], arguments: argparse.Namespace) -> int:
     kinds: dict[str, Callable[[argparse.Namespace], _Made]] = {
         "quality": _quality,
         "needle": _needle,
@@ -111,8 +132,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         "replay": _replay,
         "kernels": _kernels,
     }
-    measure = next((kinds[kind] for kind in kinds if getattr(arguments, kind) not in (None, False)), _speed)
-    as_json, table = measure(arguments)
+    kind = next((kind for kind in (*kinds, "traces") if getattr(arguments, kind) not in (None, False)), "speed")
+    _refuse_unread(arguments, usual, kind)
+    if kind == "traces":
+        return _traces(arguments)
+    as_json, table = kinds.get(kind, _speed)(arguments)
     _write(arguments.out, as_json)
     say(as_json if arguments.json else table)
     return 0
@@ -125,22 +149,15 @@ def _write(out: Path | None, as_json: str) -> None:
         out.write_text(as_json + "\n", "utf-8")
 
 
-def _refuse_unread(arguments: argparse.Namespace) -> None:
-    """Raise `RequestError` for options that another kind of measurement would not read."""
-    unread: tuple[str, ...] = ("drafters", "fixed_budget", "out", "json") if arguments.traces else ()
-    kinds = ("quality", "needle", "limit", "replay", "kernels", "traces")
-    if any(getattr(arguments, kind) for kind in kinds[:-1]):
-        unread = ("also", "drafters", "temperature", "fixed_budget", "ask")
-    for name in unread:
-        if getattr(arguments, name) and not (name == "fixed_budget" and arguments.replay):
-            kind = next(kind for kind in kinds if getattr(arguments, kind))
-            raise RequestError(f"--{name.replace('_', '-')} is not read with --{kind}. Leave it out.")
-    if arguments.shape and not (arguments.limit or arguments.kernels):
-        raise RequestError("--shape is read with --limit alone, and --kernels: random weights answer nothing.")
-    if arguments.rows and not (arguments.limit or arguments.kernels):
-        raise RequestError("--rows is read with --limit and --kernels. Leave it out.")
-    if arguments.sweep and not arguments.kernels:
-        raise RequestError("--sweep is read with --kernels. Leave it out.")
+def _refuse_unread(arguments: argparse.Namespace, usual: Mapping[str, object], kind: str) -> None:
+    """Raise `RequestError` for an option that differs from what is `usual` and that this kind would not read."""
+    here = "where answers are timed" if kind == "speed" else f"with --{kind}"
+    for name, kinds in _READ_BY.items():
+        if kind not in kinds and getattr(arguments, name) != usual[name]:
+            others = " or ".join("a run that times answers" if other == "speed" else f"--{other}" for other in kinds)
+            raise RequestError(f"--{name.replace('_', '-')} is not read {here}, but with {others}. Leave it out.")
+    if kind == "limit" and arguments.shape and (arguments.preset, arguments.model) != (usual["preset"], usual["model"]):
+        raise RequestError("--limit measures a --shape or a --preset, not both. Leave one of them out.")
 
 
 def _speed(arguments: argparse.Namespace) -> _Made:
@@ -212,6 +229,8 @@ def _kernels(arguments: argparse.Namespace) -> _Made:
     )
     rows = measure_kernels(heads, _rows(arguments, _KERNEL_ROWS), _lengths(arguments), (dtype, device), progress)
     table = f"{kernel_table(rows)}\n\n{where}"
+    if arguments.sweep and device.type != "cuda":
+        table += "\n\nNo other cuts were tried: those are of the kernels on an NVIDIA GPU."
     if not arguments.sweep or device.type != "cuda":
         return kernel_json(where, rows, ()), table
     _write(arguments.out, kernel_json(where, rows, ()))

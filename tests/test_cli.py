@@ -132,8 +132,8 @@ def test_doctor_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.slow
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
-    size = ["--lengths", "512", "--texts", "1", "--questions", "4", "--max-tokens", "24"]
-    assert main(["bench", *size, "--out", str(out)]) == 0
+    size = ["--lengths", "512", "--texts", "1", "--questions", "4"]
+    assert main(["bench", *size, "--max-tokens", "24", "--out", str(out)]) == 0
     assert "| plain (`none`) |" in capsys.readouterr().out
     rows = json.loads(out.read_text("utf-8"))["rows"]
     ours, theirs = {"none", "lookup", "lm", "lm, no retrieval", "blend"}, {"generate", "prompt lookup", "assisted"}
@@ -166,3 +166,28 @@ def test_training_options_of_another_part_are_refused(
 ) -> None:
     assert main(["train", part, "--corpus", "none.txt", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--parts", "passes"], "--parts is not read where answers are timed, but with --limit"),
+        (["--kernels", "--preset", "nosuch"], "--preset is not read with --kernels"),
+        (
+            ["--kernels", "--ask", "What?"],
+            "--ask is not read with --kernels, but with a run that times answers or --traces. Leave it out.",
+        ),
+        (["--quality", "--drafters", "lm"], "--drafters is not read with --quality, but with a run that times answers"),
+        (["--reopen", "--questions", "2"], "--questions is not read with --reopen"),
+        (["--limit", "--texts", "2"], "--texts is not read with --limit"),
+        (["--limit", "--shape", "tiny", "--preset", "nosuch"], "a --shape or a --preset, not both"),
+        (["--traces", "here.jsonl", "--json"], "--json is not read with --traces"),
+        (["--replay", "2", "--data", "here"], "--data is not read with --replay"),
+        (["--looks", "--dtype", "float16"], "--dtype is not read with --looks"),
+    ],
+)
+def test_options_that_a_measurement_would_not_read_are_refused(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *options]) == 2
+    assert says in capsys.readouterr().err

@@ -107,7 +107,8 @@ class Fused:
             x = block.out.added_to(x, seen)
             x = block.down.added_to(x, self._gated(block.gate_up(self._normed(x, block.mlp_norm))))
         if current.feature_layers:
-            features[len(self._blocks)] = self._normed(x, self._norm)
+            if len(self._blocks) in current.feature_layers:
+                features[len(self._blocks)] = self._normed(x, self._norm)
             current.features = torch.cat([features[layer] for layer in current.feature_layers], dim=-1)
         return self._head(self._normed(x[-last:], self._norm))
 

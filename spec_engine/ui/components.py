@@ -58,6 +58,7 @@ class ChatPane:
     seen: gr.State  # the number of the view that this page shows
     given: gr.State  # the keys of what this page's fields were given
     beat: gr.Textbox  # the moment of the workspace that this page has come to, hidden
+    aside: gr.Textbox  # what this page follows in the background, hidden
     doubt: gr.State  # the moment that it should have come to when it was last looked at
     stale: gr.Textbox  # changes when the page is behind, hidden
     clock: gr.Timer

@@ -40,7 +40,7 @@ class Following(Views):
             return
         for updates in self._followed(job):
             if job.kind in BACKGROUND:
-                yield updates
+                yield {**updates, self._chat.aside: job.kind if job.is_running else ""}
                 continue
             # What another event has shown from before the job may come in between, so these are told each time.
             shown = {**updates, self._chat.ask: gr.update(visible=False), self._chat.stop: self._stop_button_of(job)}
@@ -54,13 +54,15 @@ class Following(Views):
         """The button that stops a job which is followed, until it was pressed."""
         return gr.update(visible=True, interactive=not job.is_cancelled())
 
-    def look(self, beat: str, doubt: str) -> Updates:
-        """Whether a page that has come to `beat` is where the workspace is; it is behind if it was so the last time."""
+    def look(self, beat: str, doubt: str, aside: str = "") -> Updates:
+        """Whether a page that has come to `beat` is where the workspace is, and what it follows `aside` still runs; it
+        is behind if it was so the last time."""
         chat, moment = self._chat, self._workspace.moment
-        if beat == moment:
+        is_over = bool(aside) and self._workspace.active_job is None
+        if beat == moment and not is_over:
             return {chat.doubt: ""}
-        if doubt != f"{beat} {moment}":
-            return {chat.doubt: f"{beat} {moment}"}
+        if doubt != f"{beat} {moment} {aside}":
+            return {chat.doubt: f"{beat} {moment} {aside}"}
         return {chat.doubt: "", chat.stale: f"{moment} {time.monotonic()}"}
 
     def catch_up(self, beat: str, given: Given | None) -> Updates:

@@ -70,7 +70,7 @@ class Handlers:
         for number, button in enumerate(doc.fit_others):
             self._follow(on(button.click, partial(self.take_offer, number), None, everything))
         on(chat.stop.click, self.stop, None, [chat.stop])
-        on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt], [chat.doubt, chat.stale])
+        on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt, chat.aside], [chat.doubt, chat.stale])
         on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given], everything)
         on(chat.new_chat.click, self.new_chat, None, everything)
         self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))

@@ -175,19 +175,7 @@ def _chat_pane() -> ChatPane:
         choices=[], label=text.BRANCHES_LABEL, visible=False, filterable=False, elem_id="se-branches"
     )
     notice = _html(elem_id="se-notice")
-    with gr.Row(elem_id="se-composer", equal_height=True):
-        box = gr.Textbox(
-            show_label=False,
-            label=text.QUESTION_LABEL,
-            placeholder=text.ASK_NEEDS_ENGINE,
-            max_lines=6,
-            container=False,
-            scale=1,
-            elem_id="se-box",
-        )
-        ask = gr.Button(text.ASK_BUTTON, variant="primary", scale=0, min_width=84, interactive=False, elem_id="se-ask")
-        stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
-        new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
+    box, ask, stop, new_chat = _composer()
     authors_of, authors = _authors()
     return ChatPane(
         chat=chat,
@@ -206,10 +194,29 @@ def _chat_pane() -> ChatPane:
         seen=gr.State(None),
         given=gr.State(None),
         beat=_hidden("se-beat"),
+        aside=_hidden("se-aside"),
         doubt=gr.State(""),
         stale=_hidden("se-stale"),
         clock=gr.Timer(LOOK_EVERY_S),
     )
+
+
+def _composer() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button]:
+    """The question, and what can be pressed beside it: ask, stop, begin anew."""
+    with gr.Row(elem_id="se-composer", equal_height=True):
+        box = gr.Textbox(
+            show_label=False,
+            label=text.QUESTION_LABEL,
+            placeholder=text.ASK_NEEDS_ENGINE,
+            max_lines=6,
+            container=False,
+            scale=1,
+            elem_id="se-box",
+        )
+        ask = gr.Button(text.ASK_BUTTON, variant="primary", scale=0, min_width=84, interactive=False, elem_id="se-ask")
+        stop = gr.Button(text.STOP_BUTTON, variant="stop", scale=0, min_width=84, visible=False, elem_id="se-stop")
+        new_chat = gr.Button(text.NEW_CHAT_BUTTON, scale=0, min_width=96, elem_id="se-new")
+    return box, ask, stop, new_chat
 
 
 def _hidden(elem_id: str) -> gr.Textbox:

@@ -93,11 +93,12 @@ class PageState:
 
     @property
     def moment(self) -> str:
-        """How many jobs there were that somebody waited for, and whether the last one is running. A job that begins or
-        ends meanwhile makes it one that has passed, never one to come."""
-        num_jobs = self._num_jobs
+        """How many jobs there were that somebody waited for and how many conversations and documents were shown, and
+        whether the last job is running. One that begins or ends meanwhile makes it a moment that has passed, never one
+        to come."""
+        past = f"{self._num_jobs}.{self.view}"
         job = self.active_job
-        return f"{num_jobs}{'+' if job is not None and job.kind not in BACKGROUND else '-'}"
+        return f"{past}{'+' if job is not None and job.kind not in BACKGROUND else '-'}"
 
     @property
     def turns(self) -> tuple[Turn, ...]:

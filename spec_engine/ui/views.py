@@ -35,7 +35,7 @@ class Views:
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.ask, chat.stop, chat.beat]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.ask, chat.stop, chat.beat, chat.aside]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -97,6 +97,7 @@ class Views:
             **self.fields.updates(given),
             self._chat.seen: self._workspace.view,
             self._chat.beat: beat,
+            self._chat.aside: gr.skip() if self._workspace.active_job else "",
             **shown,
         }
 

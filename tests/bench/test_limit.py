@@ -139,4 +139,4 @@ def test_the_command_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "| 256 tokens | " in capsys.readouterr().out
     assert [row["num_rows"] for row in json.loads(out.read_text())["passes"]] == [1, 8, 16, 32, 64, 512]
     assert main(["bench", "--shape", "vicuna-68m"]) == 2
-    assert "--shape is read with --limit alone" in capsys.readouterr().err
+    assert "--shape is not read where answers are timed" in capsys.readouterr().err

@@ -64,30 +64,30 @@ def test_a_page_that_is_where_the_workspace_is_gets_nothing(workspace: Workspace
 
 def test_a_page_is_behind_when_it_was_so_twice(workspace: Workspace, views: Following) -> None:
     chat = views._chat
-    first = views.look("0-", "")
+    first = views.look("0.1-", "")
     assert set(first) == {chat.doubt}  # what it lacks may be on its way
-    second = views.look("0-", str(first[chat.doubt]))
+    second = views.look("0.1-", str(first[chat.doubt]))
     assert second[chat.doubt] == ""
     assert second[chat.stale]
     done(workspace.ask("What?"))
-    moved_on = views.look("0-", str(first[chat.doubt]))
+    moved_on = views.look("0.1-", str(first[chat.doubt]))
     assert chat.stale not in moved_on  # behind again, but what it lacks is new
 
 
 def test_what_is_sent_while_a_job_runs_is_in_doubt_until_it_is_followed(workspace: Workspace, views: Following) -> None:
     chat = views._chat
     goes_on = held(workspace)
-    assert workspace.moment == "2+"
-    assert views.everything(None)[chat.beat] == "2?"
-    stream = views.follow("2?")
+    assert workspace.moment == "2.1+"
+    assert views.everything(None)[chat.beat] == "2.1?"
+    stream = views.follow("2.1?")
     next(stream)
-    assert next(stream)[chat.beat] == "2+"
+    assert next(stream)[chat.beat] == "2.1+"
     assert chat.beat not in next(stream)  # or it would hide that another event has shown what is older
     goes_on.set()
     done(workspace.job)
-    assert workspace.moment == "2-"
+    assert workspace.moment == "2.1-"
     *_, last = stream
-    assert last[chat.beat] == "2+"  # the result is still to come
+    assert last[chat.beat] == "2.1+"  # the result is still to come
 
 
 def test_a_page_that_another_event_has_set_back_stays_in_doubt_while_it_follows(
@@ -96,7 +96,7 @@ def test_a_page_that_another_event_has_set_back_stays_in_doubt_while_it_follows(
     """The result of an earlier job that comes after the question of the next one."""
     chat = views._chat
     goes_on = held(workspace)
-    stream = views.follow("1-")
+    stream = views.follow("1.1-")
     next(stream)
     for _ in range(2):
         assert chat.beat not in next(stream)
@@ -107,7 +107,7 @@ def test_who_follows_a_job_can_always_stop_it(workspace: Workspace, views: Follo
     """What another event has shown of the buttons from before the job, and came too late, does not last."""
     chat = views._chat
     goes_on = held(workspace)
-    stream = views.follow("2?")
+    stream = views.follow("2.1?")
     next(stream)
     for _ in range(2):
         shown = next(stream)
@@ -121,25 +121,25 @@ def test_who_follows_a_job_can_always_stop_it(workspace: Workspace, views: Follo
 def test_a_page_that_hears_nothing_of_a_running_answer_is_shown_it(workspace: Workspace, views: Following) -> None:
     chat = views._chat
     goes_on = held(workspace)
-    learned = views.catch_up("1-", None)
-    assert learned[chat.beat] == "2?"
+    learned = views.catch_up("1.1-", None)
+    assert learned[chat.beat] == "2.1?"
     assert chat.chat in learned
-    again = views.catch_up("2?", None)  # only what grows, and still in doubt
+    again = views.catch_up("2.1?", None)  # only what grows, and still in doubt
     assert chat.live in again
     assert not {chat.chat, chat.beat} & set(again)
     goes_on.set()
     done(workspace.job)
-    assert views.catch_up("2?", None)[chat.beat] == "2-"
+    assert views.catch_up("2.1?", None)[chat.beat] == "2.1-"
 
 
 def test_a_result_is_shown_once(workspace: Workspace, handlers: Handlers) -> None:
     chat = handlers._page.chat
     done(workspace.ask("What?"))
-    shown = handlers.show_result("2+", None)
-    assert shown[chat.beat] == "2-"
-    assert handlers.show_result("2-", None) == {chat.live: gr.skip()}
+    shown = handlers.show_result("2.1+", None)
+    assert shown[chat.beat] == "2.1-"
+    assert handlers.show_result("2.1-", None) == {chat.live: gr.skip()}
     goes_on = held(workspace)
-    assert handlers.show_result("2-", None) == {chat.live: gr.skip()}  # the next job's own events show it
+    assert handlers.show_result("2.1-", None) == {chat.live: gr.skip()}  # the next job's own events show it
     goes_on.set()
     done(workspace.job)
 
@@ -158,7 +158,7 @@ def test_a_job_that_ends_while_the_page_is_put_together_is_not_taken_for_shown(
         return dict(shown)
 
     monkeypatch.setattr(views, "_document", slow)
-    assert views.everything(None)[views._chat.beat] == "2?" != workspace.moment
+    assert views.everything(None)[views._chat.beat] == "2.1?" != workspace.moment
 
 
 def test_measuring_and_reading_ahead_are_no_moments(workspace: Workspace) -> None:
@@ -171,6 +171,37 @@ def test_measuring_and_reading_ahead_are_no_moments(workspace: Workspace) -> Non
     assert workspace.moment == before
 
 
+def test_a_page_that_lost_sight_of_reading_ahead_finds_out(workspace: Workspace, views: Following) -> None:
+    """Its Stop button and the line about it would stay."""
+    chat, goes_on = views._chat, threading.Event()
+    workspace._begin(Job[Fact]("read", lambda job: bool(goes_on.wait(10))))
+    stream = views.follow(workspace.moment)
+    next(stream)
+    aside = str(next(stream)[chat.aside])
+    beat = workspace.moment
+    assert aside
+    assert views.look(beat, "", aside) == {chat.doubt: ""}  # it still runs
+    goes_on.set()
+    done(workspace.job)
+    first = views.look(beat, "", aside)
+    assert chat.stale in views.look(beat, str(first[chat.doubt]), aside)
+    shown = views.catch_up(beat, None)
+    assert (shown[chat.aside], shown[chat.live]) == ("", "")
+    assert shown[chat.stop] == gr.update(visible=False, interactive=True)
+    *_, last = stream
+    assert last[chat.aside] == ""
+
+
+def test_a_page_learns_that_another_one_left_the_conversation(workspace: Workspace, views: Following) -> None:
+    chat = views._chat
+    done(workspace.ask("What?"))
+    beat = str(views.everything(None)[chat.beat])
+    workspace.new_chat()
+    first = views.look(beat, "")
+    assert chat.stale in views.look(beat, str(first[chat.doubt]))
+    assert views.catch_up(beat, None)[chat.chat] == []
+
+
 def test_a_job_that_fails_at_once_is_told(workspace: Workspace, handlers: Handlers) -> None:
     """It has ended before the page that began it is put together."""
 
@@ -179,8 +210,8 @@ def test_a_job_that_fails_at_once_is_told(workspace: Workspace, handlers: Handle
 
     chat = handlers._page.chat
     begun = handlers._begin(lambda: workspace._begin(Job[Fact]("open", fail)).join(5))
-    assert workspace.moment == "2-"
-    assert begun[chat.beat] == "2?"
+    assert workspace.moment == "2.1-"
+    assert begun[chat.beat] == "2.1?"
     shown = handlers.show_result(str(begun[chat.beat]), None)
     assert "This cannot be." in str(shown[chat.notice])
 
@@ -190,5 +221,5 @@ def test_a_page_that_catches_up_gets_back_its_question(workspace: Workspace, vie
     chat = views._chat
     workspace.pending_question = "What was it?"
     workspace.answer_job = Job[Fact]("answer", lambda job: None)
-    learned = views.catch_up("1+", None)
+    learned = views.catch_up("1.1+", None)
     assert learned[chat.box]["value"] == "What was it?"  # type: ignore[index]
