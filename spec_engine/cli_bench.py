@@ -157,7 +157,11 @@ def _refuse_unread(arguments: argparse.Namespace, usual: Mapping[str, object], k
             others = " or ".join("a run that times answers" if other == "speed" else f"--{other}" for other in kinds)
             raise RequestError(f"--{name.replace('_', '-')} is not read {here}, but with {others}. Leave it out.")
     if kind == "limit" and arguments.shape and (arguments.preset, arguments.model) != (usual["preset"], usual["model"]):
-        raise RequestError("--limit measures a --shape or a --preset, not both. Leave one of them out.")
+        raise RequestError("--limit measures a --shape, or a --preset or --model, not both. Leave one of them out.")
+    if kind == "limit" and not arguments.shape and arguments.dtype != usual["dtype"]:
+        raise RequestError("--dtype is read with the --shape of --limit: a preset says its own. Leave it out.")
+    if arguments.ask is not None and arguments.questions != usual["questions"]:
+        raise RequestError("--questions is not read with --ask, which is one question a text. Leave it out.")
 
 
 def _speed(arguments: argparse.Namespace) -> _Made:

@@ -60,6 +60,7 @@ class BudgetController:
         self._levels = LevelCosts()
         self._num_dear = 0  # drafts in a row that took time and named no pass; one may have been held up
         self._looks = {False: [0.0, 0.0], True: [0.0, 0.0]}  # that lost, and all, if drawn or not; older ones for less
+        self._num_steps = 0
         self.begin(0)
 
     @property
@@ -78,12 +79,14 @@ class BudgetController:
 
     def begin(self, num_tokens: int, *, is_drawn: bool = False) -> None:
         """A new answer starts behind `num_tokens`; its content is unknown, so drafting gets a fresh chance. `is_drawn`:
-        its tokens are drawn at a temperature; how far drafts can be believed is another question then."""
+        its tokens are drawn at a temperature; how far drafts can be believed is another question then. What is known
+        is believed less with each answer; one of a single step, as for a prompt that is only read, is none."""
+        is_later = self._num_steps > 1
         self._lost_looks = self._looks[is_drawn]
         self._is_proven = not is_drawn  # drafts have been right in this answer: only then they go deep, if it is drawn
-        self._plain.begin(num_tokens)
-        self._passes.begin(is_drawn=is_drawn)
-        self._levels.begin(is_drawn=is_drawn)
+        self._plain.begin(num_tokens, is_later=is_later)
+        self._passes.begin(is_drawn=is_drawn, is_later=is_later)
+        self._levels.begin(is_drawn=is_drawn, is_later=is_later)
         num_lost, num_known = self._lost_looks
         self._account = _CREDIT * (1 - (_CAUTION if is_drawn else 0.0) * num_lost / (num_known + 1))
         self._wait = 1  # steps until the next look
@@ -131,7 +134,6 @@ class BudgetController:
         if not self._is_adaptive:
             return
         self._num_steps += 1
-        self._is_proven |= len(path) > 1
         beside_s = record.draft_s + record.other_s
         seconds = record.verify_s + beside_s
         self._recent_s = _MEMORY * self._recent_s + seconds
@@ -149,6 +151,7 @@ class BudgetController:
         if self.budget():
             self._num_dear = self._num_dear + 1 if is_dear and not proposed.num_passes else 0
         num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
+        self._is_proven |= num_passes > 0 and len(path) > 1
         if num_passes:
             expected = sum(map(chance, tree.log_q[1:]))
             self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)

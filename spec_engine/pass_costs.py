@@ -44,11 +44,11 @@ class PassCosts:
         self._expected, self._confirmed = self._beliefs[False]  # tokens, by class of the first one's probability
         self._num_cut = 0  # drafts in a row that were cut to nothing
 
-    def begin(self, *, is_drawn: bool = False) -> None:
+    def begin(self, *, is_drawn: bool = False, is_later: bool = True) -> None:
         """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
         self._expected, self._confirmed = self._beliefs[is_drawn]
         self._most = _HOPE_DRAWN if is_drawn else _HOPE
-        for kind, expected in enumerate(self._expected):
+        for kind, expected in enumerate(self._expected if is_later else ()):
             share = min(_FADE, _KEPT / max(expected, _KEPT))
             self._expected[kind] *= share
             self._confirmed[kind] *= share
@@ -87,22 +87,29 @@ class PassCosts:
         return min(every, self._most)
 
     def num_steps(self, num_run: int) -> float | None:
-        """Plain steps that a pass over a root and so many nodes takes; None before any was measured."""
-        if not any(num for num, _ in self._passes):
+        """Plain steps that a pass over a root and so many nodes takes; None before two with nodes were measured."""
+        if sum(num > 0 for num, _ in self._passes) < 2:
             return None
         first, row = self._line()
-        return 1 + first + row * num_run
+        return self._bare() + first + row * num_run
 
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
         return self._line()[1] * plain_s
 
+    def _usual(self) -> list[tuple[int, float]]:
+        """All passes but the longest, the shortest first."""
+        return sorted(self._passes, key=lambda one: one[1])[:-1]
+
+    def _bare(self) -> float:
+        """Plain steps that a pass over a root takes, behind a draft."""
+        bare = [took for num, took in self._usual() if num == 0]
+        return (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
+
     def _line(self) -> tuple[float, float]:
         """Plain steps that any rows add to a pass, and each of them: the line through all passes with rows, never
         falling, that begins no lower than bare passes. The longest pass does not count."""
-        passes = sorted(self._passes, key=lambda one: one[1])[:-1]
-        bare = [took for num, took in passes if num == 0]
-        bare_steps = (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
+        passes, bare_steps = self._usual(), self._bare()
         full = [(num, max(took - bare_steps, 0.0)) for num, took in passes if num]
         if not full:
             return 0.0, 0.0

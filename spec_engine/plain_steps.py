@@ -31,9 +31,10 @@ class PlainSteps:
         self._bound = math.inf
         self._num_tokens = self._num_steps = 0
 
-    def begin(self, num_tokens: int) -> None:
-        """A new answer behind so many tokens."""
-        self._known = {size: _FADING * seconds for size, seconds in self._known.items()}
+    def begin(self, num_tokens: int, *, is_later: bool = True) -> None:
+        """A new answer behind so many tokens. `is_later`: there was another one since the last call."""
+        if is_later:
+            self._known = {size: _FADING * seconds for size, seconds in self._known.items()}
         if self._is_settled and self.seconds is not None:
             self._known[self._num_tokens.bit_length()] = self.seconds
         self._bound = min((s for size, s in self._known.items() if size >= num_tokens.bit_length()), default=math.inf)

@@ -191,7 +191,8 @@ class Reach:
         self._chances += [1.0] * (depth + 1 - len(self._chances))
 
     def confirmed(self, num_tokens: int, num_run: int | None = None) -> None:
-        """So many of its tokens were, of `num_run` levels that the target ran: nothing is known of those below."""
+        """So many of its tokens were, of `num_run` levels that the target ran: nothing is known of those below. Beside
+        copies those are the levels of the merged tree, which may be deeper than what was kept of this draft."""
         self._depth = min(self._depth, self._depth if num_run is None else num_run)
         if not self._depth:
             return

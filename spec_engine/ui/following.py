@@ -43,22 +43,20 @@ class Following(Views):
                 yield {**updates, self._chat.aside: job.kind if job.is_running else ""}
                 continue
             # What another event has shown from before the job may come in between, so these are told each time.
-            shown = {**updates, self._chat.ask: gr.update(visible=False), self._chat.stop: self._stop_button_of(job)}
+            shown = dict(updates)
+            if job.is_running:
+                shown[self._chat.ask] = gr.update(visible=False)
+                shown[self._chat.stop] = gr.update(visible=True, interactive=not job.is_cancelled())
             if not (is_told and job.is_running):  # the last one too: the result is still to come
                 shown[self._chat.beat] = running
             is_told = True
             yield shown
 
-    @staticmethod
-    def _stop_button_of(job: Job[Fact]) -> object:
-        """The button that stops a job which is followed, until it was pressed."""
-        return gr.update(visible=True, interactive=not job.is_cancelled())
-
     def look(self, beat: str, doubt: str, aside: str = "") -> Updates:
         """Whether a page that has come to `beat` is where the workspace is, and what it follows `aside` still runs; it
         is behind if it was so the last time."""
-        chat, moment = self._chat, self._workspace.moment
-        is_over = bool(aside) and self._workspace.active_job is None
+        chat, moment, job = self._chat, self._workspace.moment, self._workspace.active_job
+        is_over = bool(aside) and (job is None or job.kind != aside)
         if beat == moment and not is_over:
             return {chat.doubt: ""}
         if doubt != f"{beat} {moment} {aside}":
@@ -72,9 +70,9 @@ class Following(Views):
             return self.result(given)
         if beat != self._beat():
             return self.everything(None, given)
-        answer = self._last_answer() if job.kind == "answer" else None
-        live = self._live_line() if answer is None else render.live_answer(answer)
-        return {self._chat.live: live, self._chat.race: self._race(), self._speed.readouts: self._readouts(answer)}
+        answer = self._last_answer()
+        new: Updates = {self._chat.race: self._race(), self._speed.readouts: self._readouts(answer)}
+        return {**new, self._chat.live: render.live_answer(answer)} if answer and job.kind == "answer" else new
 
     def _followed(self, job: Job[Fact]) -> Iterator[Updates]:
         if job.kind == "answer":

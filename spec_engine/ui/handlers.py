@@ -114,7 +114,8 @@ class Handlers:
         followed = stream(event.then, views.follow, [chat.beat], views.streamed)
         result = on(followed.then, self.show_result, [chat.beat, chat.given], everything)
         measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, [chat.beat], views.streamed)
-        on(measured.then, views.figures, None, views.figure_outputs)
+        figures = on(measured.then, views.figures, None, views.figure_outputs)
+        on(figures.then, self.show_result, [chat.beat, chat.given], everything)  # of a job that was begun meanwhile
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,8 @@ class Handlers:
 
     def rename(self, title: str) -> Updates:
         """The conversation got another title."""
-        return self._try(lambda: self._workspace.rename_conversation(title))
+        shown = self._try(lambda: self._workspace.rename_conversation(title))
+        return {**shown, self._page.chat.beat: gr.skip()}  # a job may be running, and followed
 
     def delete(self) -> Updates:
         """The conversation is to be forgotten."""

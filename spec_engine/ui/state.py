@@ -219,10 +219,10 @@ class PageState:
     def _forget_answer(self) -> None:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.job = "", None
-        self.view += 1
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
         self._measured_behind = self.race_job = None
         self._session = self._new_session(len(self.talk.path))
+        self.view += 1  # last: a page that is put together meanwhile has not come so far
 
     def _new_session(self, num_turns: int) -> Session | None:
         """A session over the present engine and document, with the first turns of the conversation."""

@@ -97,7 +97,7 @@ class Views:
             **self.fields.updates(given),
             self._chat.seen: self._workspace.view,
             self._chat.beat: beat,
-            self._chat.aside: gr.skip() if self._workspace.active_job else "",
+            self._chat.aside: "",
             **shown,
         }
 

@@ -124,6 +124,7 @@ def test_a_page_that_hears_nothing_of_a_running_answer_is_shown_it(workspace: Wo
     learned = views.catch_up("1.1-", None)
     assert learned[chat.beat] == "2.1?"
     assert chat.chat in learned
+    workspace.answer_job = workspace.job
     again = views.catch_up("2.1?", None)  # only what grows, and still in doubt
     assert chat.live in again
     assert not {chat.chat, chat.beat} & set(again)
@@ -185,11 +186,23 @@ def test_a_page_that_lost_sight_of_reading_ahead_finds_out(workspace: Workspace,
     done(workspace.job)
     first = views.look(beat, "", aside)
     assert chat.stale in views.look(beat, str(first[chat.doubt]), aside)
+    assert chat.doubt in views.look(beat, "", "calibrate")  # and one that followed what was before that
     shown = views.catch_up(beat, None)
     assert (shown[chat.aside], shown[chat.live]) == ("", "")
     assert shown[chat.stop] == gr.update(visible=False, interactive=True)
     *_, last = stream
     assert last[chat.aside] == ""
+
+
+def test_who_reads_the_last_of_a_job_is_not_told_its_buttons(workspace: Workspace, views: Following) -> None:
+    """The result may have been shown by another stream already."""
+    goes_on = held(workspace)
+    stream = views.follow("2.1?")
+    next(stream), next(stream)
+    goes_on.set()
+    done(workspace.job)
+    *_, last = stream
+    assert not {views._chat.ask, views._chat.stop} & set(last)
 
 
 def test_a_page_learns_that_another_one_left_the_conversation(workspace: Workspace, views: Following) -> None:
