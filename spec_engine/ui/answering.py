@@ -14,8 +14,7 @@ from spec_engine.events import ContextAttended, Event, Finished
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui.logbook import LOG
 from spec_engine.ui.talk import Talk
-
-NUM_PLACES = 6  # parts of the document that are named as looked at
+from spec_engine.ui.whereabouts import standing_out
 
 
 class AnswerWork:
@@ -80,5 +79,5 @@ class AnswerWork:
             speed = (metrics.tokens_per_second, metrics.mean_acceptance_length)
             LOG.info("answer: prompt %d, reused %d, new %d tokens, %.1f tokens/s, %.2f a pass", *figures, *speed)
         if self._seen:
-            details["looked_at"] = [label for label, _ in self._seen.most_common(NUM_PLACES)]
+            details["looked_at"] = standing_out(self._seen)
         return details

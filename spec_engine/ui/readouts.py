@@ -18,10 +18,10 @@ from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
 from spec_engine.ui.render_models import memory_bar
 from spec_engine.ui.speed import MIN_BASELINE_TOKENS, PlainBaseline
+from spec_engine.ui.whereabouts import standing_out
 
 MAX_CELLS: Final = 96
 MAX_BARS: Final = 16
-MAX_PLACES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def _most_seen(seen: Counter[int], size: int, locate: Callable[[int], str]) -> s
     for chunk_id in seen:
         if place := locate(chunk_id * size):
             chunks.setdefault(place, []).append(chunk_id)
-    most = sorted(chunks, key=lambda place: -sum(seen[chunk] for chunk in chunks[place]))[:MAX_PLACES]
+    most = standing_out(Counter({place: sum(seen[chunk] for chunk in own) for place, own in chunks.items()}))
     links = "".join(
         f"<a {_place(max(chunks[place], key=lambda chunk: seen[chunk]) * size, size)}>{escape(place)}</a>"
         for place in sorted(most, key=lambda place: min(chunks[place]))

@@ -1,9 +1,11 @@
 """Where tokens of a prompt stand in the document.
 
-Job: `find_place`, from tokens of a prompt to characters of a part; `source_of`, from a part to the page of its file.
+Job: `find_place`, from tokens of a prompt to characters of a part; `source_of`, from a part to the page of its file;
+`standing_out`, the parts that were looked at most.
 Non-job: showing a place (`places`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Block, Document
 from spec_engine.documents.together import distinct
 
+_MOST_PARTS: Final = 6  # that are named as looked at most …
+_LEAST_SHARE: Final = 0.5  # … and how often each was, against the first of them
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
 _SLACK: Final = 16  # characters around its counted place where a passage is looked for
 
@@ -71,3 +75,10 @@ def source_of(block: Block, paths: Sequence[Path]) -> tuple[Path, int] | None:
     named = dict(zip(distinct([path.name for path in paths]), paths, strict=True))
     fitting = [name for name in named if block.anchor.label.startswith(f"{name} ")]
     return (named[max(fitting, key=len)], block.anchor.index) if fitting else None
+
+
+def standing_out(seen: Counter[str]) -> list[str]:
+    """The parts that were seen most, most often first; none that was seen much less than the first, as every part of a
+    short document is looked at now and then."""
+    most = seen.most_common(_MOST_PARTS)
+    return [part for part, number in most if number >= _LEAST_SHARE * most[0][1]]

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from spec_engine.model.load import load_tokenizer
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
-from spec_engine.ui.whereabouts import find_place, source_of
+from spec_engine.ui.whereabouts import find_place, source_of, standing_out
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
 from tests.ui.fakes import ScriptedEngine, WordTokenizer
@@ -191,3 +192,9 @@ def _plain(words: str) -> str:
 
 def test_letters_are_compared_without_accents_and_forms() -> None:
     assert _letters("Résumé, ﬁn ΟΔΟΣ") == _letters("re\u0301sume\u0301fin οδοσ")
+
+
+def test_only_parts_that_stand_out_are_named() -> None:
+    assert standing_out(Counter({"p. 1": 3, "p. 2": 10, "p. 3": 5, "p. 4": 4})) == ["p. 2", "p. 3"]
+    assert standing_out(Counter(f"p. {page}" for page in range(9))) == [f"p. {page}" for page in range(6)]
+    assert standing_out(Counter()) == []
