@@ -56,6 +56,7 @@ _LEAST_CHUNK = 512  # tokens of a prompt read at once
 _Made = tuple[str, str]  # JSON, table
 _ASKING = ("speed", "quality", "looks", "traces")  # kinds of measurement that ask questions …
 _READING = (*_ASKING, "needle", "reopen")  # … and all that read texts
+_WRITING = ("speed", "quality", "looks", "needle", "reopen", "limit", "kernels", "replay")  # a table or JSON
 _READ_BY = {
     "preset": (*_READING, "limit", "replay"),
     "model": (*_READING, "limit", "replay"),
@@ -74,8 +75,8 @@ _READ_BY = {
     "sweep": ("kernels",),
     "dtype": ("limit", "kernels", "replay"),
     "no_graphs": (*_READING, "limit", "replay"),
-    "out": (*(kind for kind in _READING if kind != "traces"), "limit", "kernels", "replay"),
-    "json": (*(kind for kind in _READING if kind != "traces"), "limit", "kernels", "replay"),
+    "out": _WRITING,
+    "json": _WRITING,
 }
 
 

@@ -31,13 +31,13 @@ from spec_engine.tree import DraftTree
 
 _CREDIT = 1.7  # plain steps that an answer may lose at its start …
 _CAUTION = 0.7  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
-_ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
 _RATE = 0.002  # … and so many more for each plain step
 _LOOK = 0.7  # plain steps; a look takes no more than this off the account: a draft may be wrong once
 _DEAR = 4.0  # … unless drafting alone took so long: then …
 _DEAR_LOOK = 1.0  # … so much, and another look has to wait
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
+_ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
 _LOSSES = 0.6  # weight of looks that lost, or did not, against the next one
 _TREND = 0.9  # weight of what drafts have brought so far against the next one

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from spec_engine.bench import run
 from spec_engine.bench.tasks import bundled_text, read_texts
 from spec_engine.cli import main
 from spec_engine.config import load_preset, preset_names
+from spec_engine.engine import Engine
+from spec_engine.events import Finished
 
 REPORT = read_texts(bundled_text())[0]
 QUESTION = "What does the document say about spectrum?"
@@ -130,7 +133,17 @@ def test_doctor_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow
-def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_a_table_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[tuple[Engine, int]]()  # by whom, and for how many tokens
+    answer = run._answer
+
+    def noted(engine: Engine, case: run.BenchCase, max_tokens: int) -> Finished:
+        asked.append((engine, max_tokens))
+        return answer(engine, case, max_tokens)
+
+    monkeypatch.setattr(run, "_answer", noted)
     out = tmp_path / "bench.json"
     size = ["--lengths", "512", "--texts", "1", "--questions", "4"]
     assert main(["bench", *size, "--max-tokens", "24", "--out", str(out)]) == 0
@@ -140,6 +153,11 @@ def test_bench_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.Cap
     methods = ours | {f"transformers {mode}" for mode in theirs}
     assert {row["method"] for row in rows} == methods
     assert all(row["num_identical"] == row["num_answers"] == 1 for row in rows)
+    num_methods = len(ours)
+    behind = zip(asked[num_methods:], asked[num_methods + 1 :], strict=False)
+    reads = [(before, engine) for before, (engine, max_tokens) in behind if max_tokens > 1]
+    assert len(reads) == 4 * num_methods
+    assert all(before == (engine, 1) for before, engine in reads)  # each reads a prompt before it is timed
     assert main(["bench", "--quality", *size, "--json"]) == 0
     assert {row["kind"] for row in json.loads(capsys.readouterr().out)} == {"continue", "phrase", "words"}
 

@@ -1,7 +1,6 @@
 """The target: the model whose text is wanted, with its cache.
 
-Job: read tokens in chunks, verify a draft tree in one pass, keep an accepted path, cut back; record what retrieval asks
-for.
+Job: read tokens in chunks, verify a draft tree in one pass, keep an accepted path, cut back; record what is tapped.
 Non-job: choosing tokens, drafting, the loop.
 
 Verification is hybrid tree attention (SpecExtend, arXiv 2505.20776, section 3.1; LongSpec, arXiv 2502.17421, section
