@@ -21,6 +21,7 @@ from spec_engine.bench.looks import looks_json, looks_table, measure_looks
 from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets, peer_model
 from spec_engine.bench.needle import measure_needles, needle_json
 from spec_engine.bench.passes import PARTS, USUAL, LimitPlan, measure_parts, parse_parts
+from spec_engine.bench.products import product_line, sweep_products
 from spec_engine.bench.quality import measure_quality, quality_json
 from spec_engine.bench.reopen import measure_reopening, reopen_json, reopen_table
 from spec_engine.bench.replay import parse_means
@@ -45,6 +46,7 @@ from spec_engine.config import GRAPH_MEMORY, DrafterKind, DTypeName, Preset, loa
 from spec_engine.engine import Engine
 from spec_engine.errors import RequestError
 from spec_engine.loading import load_engine
+from spec_engine.model.block_products import cuda_timer
 from spec_engine.model.load import pick_device, pick_dtype
 from spec_engine.model.target import Target
 from spec_engine.model.watch import spoken
@@ -237,10 +239,14 @@ def _kernels(arguments: argparse.Namespace) -> _Made:
     if arguments.sweep and device.type != "cuda":
         table += "\n\nNo other cuts were tried: those are of the kernels on an NVIDIA GPU."
     if not arguments.sweep or device.type != "cuda":
-        return kernel_json(where, rows, ()), table
-    _write(arguments.out, kernel_json(where, rows, ()))
+        return kernel_json(where, rows), table
+    _write(arguments.out, kernel_json(where, rows))
     tried = sweep(heads[0], _SWEPT_KEYS, (dtype, device), arguments.sweep, progress)
-    return kernel_json(where, rows, [one.values() for one in tried]), f"{table}\n\n{sweep_line(tried)}"
+    tunings = [one.values() for one in tried]
+    _write(arguments.out, kernel_json(where, rows, tunings))
+    made = sweep_products(heads[0].names[0], (dtype, device), arguments.sweep, cuda_timer(device), progress)
+    lines = f"{table}\n\n{sweep_line(tried)}\n\n{product_line(made)}"
+    return kernel_json(where, rows, tunings, [one.values() for one in made]), lines
 
 
 def _replay(arguments: argparse.Namespace) -> _Made:

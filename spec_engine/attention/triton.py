@@ -138,14 +138,15 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["num_rows", "num_new", "num_edge", "num_keys"])
 def _tree_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, bounds_ptr, part_ptr, part_lse_ptr, bias_ptr, sink_ptr, out_ptr, lse_ptr,
-    scale, softcap, num_rows, num_new, num_edge, num_keys, q_head, q_row, k_head, k_row, v_head, v_row, bias_row,
+    scale, softcap, num_rows, num_new, num_edge, num_keys, q_head, q_row, k_head, k_row, v_head, v_row,
+    out_head, out_row, bias_row,
     GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr, SLICE: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr, HAS_CAP: tl.constexpr,
     HAS_SINK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """A slice of the values' columns for a block of rows of one key head: the splits merged, the `num_keys` masked keys
-    and the sink taken in; out and lse in the order of the query heads. The first `num_edge` masked keys lie from
-    `first` on, the others from `end` on."""
+    and the sink taken in; lse in the order of the query heads. The first `num_edge` masked keys lie from `first` on,
+    the others from `end` on."""
     head, block, column = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     k_ptr += head.to(tl.int64) * k_head
     v_ptr += head.to(tl.int64) * v_head
@@ -188,12 +189,12 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
         top = new_top
     is_empty = total == 0.0
     total = tl.where(is_empty, 1.0, total)
-    out_at = query_head * num_new + new
     lse = tl.where(is_empty, -float("inf"), (top + tl.log2(total)) / 1.4426950408889634)
     if column == 0:
-        tl.store(lse_ptr + out_at, lse, is_row)
+        tl.store(lse_ptr + query_head * num_new + new, lse, is_row)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + out_at[:, None] * DV + dv, out, mask=is_row[:, None] & (dv < DV))
+    out_at = query_head * out_head + new * out_row
+    tl.store(out_ptr + out_at[:, None] + dv, out, mask=is_row[:, None] & (dv < DV))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,8 @@ class TritonBackend:
         q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
         part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
         part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
-        out = torch.empty(1, num_heads, num_new, value_size, dtype=q.dtype, device=q.device)
+        by_row = torch.empty(1, num_new, num_heads, value_size, dtype=q.dtype, device=q.device)
+        out = by_row.transpose(1, 2)  # as the next product reads it
         lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
         strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
         shape = {
@@ -276,7 +278,8 @@ class TritonBackend:
         _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
             q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
             scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
-            0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None, **cut, **shape,
+            out.stride(1), out.stride(2), 0 if bias is None else bias.stride(0), HAS_SINK=scoring.sink is not None,
+            **cut, **shape,
         )  # fmt: skip
         return out, lse
 

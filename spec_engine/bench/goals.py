@@ -95,7 +95,8 @@ def replay_goals(table: _Table) -> list[Goal]:
 
 
 def kernel_goals(table: _Table) -> list[Goal]:
-    """Of a file that ``bench --kernels`` wrote: the fastest backend by heads, rows and keys; the best cut of ours."""
+    """Of a file that ``bench --kernels`` wrote: the fastest backend by heads, rows and keys; the best cut of ours;
+    the fastest products."""
     rows: Sequence[_Row] = table["kernels"]
     found = []
     for key in dict.fromkeys((row["heads"], row["num_keys"], row["num_rows"]) for row in rows):
@@ -108,7 +109,22 @@ def kernel_goals(table: _Table) -> list[Goal]:
         best_cut = min(table["tunings"], key=lambda row: float(row["ratio"]))
         fields = {name: value for name, value in best_cut.items() if name not in ("milliseconds", "ratio")}
         found.append(Goal("best cut of our kernels, in the default's time", f"{best_cut['ratio']}: {fields}", None))
-    return found
+    return found + [
+        Goal(
+            f"fastest product, {name}, {num_in} x {num_out}, {num_rows} rows",
+            f"{best['cut']}, {best['share']:.0%}",
+            None,
+        )
+        for (name, num_in, num_out, num_rows), best in _fastest_products(table.get("products", ())).items()
+    ]
+
+
+def _fastest_products(rows: Sequence[_Row]) -> dict[tuple[str, int, int, int], _Row]:
+    """By kind, sizes and rows."""
+    best: dict[tuple[str, int, int, int], _Row] = {}
+    for row in sorted(rows, key=lambda row: float(row["seconds"])):
+        best.setdefault((row["kind"], row["num_in"], row["num_out"], row["num_rows"]), row)
+    return best
 
 
 _KINDS: Final[dict[str, Callable[[_Table], list[Goal]]]] = {

@@ -246,7 +246,13 @@ def kernel_table(rows: Sequence[KernelRow]) -> str:
     return "\n".join([*lines, "", "Shares are of the slower of memory and matrix units, as both were measured here."])
 
 
-def kernel_json(where: str, rows: Sequence[KernelRow], tunings: Sequence[Mapping[str, object]]) -> str:
-    """As JSON; `tunings` are those that a sweep tried."""
+def kernel_json(
+    where: str,
+    rows: Sequence[KernelRow],
+    tunings: Sequence[Mapping[str, object]] = (),
+    products: Sequence[Mapping[str, object]] = (),
+) -> str:
+    """As JSON; `tunings` of attention and `products` are those that a sweep tried."""
     listed = [asdict(row) | {"limit_s": row.limit_s, "share": round(row.share, 3)} for row in rows]
-    return json.dumps({"where": where, "kernels": listed, "tunings": list(tunings)}, indent=1)
+    table = {"where": where, "kernels": listed, "tunings": list(tunings), "products": list(products)}
+    return json.dumps(table, indent=1)

@@ -113,6 +113,6 @@ def measure_parts(
             tell(f"{part} failed: {report.failed[part]}")
         if target.device.type == "cuda" and part in ("passes", "retrieval", "reading"):
             report.peak_bytes = int(torch.cuda.max_memory_allocated(target.device))
-        report.graphs = target.graphs_note
+        report.graphs = target.passes_note
         save(report.to_json())
     return report

@@ -115,7 +115,7 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
         rows.append(row)
         tell(f"{length:,} tokens: {1000 * row.plain_token_s:.1f} ms a token plainly, {row.speedup:.2f} x drafted")
     note = f" Whole drafts: {whole.note}." if whole else ""
-    return rows, f"{target.graphs_note}{note}{' The controller chose the levels.' if may_stop else ''}"
+    return rows, f"{target.passes_note}{note}{' The controller chose the levels.' if may_stop else ''}"
 
 
 def at_full_depth(tree: TreeConfig) -> TreeConfig:

@@ -6,9 +6,9 @@ right.
 Non-job: other architectures, quantised weights and layers on several devices, which keep transformers' own forward.
 
 A pass over a few rows of a small model is mostly Python and small operators: the built-in target's takes 1.4 to 1.5
-times as long through transformers on a CPU. On a GPU it is the kernels between the products, some 34 a layer there and
-seven here, each of which takes a microsecond or two even within a captured graph: together as long as half of an 8B
-model's weights take to read.
+times as long through transformers on a CPU. On a GPU it is the kernels between the products, some 34 a layer there,
+six here, three where our own products win (`block_products`). Each of them takes a microsecond or two even within a
+captured graph: through transformers together as long as half of an 8B model's weights take to read.
 
 It computes the same, in another order of rounding. In float32 the tests hold the text to that of transformers'
 `generate`; in half precision sums and norms are rounded less often here.
@@ -27,6 +27,7 @@ from transformers import PretrainedConfig
 
 from spec_engine.attention import Scoring
 from spec_engine.cache.slots import SlotCache
+from spec_engine.model.block_products import Choice, ChosenProducts, Timer, TorchProducts, Use, choose, cuda_timer
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.products import Matrix, Part, join_columns, packs
@@ -81,6 +82,8 @@ class Fused:
         self._cos, self._sin = self._tables(0)
         self._outgrown: list[Tensor] = []  # tables that captured passes may still read
         self._kernels = _kernels(runner)
+        self._products = TorchProducts(self._eps, self._kernels.gate if self._kernels else None)
+        self._choice: Choice | None = None
 
     @torch.inference_mode()
     def run(
@@ -91,26 +94,26 @@ class Fused:
 
     def forward(self, cache: SlotAdapter, current: Pass, token_ids: Tensor, positions: Tensor, last: int = 0) -> Tensor:
         """See `DeviceForward`."""
-        num_new = len(token_ids)
+        num_new, products = len(token_ids), self._products
         x = F.embedding(token_ids, self._embedding)  # [T, H]
         angles = self._angles(positions.to(self._device), cache.slots.num_slots)
         features = {}
         for number, block in enumerate(self._blocks):
             if number in current.feature_layers:
                 features[number] = x
-            mixed = block.qkv(self._normed(x, block.input_norm))
+            mixed = products.normed(block.qkv, x, block.input_norm)
             query, keys, values = self._placed(mixed, block, number, cache, angles)
             if number == current.tap_layer:
                 current.tapped = query, self._scoring
             seen = current.run(query, keys, values, block.window, self._scoring)
             seen = seen[0].transpose(0, 1).reshape(num_new, -1)
-            x = block.out.added_to(x, seen)
-            x = block.down.added_to(x, self._gated(block.gate_up(self._normed(x, block.mlp_norm))))
+            x = products.added(block.out, seen, x)
+            x = products.added(block.down, products.gated(block.gate_up, x, block.mlp_norm), x)
         if current.feature_layers:
             if len(self._blocks) in current.feature_layers:
-                features[len(self._blocks)] = self._normed(x, self._norm)
+                features[len(self._blocks)] = products.norm(x, self._norm)
             current.features = torch.cat([features[layer] for layer in current.feature_layers], dim=-1)
-        return self._head(self._normed(x[-last:], self._norm))
+        return products.normed(self._head, x[-last:], self._norm)
 
     def output(self, states: Tensor) -> Tensor:
         """Logits [n, V] of normalised states [n, H]."""
@@ -135,6 +138,29 @@ class Fused:
             self._blocks[number] = _packed_block(layer, block, keeps_modules=is_small)
         self._head = self._head.packed()
 
+    @property
+    def may_choose(self) -> bool:
+        """Whether there are kernels that may be faster than torch's products."""
+        return self._kernels is not None and self._device.type == "cuda"
+
+    @property
+    def note(self) -> str:
+        """Who does the products, where that was contested, in a sentence."""
+        return self._choice.describe() if self._choice else ""
+
+    @torch.inference_mode()
+    def choose_products(self, timer: Timer) -> None:
+        """Have our kernels and torch's contest the products of few rows, and use what is faster by `timer`."""
+        uses = [
+            Use("normed", tuple((block.qkv, block.input_norm) for block in self._blocks)),
+            Use("added", tuple((block.out, None) for block in self._blocks)),
+            Use("gated", tuple((block.gate_up, block.mlp_norm) for block in self._blocks)),
+            Use("added", tuple((block.down, None) for block in self._blocks)),
+            Use("normed", ((self._head, self._norm),)),
+        ]
+        self._choice = choose(uses, self._products, timer)
+        self._products = ChosenProducts(self._products, self._choice.cuts)
+
     def _placed(
         self, mixed: Tensor, block: _Block, layer: int, cache: SlotAdapter, angles: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,21 +183,10 @@ class Fused:
             turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
         return turned[None, :heads], *cache.update(turned[None, heads:], values[None], layer)
 
-    def _gated(self, both: Tensor) -> Tensor:
-        """The middle of the feed-forward part: [T, 2 I] -> [T, I]."""
-        if self._kernels is not None:
-            gated: Tensor = self._kernels.gate(both)
-            return gated
-        gate, up = both.chunk(2, -1)
-        return F.silu(gate) * up
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return torch.rms_norm(x, weight.shape, weight, self._eps)
-
     def _normed_heads(self, turned: Tensor, norms: Tensor) -> Tensor:
         """Queries and keys [Hq + Hk, T, D] normalised head by head, as Qwen3 does."""
         queries, keys = turned[: self._num_heads], turned[self._num_heads :]
-        return torch.cat((self._normed(queries, norms[0]), self._normed(keys, norms[1])))
+        return torch.cat((self._products.norm(queries, norms[0]), self._products.norm(keys, norms[1])))
 
     def _angles(self, positions: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         """cos and signed sin [T, D]. A position is never beyond the slots of its cache."""
@@ -209,12 +224,12 @@ def fused(runner: Runner) -> "Fused | Runner":
     fast = Fused(runner)
     if runner.device.type == "cuda":
         torch.cuda.empty_cache()  # the parts that were joined: too small, each of them, for what is joined next
-    for first in _CHECKED_AT:
-        want, got = (_first_logits(runner, forward, first) for forward in (runner, fast))
-        if float((got - want).abs().max()) > _TOLERANCE[runner.dtype] * float(want.abs().max()):
-            return runner
+    if not _agree(runner, fast):
+        return runner
     if packs(runner.device, runner.dtype):
         fast.pack(runner.model)
+    if fast.may_choose:
+        fast.choose_products(cuda_timer(runner.device))
     return fast
 
 
@@ -249,6 +264,15 @@ def _is_ordinary(runner: Runner) -> bool:
     is_plain = all(type(module) is nn.Linear and module.weight.device == runner.device for module in linears.values())
     has_bias = any(module.bias is not None for name, module in linears.items() if ".mlp." in name or "lm_" in name)
     return is_plain and not has_bias and len(linears) == 7 * config.num_hidden_layers + 1
+
+
+def _agree(runner: Runner, fast: Fused) -> bool:
+    """Whether first passes of both give the same logits, near the beginning and further on."""
+    for first in _CHECKED_AT:
+        want, got = (_first_logits(runner, forward, first) for forward in (runner, fast))
+        if float((got - want).abs().max()) > _TOLERANCE[runner.dtype] * float(want.abs().max()):
+            return False
+    return True
 
 
 def _first_logits(runner: Runner, forward: "Fused | Runner", first: int) -> Tensor:

@@ -59,6 +59,12 @@ class Matrix:
         return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
 
     @property
+    def weight(self) -> Tensor:
+        """[in, out], of one that is not packed, or small."""
+        assert self._weight is not None, "held in the processor's order alone"
+        return self._weight
+
+    @property
     def is_packed(self) -> bool:
         """Whether weights are held in the processor's order."""
         return self._packed is not None

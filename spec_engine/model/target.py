@@ -187,11 +187,12 @@ class Target:
         return logits
 
     @property
-    def graphs_note(self) -> str:
-        """Which passes were captured, or why none are, in a sentence."""
+    def passes_note(self) -> str:
+        """Which passes were captured, or why none are, and who does the products of few rows, a sentence each."""
+        note = f"No CUDA graphs: {why_not(self._runner) or 'they are switched off'}."
         if isinstance(self._forward, Graphed):
-            return f"CUDA graphs: {self._forward.note}."
-        return f"No CUDA graphs: {why_not(self._runner) or 'they are switched off'}."
+            note = f"CUDA graphs: {self._forward.note}."
+        return f"{note} {self.weights[1].note}".strip() if isinstance(self.weights[1], Fused) else note
 
     def last_rows(self) -> tuple[Tensor, Tensor]:
         """Keys and values [1, Hk, length, D] of the committed tokens in the last layer that sees everything, in place.

@@ -44,7 +44,7 @@ def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, 
         constants |= kernels.prefix_options(size, size, torch.bfloat16, tuning)
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else kind(name) for name in names}
-    aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|[qkv]_row$", name)]
+    aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|([qkv]|out)_row$", name)]
     source = ASTSource(
         fn=kernel,
         signature=signature,

@@ -68,7 +68,7 @@ def test_a_backend_that_is_wrong_or_fails_is_told_and_not_timed(monkeypatch: pyt
     assert any(line == "FAILED: failing, 4/2 heads of 16: out of memory" for line in told)
     assert all(row.error < 1e-5 and 0 < row.share < 1.5 for row in rows)
     assert kernel_table(rows).count("\n") == 7
-    assert json.loads(kernel_json("here", rows, ()))["kernels"][0]["backend"] == "torch-cpu-flash"
+    assert json.loads(kernel_json("here", rows))["kernels"][0]["backend"] == "torch-cpu-flash"
 
 
 def test_the_command_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

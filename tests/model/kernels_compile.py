@@ -1,7 +1,11 @@
-"""Run by test_kernels: compile the kernels of `model.kernels` for cards that need not be here; prints bytes spilled."""
+"""Run by test_kernels and test_streamed: compile kernels for cards that need not be here.
+
+A line for each: kernel, compute capability, bytes spilled, shared memory, loads that run ahead. Argument: the module.
+"""
 
 import re
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -11,9 +15,11 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spec_engine.model import kernels
+from spec_engine.model import kernels, streamed
+from spec_engine.model.block_products import FEW_ROWS, MOST_ROWS, ONE_ROW, Cut
 from tests.attention.triton_compile import spilled
 
+ALIGNED = "_ptr$|^(num_in|num_out|x_row|weight_row)$"
 TYPES = {"slots_ptr": "*i64", "eps": "fp32"}
 
 
@@ -24,13 +30,35 @@ def compiled(kernel: triton.JITFunction, capability: int, constants: dict[str, i
         fn=kernel,
         signature={name: "constexpr" if name in constants else kinds[name] for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if re.search("_ptr$", name)},
+        attrs={(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if re.search(ALIGNED, name)},
     )
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})
-    return f"{kernel.__name__} {capability} {spilled(made.asm['cubin'])}"
+    figures = (
+        capability,
+        spilled(made.asm["cubin"]),
+        made.metadata.shared,
+        made.asm["ptx"].count("cp.async.cg"),
+        made.asm["ptx"].count("griddepcontrol.wait"),
+    )
+    return " ".join([kernel.__name__, *map(str, figures)])
+
+
+def streamed_constants(cut: Cut, kind: str) -> dict[str, int | bool]:
+    """Those of a launch of the built-in kinds of product."""
+    sizes = {"OUTS": cut.outs, "INS": cut.ins, "ROWS": MOST_ROWS, "STAGES": cut.stages}
+    flags = {"HAS_NORM": kind != "added", "HAS_BASE": kind == "added", "IS_GATED": kind == "gated", "HAS_BIAS": False}
+    return sizes | flags | {"IS_EVEN": True, "UPCAST": False, "IS_EARLY": cut.is_early}
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "streamed":
+        both = (streamed._one_row_kernel, ONE_ROW), (streamed._few_rows_kernel, FEW_ROWS)
+        for capability, (kernel, cuts), kind in product((80, 89, 90), both, ("normed", "added", "gated")):
+            early = [replace(cut, is_early=True) for cut in cuts] if capability >= 90 else []
+            for cut in (*cuts, *early):
+                told = compiled(kernel, capability, streamed_constants(cut, kind), cut.num_warps)
+                print(told, kind, cut.stages, cut.is_early)
+        sys.exit()
     for capability, size, has_norms in product((80, 89, 90), (64, 96, 128, 256), (False, True)):
         heads = {"HEADS": 32, "KV_HEADS": 8, "D": size, "BLOCK_D": triton.next_power_of_2(size)}
         flags = {"HAS_NORMS": has_norms, "IS_TURNED": True}

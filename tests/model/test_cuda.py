@@ -89,7 +89,7 @@ def test_a_step_of_the_target_waits_for_the_card_once(size: int, taps: Taps) -> 
 
     for seed in range(NUM_STEPS):  # a pass is captured at its third use
         step(seed)
-    assert "1 captured passes" in target.graphs_note
+    assert "1 captured passes" in target.passes_note
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:

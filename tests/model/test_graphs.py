@@ -259,6 +259,6 @@ def test_cuda_graphs_equal_plain_passes_on_the_card(name: str, dtype: torch.dtyp
         for (logits, step), (true_logits, true_step) in pairs:
             assert relative(logits.float(), true_logits.float()) < 5e-2
             assert step.token_ids == true_step.token_ids
-    note = target.graphs_note
+    note = target.passes_note
     assert "2 captured passes" in note or "because" in note
     assert "2 captured passes" in note or name == "mixtral", note

@@ -1,0 +1,120 @@
+"""The products of a decoder block alone, on a GPU: cuBLAS and ours in many cuts, beside what the memory allows.
+
+Job: `sweep_products`, which has more cuts than a model tries contest the products of a published size.
+Non-job: attention's kernels (`tuning`), whole passes (`limit`). Every cut is compiled, so there is a time limit.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spec_engine.bench.machine import bandwidth
+from spec_engine.bench.shapes import shape_config
+from spec_engine.model.block_products import Cut, Kind, Timer, TorchProducts, Use, choose, usual_cuts
+from spec_engine.model.products import Matrix
+
+_MEMBERS: Final = 8  # matrices of a form: together far more than a GPU's cache holds
+_ONE_ROW: Final = ((2, 2048), (4, 1024), (8, 512), (16, 256), (4, 2048), (8, 1024), (16, 512), (32, 256))
+_FEW_ROWS: Final = ((16, 128), (16, 256), (16, 512), (32, 64), (32, 128), (32, 256), (64, 64), (64, 128), (128, 64))
+_WARPS: Final = (4, 8)
+_STAGES: Final = (3, 1, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRow:
+    """One way of doing a product: its seconds, and as a share of the speed at which its matrix could be read."""
+
+    kind: Kind
+    num_in: int
+    num_out: int
+    num_rows: int
+    cut: str  # "cuBLAS" or how ours is cut
+    seconds: float
+    share: float
+
+    def values(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self) | {"share": round(self.share, 3)}
+
+
+def uses_of(shape: str, where: tuple[torch.dtype, torch.device]) -> list[Use]:
+    """The products of a block of a model of published size, and its output layer, with random weights.
+
+    Raises `RequestError` for a shape that is not known.
+    """
+    config = shape_config(shape)
+    hidden, inner, heads, kv, vocabulary = (
+        int(str(config[key]))
+        for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    )
+    size = int(str(config.get("head_dim", hidden // heads)))
+    forms: tuple[tuple[Kind, int, int, int], ...] = (
+        ("normed", hidden, (heads + 2 * kv) * size, _MEMBERS),
+        ("added", heads * size, hidden, _MEMBERS),
+        ("gated", hidden, 2 * inner, _MEMBERS),
+        ("added", inner, hidden, _MEMBERS),
+        ("normed", hidden, vocabulary, 1),
+    )
+    return [
+        Use(kind, tuple(_member(kind, num_in, num_out, where) for _ in range(number)))
+        for kind, num_in, num_out, number in forms
+    ]
+
+
+@torch.inference_mode()
+def sweep_products(
+    shape: str, where: tuple[torch.dtype, torch.device], limit_s: float, timer: Timer, tell: Callable[[str], None]
+) -> list[ProductRow]:
+    """All that was tried until the time was up, for 1 and for 16 rows."""
+    dtype, device = where
+    uses = uses_of(shape, where)
+    choice = choose(uses, TorchProducts(1e-6), timer, _more_cuts(limit_s / (2 * len(uses))))
+    found = []
+    for form, times in choice.seconds.items():
+        kind, num_in, num_out, is_one = form
+        num_bytes = choice.num_bytes[form]
+        limit_s, number = num_bytes / bandwidth(device, num_bytes), num_bytes // (num_in * num_out * dtype.itemsize)
+        for cut, seconds in times.items():
+            name = "cuBLAS" if cut is None else str(cut)
+            row = ProductRow(kind, num_in, num_out, 1 if is_one else 16, name, seconds / number, limit_s / seconds)
+            found.append(row)
+        told = f"cuBLAS {limit_s / times[None]:.0%}, best of {len(times) - 1} cuts {limit_s / min(times.values()):.0%}"
+        tell(f"{kind} {num_in} x {num_out}, {1 if is_one else 16} rows: {told} of the limit")
+    return found
+
+
+def product_line(found: Sequence[ProductRow]) -> str:
+    """The best of each product in a sentence."""
+    best: dict[tuple[str, int, int, int], ProductRow] = {}
+    for row in sorted(found, key=lambda row: row.seconds):
+        best.setdefault((row.kind, row.num_in, row.num_out, row.num_rows), row)
+    told = [f"{kind} {n} x {m}, {rows} rows: {row.cut}, {row.share:.0%}" for (kind, n, m, rows), row in best.items()]
+    return f"Fastest products, as shares of the memory's speed: {'; '.join(told)}."
+
+
+def _more_cuts(limit_s: float) -> Callable[[int, torch.device], Iterator[Cut]]:
+    """Those that a model tries, then others, for so many seconds a form."""
+
+    def cuts(num_rows: int, device: torch.device) -> Iterator[Cut]:
+        usual, end = usual_cuts(num_rows, device), time.monotonic() + limit_s
+        yield from usual
+        sizes = _ONE_ROW if num_rows == 1 else _FEW_ROWS
+        for stages, warps, size in product(_STAGES, _WARPS, sizes):
+            cut = Cut(*size, warps, stages, any(known.is_early for known in usual))
+            if cut not in usual and time.monotonic() < end:
+                yield cut
+
+    return cuts
+
+
+def _member(
+    kind: Kind, num_in: int, num_out: int, where: tuple[torch.dtype, torch.device]
+) -> tuple[Matrix, Tensor | None]:
+    """A random matrix, and the norm before it."""
+    weight = torch.randn(num_out, num_in, dtype=where[0], device=where[1]) / num_in**0.5
+    return Matrix(weight.t(), None), None if kind == "added" else weight.new_ones(num_in)

@@ -1,0 +1,128 @@
+"""Streaming products: against float64 in Triton's interpreter, compiled for cards that are not here; their contest."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from spec_engine.attention.triton import CannotLaunch
+from spec_engine.model import streamed
+from spec_engine.model.block_products import (
+    FEW_ROWS,
+    ONE_ROW,
+    Around,
+    ChosenProducts,
+    Cut,
+    Form,
+    TorchProducts,
+    Use,
+    choose,
+)
+from spec_engine.model.capture import Work
+from spec_engine.model.products import Matrix
+from tests.model.test_kernels import run
+
+SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}  # bytes that a program may take at most
+FORM: Form = ("normed", 64, 96, True)
+
+
+@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes"])
+def test_they_give_what_torch_gives(what: str) -> None:
+    """Sizes that no block divides, rows that lie apart, norms, biases, sums and gates; and whole passes."""
+    assert run("streamed_grid.py", what, interpret=True).split()[-1] == "ok"
+
+
+def test_they_compile_for_ampere_ada_and_hopper() -> None:
+    """Nothing is spilled, blocks are on their way while others are used, and every card can run some cut."""
+    lines = [line.split() for line in run("kernels_compile.py", "streamed", interpret=False).splitlines()]
+    assert len(lines) == 4 * 3 * (len(ONE_ROW) + len(FEW_ROWS)), "on Hopper early ones too"
+    assert [line for line in lines if line[2] != "0"] == []
+    assert [line for line in lines if int(line[7]) > 1 and line[4] == "0"] == []
+    assert [line for line in lines if (line[8] == "True") != (line[5] == "1")] == [], "early ones wait"
+    for kernel in {line[0] for line in lines}:
+        for capability, most in SHARED.items():
+            for kind in ("normed", "added", "gated"):
+                alike = [line for line in lines if (line[0], line[1], line[6]) == (kernel, str(capability), kind)]
+                assert sum(int(line[3]) <= most for line in alike) >= 2, (kernel, capability, kind)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_they_give_what_torch_gives_on_the_card(dtype: str) -> None:
+    assert run("streamed_grid.py", dtype, "cuda", interpret=False).split()[-1] == "ok"
+
+
+def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut: Cut) -> Tensor:
+    """What a kernel should give."""
+    assert around.norm is not None
+    return torch.rms_norm(x, around.norm.shape, around.norm, around.eps) @ weight
+
+
+@pytest.fixture
+def use() -> Use:
+    generator = torch.Generator().manual_seed(0)
+    weight, norm = (torch.randn(*shape, generator=generator) for shape in ((96, 64), (64,)))
+    return Use("normed", ((Matrix(weight.t(), None), norm),))
+
+
+def timer(*seconds: float) -> Callable[[Work], float]:
+    """Tells these, one after the other, and the last for ever."""
+
+    def told() -> Iterator[float]:
+        yield from seconds
+        while True:
+            yield seconds[-1]
+
+    times = told()
+    return lambda work: next(times)
+
+
+def test_the_fastest_cut_is_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "product", by_torch)
+    choice = choose([use], TorchProducts(1e-6), timer(1.0, 0.9, 0.5, 0.7, 1.0))
+    assert choice.cuts == {FORM: ONE_ROW[1]}
+    assert (choice.gain(FORM), choice.gain((*FORM[:3], False))) == (2.0, 1.0)
+    won = "1 of 1 forms with 1 row, 2.00 to 2.00 times as fast; 0 of 1 forms with 16 rows"
+    assert choice.describe() == f"Our products for {won}; cuBLAS for the others."
+
+
+def test_what_is_hardly_faster_is_left(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "product", by_torch)
+    assert choose([use], TorchProducts(1e-6), timer(1.0, 0.99)).cuts == {}
+
+
+def test_what_is_wrong_is_never_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: object) -> Tensor:
+        cut = given[-1]
+        result = by_torch(*given)  # type: ignore[arg-type]
+        return result if cut == ONE_ROW[0] else torch.full_like(result, torch.nan)
+
+    monkeypatch.setattr(streamed, "product", wrong)
+    assert choose([use], TorchProducts(1e-6), timer(1.0, 0.9, 0.1)).cuts == {FORM: ONE_ROW[0]}
+
+
+def test_what_cannot_run_here_is_passed_over(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object) -> Tensor:
+        raise CannotLaunch("out of resource: shared memory")
+
+    monkeypatch.setattr(streamed, "product", refused)
+    assert choose([use], TorchProducts(1e-6), timer(1.0, 0.1)).cuts == {}
+
+
+def test_longer_passes_go_to_torch(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both forms were won."""
+    calls = []
+    monkeypatch.setattr(streamed, "product", lambda *given: calls.append(len(given[0])) or by_torch(*given))
+    plain = TorchProducts(1e-6)
+    chosen = ChosenProducts(plain, choose([use], plain, timer(1.0, 0.5, 0.5, 0.5, 1.0, 0.5)).cuts)
+    calls.clear()
+    matrix, norm = use.members[0]
+    assert norm is not None
+    for num_rows in (1, 2, 16, 17, 64):
+        x = torch.randn(num_rows, 64)
+        torch.testing.assert_close(chosen.normed(matrix, x, norm), plain.normed(matrix, x, norm))
+    assert calls == [1, 2, 16]
