@@ -10,7 +10,7 @@ fi
 workers=()
 if "$PYTHON" -c 'import xdist' 2>/dev/null && [ -z "$REHEARSAL" ]; then workers=(-n 6); fi
 tests() { part "$1" "$2" "$PYTHON" -m pytest -m gpu -q -rfE --tb=short -p no:cacheprovider "${workers[@]}" "${@:3}"; }
-tests right 120 tests/attention tests/model/test_graphs.py -k "bfloat16 or captured or graph"
+tests right 120 tests/attention tests/model/test_graphs.py tests/model/test_streamed.py -k "bfloat16 or captured or graph"
 bench limits 170 --limit --shape "$shape" --lengths "$lengths" --rows "$rows" --parts passes,retrieval,reading \
     --out "$OUT/limit-llama-8b.json"
 bench eagle3-answers 60 --preset "$eagle3" --replay "$mean" --lengths "$at" --max-tokens "$tokens" \

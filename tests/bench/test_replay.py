@@ -33,7 +33,7 @@ SMALL = {
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {
         "small/target": SMALL,
-        "small/draft": {**SMALL, "num_hidden_layers": 2, "hidden_size": 32, "tie_word_embeddings": True},
+        "small/draft": {**SMALL, "num_hidden_layers": 2, "tie_word_embeddings": True},
         "small/eagle": {**SMALL, "num_hidden_layers": 1, "draft_vocab_size": 512},
         "small/longspec": {**SMALL, "num_hidden_layers": 1},
     }

@@ -1,12 +1,11 @@
 """The kernels between the products: against torch in Triton's interpreter, and compiled for cards that are not here."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.triton_run import run_triton
 
 pytest.importorskip("triton")
 
@@ -14,11 +13,7 @@ HERE = Path(__file__).parent
 
 
 def run(name: str, *arguments: str, interpret: bool) -> str:
-    env = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0"}
-    command = [sys.executable, str(HERE / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE.parent.parent, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run_triton(HERE / name, *arguments, interpret=interpret)
 
 
 @pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes"])
