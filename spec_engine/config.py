@@ -84,7 +84,7 @@ class LookupConfig:
 
     max_match: int = 16  # tokens; longer matches count as this
     min_match: int = 1
-    num_draft: int = 16  # tokens proposed at most
+    num_draft: int = 31  # tokens proposed at most: 32 rows with the root, which a GPU takes in one captured pass
     num_branches: int = 3  # continuations of one place at most
     min_probability: float = 0.05  # estimated, that a token is accepted; below it nothing is drafted
 

@@ -15,7 +15,7 @@ from spec_engine.model.memory import allocating, check_memory, fits, model_need,
 from spec_engine.model.target import Target
 from spec_engine.model.watch import LoadProgress, LoadWatch, watching
 
-_WARM_NODES = 16  # drafted nodes of the passes that are made ready
+_WARM_NODES = 31  # drafted nodes of the passes that are made ready
 
 
 class Room(Protocol):

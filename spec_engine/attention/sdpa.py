@@ -9,10 +9,10 @@ treated as G * T rows of one head. Keys and values are then read once per key he
 makes a one-row pass 2 to 4 times faster on the CPU.
 
 Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): in float32 the folded flash
-operator is the fastest or within 10 % of it from 1 to 1,024 rows, except for `_BLOCKED_ROWS` rows over long prefixes,
-where blocks of `_BLOCK` keys stay in the cache and take 20 to 25 % less time. In half precision it depends on the
-processor: `contest` measures the operator against products head by head (`by_head`). Batched products over all heads
-are slow there, because the heads of a cache are no contiguous batch and torch copies them first.
+operator is the fastest or within 10 % of it from 1 to 1,024 rows. Over 8,192 and more keys, blocks of keys took 20 to 25
+% less time for 64 to 256 rows on one machine and up to 60 % more on another, so they are not used. In half precision it
+depends on the processor: `contest` measures the operator against products head by head (`by_head`). Batched products
+over all heads are slow there, because the heads of a cache are no contiguous batch and torch copies them first.
 """
 
 import torch
@@ -24,8 +24,6 @@ from spec_engine.attention.contest import Verdict
 from spec_engine.attention.merge import add_sink, merge, merge_two, wide
 
 _BLOCK = 1024  # keys per block of the matmul path
-_BLOCKED_ROWS = range(64, 257)  # float32 on the CPU: rows for which blocks beat the flash operator …
-_BLOCKED_KEYS = 8192  # … over at least so many keys
 _SQUARE_ROWS = 128  # new tokens of a prompt that share a block of the products
 _FLASH_ONLY = Verdict()
 _MAX_FLASH_HEAD = 256  # head size up to which CUDA's flash operator works; it must be a multiple of 8
@@ -101,8 +99,7 @@ class CpuBackend(MatmulBackend):
         if self._by_head(num_rows, k.shape[2], q, scoring):
             out, lse = attend_by_head(_fold(q, k), k, v, scoring.scale)
             return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
-        in_blocks = k.shape[2] >= _BLOCKED_KEYS and num_rows in _BLOCKED_ROWS and q.dtype == torch.float32
-        if in_blocks or scoring.softcap is not None or size != v.shape[3]:
+        if scoring.softcap is not None or size != v.shape[3]:
             return super()._unmasked(q, k, v, scoring)
         out, lse = _flash_cpu(_fold(q, k), k, v, 0.0, False, attn_mask=None, scale=scoring.scale)
         return out.reshape(1, num_heads, num_new, size), lse.reshape(1, num_heads, num_new)
