@@ -29,12 +29,13 @@ from spec_engine.pass_costs import PassCosts, chance
 from spec_engine.plain_steps import PlainSteps
 from spec_engine.tree import DraftTree
 
-_CREDIT = 1.7  # plain steps that an answer may lose at its start …
-_CAUTION = 0.7  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
+_CREDIT = 2.0  # plain steps that an answer may lose at its start …
+_CAUTION = 0.75  # … less this part where tokens are drawn, if all looks at such answers have lost lately …
+_UNKNOWN = 0.5  # a look at them that nobody has taken yet, and that lost so far …
 _RATE = 0.002  # … and so many more for each plain step
 _LOOK = 0.7  # plain steps; a look takes no more than this off the account: a draft may be wrong once
 _DEAR = 4.0  # … unless drafting alone took so long: then …
-_DEAR_LOOK = 1.0  # … so much, and another look has to wait
+_DEAR_LOOK = 1.3  # … so much, and another look has to wait
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
@@ -88,7 +89,7 @@ class BudgetController:
         self._passes.begin(is_drawn=is_drawn, is_later=is_later)
         self._levels.begin(is_drawn=is_drawn, is_later=is_later)
         num_lost, num_known = self._lost_looks
-        self._account = _CREDIT * (1 - (_CAUTION if is_drawn else 0.0) * num_lost / (num_known + 1))
+        self._account = _CREDIT * (1 - (_CAUTION if is_drawn else 0.0) * (num_lost + _UNKNOWN) / (num_known + 1))
         self._wait = 1  # steps until the next look
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately

@@ -135,17 +135,17 @@ def test_the_controller_is_near_the_bound_and_never_loses_much() -> None:
                     seconds[kind].append((best_seconds(trace), fixed_seconds(trace), taken))
     for lengths in (("1024", "8192"), ("8192", "1024")):  # and one engine that goes from short to long documents
         for kind in seconds:
-            controller = BudgetController(16)
+            controller = BudgetController(31)
             for trace in (
                 one for length in lengths for key, many in engines.items() if key[1:] == (kind, length) for one in many
             ):
-                if trace.budgets[-1] == 16 and trace.name.endswith("free"):
+                if trace.budgets[-1] >= 16 and trace.name.endswith("free"):
                     assert replay(trace, controller) < trace.plain_answer_s / 0.95, trace.name
-                elif trace.budgets[-1] == 16:
+                elif trace.budgets[-1] >= 16:
                     replay(trace, controller)
     for kind, answers in seconds.items():
         best, fixed, taken = (sum(column) for column in zip(*answers, strict=True))
         print(f"{kind}: {best / taken:.0%} of the bound, {fixed / taken:.0%} of the best fixed budget of each answer")
         # No rule can know which single draft is wrong; so the best fixed budget of each answer is the second measure.
-        assert best / taken > {"lookup": 0.90, "longspec": 0.90}.get(kind, 0.82), kind
-        assert fixed / taken > 0.95, kind
+        assert best / taken > {"longspec": 0.90, "eagle3": 0.85}.get(kind, 0.78), kind
+        assert fixed / taken > 0.92, kind
