@@ -115,7 +115,7 @@ class EagleSession:
         return iter(())
 
     def observe(self, step: Step) -> None:
-        """Take committed tokens with their features. A few wait for the next proposal; more are run at once."""
+        """Take committed tokens with their features. A few wait for the next proposal; more, or a prompt, are run."""
         assert step.features is not None, "the pass was not tapped"
         self._join()
         self._reach.confirmed(len(step.token_ids) - 1, step.depth)
@@ -128,8 +128,7 @@ class EagleSession:
         else:
             assert before is not None, "a first token has no row"
             self._wait_for_run(step.token_ids, torch.cat((before, features[:-1])) if len(features) > 1 else before)
-        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
-        if is_read or len(self._pending) >= _CATCH_UP:
+        if step.is_prompt or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:

@@ -101,7 +101,7 @@ class LMSession:
             yield num_held
 
     def observe(self, step: Step) -> None:
-        """Take committed tokens. A few wait for the next proposal; more are run at once."""
+        """Take committed tokens. A few wait for the next proposal; more, and those of a prompt, are run at once."""
         self._join()
         self._num_done = step.num_done
         token_ids = step.token_ids
@@ -112,8 +112,7 @@ class LMSession:
             else:
                 self._memory.drop_last()
         self._pending.extend(token_ids)
-        is_read = step.is_prompt and not self._memory.cache.keeps_view_rows
-        if is_read or len(self._pending) >= _CATCH_UP:
+        if step.is_prompt or len(self._pending) >= _CATCH_UP:
             self._catch_up()
 
     def focus(self, focus: Focus) -> None:
@@ -146,6 +145,8 @@ class LMSession:
 
     def _catch_up(self) -> None:
         """Bring the memory up to date."""
+        if not self._pending:
+            return
         if self._memory.cache.keeps_view_rows:
             self._extend_view(self._pending)
         else:

@@ -194,6 +194,16 @@ def test_before_a_focus_the_view_is_sink_and_recent(tmp_path: Path, target: PreT
     assert_scores(tree, Reference(weights, target), [0, *tokens[:-1]], features[seen])
 
 
+@pytest.mark.parametrize("retrieval", [OFF, VIEW], ids=["whole", "view"])
+def test_a_prompt_is_read_as_it_comes(tmp_path: Path, target: PreTrainedModel, retrieval: RetrievalConfig) -> None:
+    """Nothing of it is left for the first proposal, whose seconds belong to the answer."""
+    text = random_ids(120)
+    features = features_of(target, text, (2, 1, 0))
+    own = drafter(write_head(tmp_path, eagle3_weights(), head_fields()), target, OPT, retrieval)
+    own.begin(SamplingParams()).observe(Step(text, 120, features=features, is_prompt=True))
+    assert own._memory.cache.full.length == 119, "a row for each token but the first"
+
+
 def test_a_view_beyond_the_trained_range_is_refused(tmp_path: Path, target: PreTrainedModel) -> None:
     folder = write_head(tmp_path, eagle3_weights(), head_fields(max_position_embeddings=64))
     with pytest.raises(PresetError, match="trained on 64 tokens"):

@@ -179,6 +179,17 @@ def test_prompt_rows_survive_and_answers_are_read_again() -> None:
     assert own._memory.token_ids == [*text, 9, 3, 4]
 
 
+@pytest.mark.parametrize("retrieval", [OFF, VIEW], ids=["whole", "view"])
+def test_a_prompt_is_read_as_it_comes(retrieval: RetrievalConfig) -> None:
+    """Nothing of it is left for the first proposal, whose seconds belong to the answer."""
+    own = drafter(sharp("llama"), OPT, retrieval)
+    text = random_ids(200)
+    session = begin(own, text)
+    assert own._memory.token_ids == list(text)
+    session.observe(Step((9, 3), 202))
+    assert own._memory.token_ids == list(text), "a few tokens of an answer wait"
+
+
 def test_proposed_ids_lie_in_the_targets_vocabulary() -> None:
     own = LMDrafter(sharp("llama"), LMSettings(200, 40, BEAM, OFF))
     assert own.vocab_size == 40
