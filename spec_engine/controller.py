@@ -152,11 +152,11 @@ class BudgetController:
         if self.budget():
             self._num_dear = self._num_dear + 1 if is_dear and not proposed.num_passes else 0
         num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
-        self._is_proven |= num_passes > 0 and len(path) > 1
+        was_proven, self._is_proven = self._is_proven, self._is_proven or (num_passes > 0 and len(path) > 1)
         if num_passes:
             expected = sum(map(chance, tree.log_q[1:]))
             self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)
-            self._book_look(seconds, record.draft_s, len(path))
+            self._book_look(seconds, record.draft_s, len(path), is_first=not was_proven and len(path) > 1)
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
@@ -171,8 +171,9 @@ class BudgetController:
         risk = self._levels.risk * (num_lost + 1) / (num_known + 1)
         return risk <= self._account + more
 
-    def _book_look(self, seconds: float, draft_s: float, num_tokens: int) -> None:
-        """What a step with passes of the draft model does to the account, and how long to wait if it did not pay."""
+    def _book_look(self, seconds: float, draft_s: float, num_tokens: int, *, is_first: bool) -> None:
+        """What a step with passes of the draft model does to the account, and how long to wait if it did not pay.
+        `is_first`: it was right with the one level that a drawn answer begins with; deeper ones may pay."""
         self._num_looks += 1
         self._num_drafted += 1
         self._look_s = _TREND * self._look_s + seconds
@@ -180,6 +181,7 @@ class BudgetController:
         if self._plain.seconds is None:
             return
         gain = num_tokens - seconds / self._plain.seconds  # in plain steps
+        gain = max(gain, 0.0) if is_first else gain
         is_dear = draft_s > _DEAR * self._plain.seconds
         booked = max(gain, -_DEAR_LOOK if is_dear else -_LOOK)
         self._lost_looks[:] = (_LOSSES * old + new for old, new in zip(self._lost_looks, (gain < 0, 1), strict=True))

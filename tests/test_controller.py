@@ -363,6 +363,18 @@ def test_a_drawn_answer_is_drafted_for_one_level_until_a_draft_was_right() -> No
     assert controller.min_gain() <= 1
 
 
+@pytest.mark.parametrize("drawn", [(True,), (False, True)], ids=["drawn", "in turn with greedy ones"])
+@pytest.mark.parametrize("first", [1.3, 1.65, 1.9])
+def test_a_first_level_that_was_right_is_no_loss(drawn: tuple[bool, ...], first: float) -> None:
+    """One level may be right and take longer than its token is worth: the depth is ours, not the drafter's."""
+    machine = Machine(gpu, lambda num_passes: 0.03 * (first + 0.1 * (num_passes - 1)), accept=1.0, noise=0.0, says=0.99)
+    controller = BudgetController(8)
+    for answer in range(12):
+        machine.first_step(controller, is_drawn=drawn[answer % len(drawn)])
+        speed = machine.speed(controller, 60)
+    assert speed > 1.5 / machine.verify(0)
+
+
 def test_a_machine_that_is_free_again_is_noticed() -> None:
     """All takes ten times as long for some answers, and then no longer."""
     slow = Machine(lambda num_nodes: 10 * cpu(num_nodes), lambda num_nodes: 10 * cheap(num_nodes), 0.9, noise=0.0)

@@ -3,7 +3,7 @@
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}"
-lengths=2K,16K,64K,128K rows=1,8,16,32,64 seconds=120 shapes=()
+lengths=2K,16K,64K,128K rows=1,8,16,32,64 seconds=100 shapes=()
 if [ -n "$REHEARSAL" ]; then lengths=64,128 rows=1,8 seconds=5 shapes=(--shape tiny,tiny-draft); fi
 bench kernels 460 --kernels "${shapes[@]}" --lengths "$lengths" --rows "$rows" --sweep "$seconds" --out "$OUT/kernels.json"
 finish kernels.json

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spec_engine.bench.machine import bandwidth
 from spec_engine.bench.shapes import shape_config
-from spec_engine.model.block_products import Cut, Kind, Timer, TorchProducts, Use, choose, usual_cuts
+from spec_engine.model.block_products import Choice, Cut, Form, Kind, Timer, TorchProducts, Use, choose, usual_cuts
 from spec_engine.model.products import Matrix
 
 _MEMBERS: Final = 8  # matrices of a form: together far more than a GPU's cache holds
@@ -36,6 +36,11 @@ class ProductRow:
     cut: str  # "cuBLAS" or how ours is cut
     seconds: float
     share: float
+
+    @property
+    def title(self) -> str:
+        """Which product it is."""
+        return f"{self.kind} {self.num_in} x {self.num_out}, {self.num_rows} rows"
 
     def values(self) -> dict[str, object]:
         """For JSON."""
@@ -71,29 +76,38 @@ def sweep_products(
     shape: str, where: tuple[torch.dtype, torch.device], limit_s: float, timer: Timer, tell: Callable[[str], None]
 ) -> list[ProductRow]:
     """All that was tried until the time was up, for 1 and for 16 rows."""
-    dtype, device = where
-    uses = uses_of(shape, where)
-    choice = choose(uses, TorchProducts(1e-6), timer, _more_cuts(limit_s / (2 * len(uses))))
-    found = []
-    for form, times in choice.seconds.items():
-        kind, num_in, num_out, is_one = form
-        num_bytes = choice.num_bytes[form]
-        limit_s, number = num_bytes / bandwidth(device, num_bytes), num_bytes // (num_in * num_out * dtype.itemsize)
-        for cut, seconds in times.items():
-            name = "cuBLAS" if cut is None else str(cut)
-            row = ProductRow(kind, num_in, num_out, 1 if is_one else 16, name, seconds / number, limit_s / seconds)
-            found.append(row)
-        told = f"cuBLAS {limit_s / times[None]:.0%}, best of {len(times) - 1} cuts {limit_s / min(times.values()):.0%}"
-        tell(f"{kind} {num_in} x {num_out}, {1 if is_one else 16} rows: {told} of the limit")
+    uses, found = uses_of(shape, where), list[ProductRow]()
+    for use in uses:
+        choice = choose([use], TorchProducts(1e-6), timer, _more_cuts(limit_s / (2 * len(uses))))
+        for (form, cut), why in choice.refused.items():
+            tell(f"{form[0]} {form[1]} x {form[2]}, {cut or 'cuBLAS'}: {why}")
+        for form in choice.seconds:
+            rows = _rows(form, choice, where)
+            best = max(row.share for row in rows)
+            tell(
+                f"{rows[0].title}: cuBLAS {rows[0].share:.0%}, the best of {len(rows) - 1} cuts {best:.0%} of the limit"
+            )
+            found += rows
     return found
+
+
+def _rows(form: Form, choice: Choice, where: tuple[torch.dtype, torch.device]) -> list[ProductRow]:
+    """All that was right of one form, cuBLAS first."""
+    kind, num_in, num_out, is_one = form
+    num_bytes = choice.num_bytes[form]
+    limit_s, number = num_bytes / bandwidth(where[1], num_bytes), num_bytes // (num_in * num_out * where[0].itemsize)
+    return [
+        ProductRow(kind, num_in, num_out, 1 if is_one else 16, str(cut or "cuBLAS"), s / number, limit_s / s)
+        for cut, s in choice.seconds[form].items()
+    ]
 
 
 def product_line(found: Sequence[ProductRow]) -> str:
     """The best of each product in a sentence."""
-    best: dict[tuple[str, int, int, int], ProductRow] = {}
+    best: dict[str, ProductRow] = {}
     for row in sorted(found, key=lambda row: row.seconds):
-        best.setdefault((row.kind, row.num_in, row.num_out, row.num_rows), row)
-    told = [f"{kind} {n} x {m}, {rows} rows: {row.cut}, {row.share:.0%}" for (kind, n, m, rows), row in best.items()]
+        best.setdefault(row.title, row)
+    told = [f"{title}: {row.cut}, {row.share:.0%}" for title, row in best.items()]
     return f"Fastest products, as shares of the memory's speed: {'; '.join(told)}."
 
 

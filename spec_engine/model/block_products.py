@@ -11,7 +11,7 @@ how sums are rounded, so it must not change between two passes, and should not b
 """
 
 import importlib
-import importlib.util
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,8 +50,9 @@ Cuts = Callable[[int, torch.device], Iterable[Cut]]
 
 _MARGIN = 1.02
 _TRIED_ROWS = (1, 16)
-_MOST_MEMBERS = 8  # matrices of a form that take turns: together more than a GPU's cache holds
-_TURNS = 5
+_CACHED_BYTES = 256 << 20  # matrices of a form that take turns: together more than a GPU's cache holds, if there are
+_REMATCHES = 2  # so that the luckiest of several is not taken for the fastest
+_TURNS, _REPLAYS = 4, 3
 _TOLERANCE = 2e-2  # relative norm of the difference; half precision rounds to 2e-3
 
 
@@ -147,11 +148,13 @@ class ChosenProducts(TorchProducts):
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the contest found: the cut of our kernels for each form in which they won, and the seconds of all that were
-    tried and right, torch's under None. `num_bytes` of the matrices that were read in them."""
+    tried and right, torch's under None. `num_bytes` of the matrices that were read in them. `refused`: why the others,
+    torch's products among them, could not be done or were not right."""
 
     cuts: Mapping[Form, Cut]
     seconds: Mapping[Form, Mapping[Cut | None, float]]
     num_bytes: Mapping[Form, int]
+    refused: Mapping[tuple[Form, Cut | None], str]
 
     def gain(self, form: Form) -> float:
         """How many times as fast as torch the cut that won is; 1 where none did."""
@@ -166,59 +169,92 @@ class Choice:
             rows = "1 row" if is_one else f"{_TRIED_ROWS[-1]} rows"
             figures = f", {min(won):.2f} to {max(won):.2f} times as fast" if won else ""
             parts.append(f"{len(won)} of {len(forms)} forms with {rows}{figures}")
-        return f"Our products for {'; '.join(parts)}; cuBLAS for the others."
+        reasons = Counter(self.refused.values()).most_common()
+        refused = f" Not tried or not right: {'; '.join(f'{n} times {why}' for why, n in reasons)}." if reasons else ""
+        return f"Our products for {'; '.join(parts)}; cuBLAS for the others.{refused}"
 
 
 def usual_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
     """Those that are worth trying for so many rows; where kernels can begin early, each of them also so."""
     usual = ONE_ROW if num_rows == 1 else FEW_ROWS
-    can_be_early = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    can_be_early = is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
     return usual + tuple(replace(cut, is_early=True) for cut in usual if can_be_early)
 
 
 def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts = usual_cuts) -> Choice:
     """Let our kernels and torch do each of these uses in turn. `timer` gives the seconds of some work; `cuts` gives,
-    for a number of rows and a device, those that are tried."""
+    for a number of rows and a device, those that are tried. The fastest of them has to win again, twice."""
+    alike: dict[tuple[Kind, int, int], list[tuple[Matrix, Tensor | None]]] = {}
+    for use in uses:  # those of one form are decided together
+        alike.setdefault(use.form(1)[:3], []).extend(use.members)
     won: dict[Form, Cut] = {}
-    times: dict[Form, dict[Cut | None, float]] = {}
+    seconds: dict[Form, dict[Cut | None, float]] = {}
     num_bytes: dict[Form, int] = {}
-    for use, num_rows in product(uses, _TRIED_ROWS):
-        form, inputs = use.form(num_rows), _inputs(use, num_rows)
-        want, usual_s = _tried(plain, use, inputs, timer)
-        if want is None:
-            continue
-        times[form] = {None: usual_s}
-        num_bytes[form] = sum(matrix.weight.nbytes for matrix, _ in use.members[:_MOST_MEMBERS])
-        for cut in cuts(num_rows, inputs[0].device):
-            found, seconds = _tried(ChosenProducts(plain, {form: cut}), use, inputs, timer)
-            if found is not None and bool((found - want).norm() <= _TOLERANCE * want.norm()):
-                times[form][cut] = seconds
-        best = min(times[form], key=times[form].__getitem__)
-        if best is not None and usual_s > _MARGIN * times[form][best]:
-            won[form] = best
-    return Choice(won, times, num_bytes)
+    refused: dict[tuple[Form, Cut | None], str] = {}
+    for ((kind, *_), members), num_rows in product(alike.items(), _TRIED_ROWS):
+        match = _Match(Use(kind, tuple(members)), num_rows, plain, timer)
+        form = match.use.form(num_rows)
+        times = {}
+        for cut in (None, *cuts(num_rows, match.device)):
+            if why := match.wrong(cut):
+                refused[form, cut] = why
+            else:
+                times[cut] = match.seconds(cut)
+        if None in times:
+            seconds[form], num_bytes[form] = times, match.num_bytes
+            best = min(times, key=times.__getitem__)
+            if best is not None and all(match.wins(best) for _ in range(_REMATCHES)):
+                won[form] = best
+    return Choice(won, seconds, num_bytes, refused)
 
 
-def _inputs(use: Use, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Rows for a use, and rows that its results may be added to."""
-    matrix, _ = use.members[0]
-    weight = matrix.weight
-    generator = torch.Generator().manual_seed(0)
-    x, base = (torch.randn(num_rows, n, generator=generator).to(weight) for n in (matrix.num_in, matrix.num_out))
-    return x, base
+class _Match:
+    """One form with so many rows: what is done, and what it takes."""
 
+    def __init__(self, use: Use, num_rows: int, plain: TorchProducts, timer: Timer) -> None:
+        matrix, _ = use.members[0]
+        weight = matrix.weight
+        number = -(-_CACHED_BYTES // weight.nbytes)
+        self.use, self._form = use, use.form(num_rows)
+        self._members = use.members[:number]
+        self.num_bytes = weight.nbytes * len(self._members)
+        self.device = weight.device
+        self._plain, self._timer = plain, timer
+        self._x = torch.randn(num_rows, matrix.num_in, generator=torch.Generator().manual_seed(0)).to(weight)
+        self._base = matrix(self._x).flip(1).contiguous()  # as large as what is added to it
+        self._want = self._works(None)[0]().float()
+        self._found: dict[Cut | None, float] = {}
 
-def _tried(
-    products: TorchProducts, use: Use, inputs: tuple[Tensor, Tensor], timer: Timer
-) -> tuple[Tensor | None, float]:
-    """What the first member gives, in float32, and the seconds of some members one after the other; None where that
-    cannot be done here."""
-    works = [_work(products, use.kind, *member, *inputs) for member in use.members[:_MOST_MEMBERS]]
-    try:
-        result = works[0]().float()
-        return result, timer(lambda: tuple(work() for work in works))
-    except RuntimeError:  # too large for this card, or refused by its driver
-        return None, 0.0
+    def wrong(self, cut: Cut | None) -> str:
+        """Why this cut, or torch, cannot be timed; "" where it was, and gives what torch gives."""
+        try:
+            found = self._works(cut)[0]().float()
+            if not bool((found - self._want).norm() <= _TOLERANCE * self._want.norm()):
+                return "other numbers than torch gives"
+            self._found[cut] = self._timed(cut)
+        except RuntimeError as error:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # raises where the device is lost, and nothing can go on
+            return str(error).splitlines()[0]
+        return ""
+
+    def seconds(self, cut: Cut | None) -> float:
+        """What it took."""
+        return self._found[cut]
+
+    def wins(self, cut: Cut) -> bool:
+        """Whether it is faster than torch now, both measured anew."""
+        return self._timed(None) > _MARGIN * self._timed(cut)
+
+    def _timed(self, cut: Cut | None) -> float:
+        works = self._works(cut)
+        return self._timer(lambda: tuple(work() for work in works))
+
+    def _works(self, cut: Cut | None) -> list[Callable[[], Tensor]]:
+        """Each member's product."""
+        products = self._plain if cut is None else ChosenProducts(self._plain, {self._form: cut})
+        return [_work(products, self.use.kind, *member, self._x, self._base) for member in self._members]
 
 
 def _work(
@@ -233,19 +269,20 @@ def _work(
 
 def cuda_timer(device: torch.device) -> Timer:
     """Seconds of captured work on a GPU, the host's not among them: the fastest of some turns."""
-    capture = CudaCapture(device)
 
     def seconds(work: Work) -> float:
-        replay = capture(work)
-        replay()
         times = []
-        for _ in range(_TURNS):
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
-            replay()
-            ended.record()
-            ended.synchronize()
-            times.append(float(began.elapsed_time(ended)) / 1000)
+        with torch.cuda.device(device):
+            replay = CudaCapture(device)(work)
+            for _ in range(_TURNS):
+                began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                replay()  # keeps the device busy while the host goes ahead
+                began.record()
+                for _ in range(_REPLAYS):
+                    replay()
+                ended.record()
+                ended.synchronize()
+                times.append(float(began.elapsed_time(ended)) / 1000 / _REPLAYS)
         return min(times)
 
     return seconds

@@ -40,10 +40,13 @@ class CudaCapture:
             with torch.cuda.stream(self._stream):
                 work()  # kernels are compiled and workspaces taken before the capture
             torch.cuda.current_stream().wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                before = torch.cuda.memory_reserved()  # what was cached was given back at the beginning of the block
-                results = work()
+            graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                    before = torch.cuda.memory_reserved()  # what was cached was given back as the block began
+                    results = work()
+            finally:
+                torch.cuda.set_stream(usual)  # which a capture that fails does not restore
             self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
 
         def replay() -> tuple[Tensor, ...]:

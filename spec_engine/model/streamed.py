@@ -73,7 +73,7 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
     n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
     is_out = n < num_out
     n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
-    up_at = n_at + num_out.to(tl.int64) * weight_row
+    up_at = n_at + tl.cast(num_out, tl.int64) * weight_row
     if IS_EARLY:
         _hurry(weight_ptr, n_at, num_in, INS)
     out = tl.zeros([OUTS, INS], tl.float32)
@@ -115,7 +115,7 @@ def _few_rows_kernel(  # type: ignore[no-untyped-def]
     rows = tl.arange(0, ROWS)
     is_out, is_row = n < num_out, rows < num_rows
     n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
-    up_at = n_at + num_out.to(tl.int64) * weight_row
+    up_at = n_at + tl.cast(num_out, tl.int64) * weight_row
     if IS_EARLY:
         _hurry(weight_ptr, n_at, num_in, INS)
     out = tl.zeros([OUTS, ROWS], tl.float32)
@@ -162,6 +162,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut:
         around = replace(around, norm=None)
     out = torch.empty(num_rows, num_out, dtype=x.dtype, device=x.device)
     unused = x  # what is not there is not looked at
+    early = {"launch_pdl": True} if cut.is_early else {}  # not every platform knows the option
     kernel = _one_row_kernel if num_rows == 1 else _few_rows_kernel
     with launching(x):
         kernel[(triton.cdiv(num_out, cut.outs),)](
@@ -173,6 +174,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut:
             OUTS=cut.outs, INS=cut.ins, ROWS=MOST_ROWS, STAGES=cut.stages, HAS_NORM=around.norm is not None,
             HAS_BASE=around.base is not None, HAS_BIAS=bias is not None, IS_GATED=around.is_gated,
             IS_EVEN=num_in % cut.ins == 0 and num_out % cut.outs == 0, UPCAST=bool(knobs.runtime.interpret),
-            IS_EARLY=cut.is_early, num_warps=cut.num_warps, launch_pdl=cut.is_early,
+            IS_EARLY=cut.is_early, num_warps=cut.num_warps, **early,
         )  # fmt: skip
     return out

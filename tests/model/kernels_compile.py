@@ -1,6 +1,7 @@
 """Run by test_kernels and test_streamed: compile kernels for cards that need not be here.
 
-A line for each: kernel, compute capability, bytes spilled, shared memory, loads that run ahead. Argument: the module.
+A line for each: kernel, compute capability, bytes spilled, shared memory, loads that run ahead, waits for the kernels
+before; of products also kind, stages, and whether they begin early. Argument: ``between`` or ``streamed``.
 """
 
 import re
