@@ -133,15 +133,7 @@ def test_goals_are_judged_from_files_as_the_benches_write_them(tmp_path: Path) -
     assert verdicts({**replayed, "rows": [eagle, longest]}) == [True, None, False]
     assert verdicts({**replayed, "where": "Sizes of vicuna", "rows": [eagle]}) == [None]
     cut = {"ratio": 0.9, "keys": [32, 32]}
-    product = {
-        "kind": "normed",
-        "num_in": 64,
-        "num_out": 96,
-        "num_rows": 1,
-        "cut": "cuBLAS",
-        "seconds": 2,
-        "share": 0.7,
-    }
+    product = {"title": "normed 64 x 96, 1 rows", "cut": "cuBLAS", "seconds": 2, "share": 0.7}
     products = [product, {**product, "cut": "Cut(8)", "seconds": 1, "share": 0.9}]
     kernels = told({"where": "", "kernels": [], "tunings": [cut], "products": products})
     assert kernels[0].measured.startswith("0.9")

@@ -10,7 +10,7 @@ makes a one-row pass 2 to 4 times faster on the CPU.
 
 Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): in float32 the folded flash
 operator is the fastest or within 10 % of it from 1 to 1,024 rows. Over 8,192 and more keys, blocks of keys took a
-quarter less time for 64 to 256 rows on one machine and up to 70 % more on another, so they are not used. In half
+quarter less time for 64 to 256 rows on one machine and up to 66 % more on another, so they are not used. In half
 precision it depends on the processor: `contest` measures the operator against products head by head (`by_head`).
 Batched products over all heads are slow there, because the heads of a cache are no contiguous batch and torch copies
 them first.

@@ -44,7 +44,7 @@ class ProductRow:
 
     def values(self) -> dict[str, object]:
         """For JSON."""
-        return asdict(self) | {"share": round(self.share, 3)}
+        return {"title": self.title} | asdict(self) | {"share": round(self.share, 3)}
 
 
 def uses_of(shape: str, where: tuple[torch.dtype, torch.device]) -> list[Use]:
@@ -104,10 +104,8 @@ def _rows(form: Form, choice: Choice, where: tuple[torch.dtype, torch.device]) -
 
 def product_line(found: Sequence[ProductRow]) -> str:
     """The best of each product in a sentence."""
-    best: dict[str, ProductRow] = {}
-    for row in sorted(found, key=lambda row: row.seconds):
-        best.setdefault(row.title, row)
-    told = [f"{title}: {row.cut}, {row.share:.0%}" for title, row in best.items()]
+    fastest = {row.title: row for row in sorted(found, key=lambda row: -row.seconds)}
+    told = [f"{title}: {row.cut}, {row.share:.0%}" for title, row in fastest.items()]
     return f"Fastest products, as shares of the memory's speed: {'; '.join(told)}."
 
 

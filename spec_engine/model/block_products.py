@@ -7,7 +7,8 @@ Non-job: the kernels, matrices (`products`), the order of a pass (`fused`).
 
 Which is faster depends on the card, on cuBLAS's version and on the sizes, so no fixed rule is right. A kernel decides
 how sums are rounded, so it must not change between two passes, and should not between two runs: ours have to win by
-`_MARGIN` and the fastest of several turns counts. A kernel that gives other numbers than torch is never taken.
+`_MARGIN`, and again, and the fastest of several turns counts. A kernel that gives other numbers than torch is never
+taken.
 """
 
 import importlib
@@ -140,7 +141,7 @@ class ChosenProducts(TorchProducts):
             return None
         return self._cuts.get((kind, matrix.num_in, matrix.num_out, len(x) == 1))
 
-    def _product(self, matrix: Matrix, x: Tensor, around: object, cut: Cut) -> Tensor:
+    def _product(self, matrix: Matrix, x: Tensor, around: Around, cut: Cut) -> Tensor:
         found: Tensor = self._streamed.product(x, matrix.weight, matrix.bias, around, cut)
         return found
 
@@ -195,12 +196,13 @@ def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts =
     for ((kind, *_), members), num_rows in product(alike.items(), _TRIED_ROWS):
         match = _Match(Use(kind, tuple(members)), num_rows, plain, timer)
         form = match.use.form(num_rows)
-        times = {}
+        times: dict[Cut | None, float] = {}
         for cut in (None, *cuts(num_rows, match.device)):
-            if why := match.wrong(cut):
-                refused[form, cut] = why
+            took = match.tried(cut)
+            if isinstance(took, str):
+                refused[form, cut] = took
             else:
-                times[cut] = match.seconds(cut)
+                times[cut] = took
         if None in times:
             seconds[form], num_bytes[form] = times, match.num_bytes
             best = min(times, key=times.__getitem__)
@@ -224,24 +226,18 @@ class _Match:
         self._x = torch.randn(num_rows, matrix.num_in, generator=torch.Generator().manual_seed(0)).to(weight)
         self._base = matrix(self._x).flip(1).contiguous()  # as large as what is added to it
         self._want = self._works(None)[0]().float()
-        self._found: dict[Cut | None, float] = {}
 
-    def wrong(self, cut: Cut | None) -> str:
-        """Why this cut, or torch, cannot be timed; "" where it was, and gives what torch gives."""
+    def tried(self, cut: Cut | None) -> float | str:
+        """Seconds of this cut, or of torch; or why it could not be done, or is not right."""
         try:
             found = self._works(cut)[0]().float()
             if not bool((found - self._want).norm() <= _TOLERANCE * self._want.norm()):
                 return "other numbers than torch gives"
-            self._found[cut] = self._timed(cut)
+            return self._timed(cut)
         except RuntimeError as error:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # raises where the device is lost, and nothing can go on
             return str(error).splitlines()[0]
-        return ""
-
-    def seconds(self, cut: Cut | None) -> float:
-        """What it took."""
-        return self._found[cut]
 
     def wins(self, cut: Cut) -> bool:
         """Whether it is faster than torch now, both measured anew."""

@@ -59,6 +59,13 @@ def why_not(runner: Runner) -> str:
     return ""
 
 
+def graphs_note(forward: Forward, runner: Runner) -> str:
+    """Which passes were captured, or why none are, in a sentence."""
+    if isinstance(forward, Graphed):
+        return f"CUDA graphs: {forward.note}."
+    return f"No CUDA graphs: {why_not(runner) or 'they are switched off'}."
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What a graph is captured for: padded rows, columns for newer rows, and what is recorded."""

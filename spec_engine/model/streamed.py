@@ -38,15 +38,22 @@ def _block(weight_ptr, at, is_there, IS_EVEN: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _hurry(weight_ptr, n_at, num_in, INS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Let the next kernel start, bring the first blocks [outs, 4 * INS] into the cache, and wait for the kernels
-    before: what they wrote may be read from here on."""
-    tl.extra.cuda.gdc_launch_dependents()
-    k = tl.minimum(tl.arange(0, INS // 16) * 64, num_in - 1)  # a line of the cache holds 64 numbers
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [weight_ptr + n_at + k[None, :]], tl.int32, False, 1
-    )
-    tl.extra.cuda.gdc_wait()
+def _begun(  # type: ignore[no-untyped-def]
+    weight_ptr, num_in, num_out, weight_row, OUTS: tl.constexpr, INS: tl.constexpr, IS_EARLY: tl.constexpr
+):
+    """The program's columns, which of them there are, and where their weights lie. What kernels before wrote may be
+    read from here on: an early one lets the next kernel start, brings its first blocks [outs, 4 * INS] into the cache,
+    and waits."""
+    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
+    if IS_EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        k = tl.minimum(tl.arange(0, INS // 16) * 64, num_in - 1)  # a line of the cache holds 64 numbers
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [weight_ptr + n_at + k[None, :]], tl.int32, False, 1
+        )
+        tl.extra.cuda.gdc_wait()
+    return n, n < num_out, n_at
 
 
 @triton.jit
@@ -70,12 +77,8 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
     UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """`OUTS` columns of the result for one row, by multiplying and adding: sums are kept apart until the end."""
-    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
-    is_out = n < num_out
-    n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
+    n, is_out, n_at = _begun(weight_ptr, num_in, num_out, weight_row, OUTS, INS, IS_EARLY)
     up_at = n_at + tl.cast(num_out, tl.int64) * weight_row
-    if IS_EARLY:
-        _hurry(weight_ptr, n_at, num_in, INS)
     out = tl.zeros([OUTS, INS], tl.float32)
     up = tl.zeros([OUTS, INS], tl.float32)
     squares = tl.zeros([INS], tl.float32)
@@ -111,13 +114,10 @@ def _few_rows_kernel(  # type: ignore[no-untyped-def]
     UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """`OUTS` columns of the result for up to `ROWS` rows, by the matrix units."""
-    n = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
-    rows = tl.arange(0, ROWS)
-    is_out, is_row = n < num_out, rows < num_rows
-    n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
+    n, is_out, n_at = _begun(weight_ptr, num_in, num_out, weight_row, OUTS, INS, IS_EARLY)
     up_at = n_at + tl.cast(num_out, tl.int64) * weight_row
-    if IS_EARLY:
-        _hurry(weight_ptr, n_at, num_in, INS)
+    rows = tl.arange(0, ROWS)
+    is_row = rows < num_rows
     out = tl.zeros([OUTS, ROWS], tl.float32)
     up = tl.zeros([OUTS, ROWS], tl.float32)
     squares = tl.zeros([ROWS], tl.float32)

@@ -21,7 +21,7 @@ from spec_engine.cache.slots import SlotCache, num_shared, on_device
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
 from spec_engine.model.fused import Fused, fused
-from spec_engine.model.graphs import Graphed, graphed, why_not
+from spec_engine.model.graphs import graphed, graphs_note
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.sizes import ModelSize, model_size
@@ -189,10 +189,8 @@ class Target:
     @property
     def passes_note(self) -> str:
         """Which passes were captured, or why none are, and who does the products of few rows, a sentence each."""
-        note = f"No CUDA graphs: {why_not(self._runner) or 'they are switched off'}."
-        if isinstance(self._forward, Graphed):
-            note = f"CUDA graphs: {self._forward.note}."
-        return f"{note} {self.weights[1].note}".strip() if isinstance(self.weights[1], Fused) else note
+        products = self.weights[1].note if isinstance(self.weights[1], Fused) else ""
+        return f"{graphs_note(self._forward, self._runner)} {products}".strip()
 
     def last_rows(self) -> tuple[Tensor, Tensor]:
         """Keys and values [1, Hk, length, D] of the committed tokens in the last layer that sees everything, in place.

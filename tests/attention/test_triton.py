@@ -3,6 +3,7 @@
 They run in processes of their own (`triton_run`).
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,13 @@ def test_every_way_to_cut_the_kernels_gives_the_same() -> None:
 
 
 def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
-    """They use the matrix units, spill two registers at most, and fit the shared memory of a small card."""
+    """They use the matrix units, spill no registers, and fit the shared memory of a small card."""
     lines = run("triton_compile.py", interpret=False).splitlines()
     assert len(lines) == 3 * 2 * 3 * 2
     for line in lines:
         kernel, capability, _, _, shared, products, spilled = line.split()
         assert int(products) > 0, line
-        assert int(spilled) <= 8, line  # none with Triton 3.9, two in one kernel with 3.6
+        assert int(spilled) <= (8 if version("triton").startswith("3.6.") else 0), line  # one kernel, two registers
         assert int(shared) <= (SMALL_CARD if capability != "90" else 227 * 1024), line
         assert kernel in ("_prefix_kernel", "_tree_kernel")
 
