@@ -57,11 +57,11 @@ def pick(device: torch.device, dtype: torch.dtype) -> Pick:
 
 
 def _pick_for_cpu(dtype: torch.dtype) -> Pick:
-    """In half precision the faster kernel differs by processor, so it is measured."""
+    """For many rows the faster kernel differs by processor, so it is measured."""
     reason = "torch's flash operator for the CPU, with the group fold"
-    if dtype not in _HALF:
-        return Pick(CpuBackend(), reason)
     verdict = measured(dtype)
+    if not verdict.gains:
+        return Pick(CpuBackend(), reason)
     return Pick(CpuBackend(verdict), f"{reason}; for {str(dtype).removeprefix('torch.')} {verdict.describe()}")
 
 

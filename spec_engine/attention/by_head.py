@@ -1,84 +1,151 @@
-"""Attention in half precision by matrix products, one key head after the other.
+"""Attention on a CPU by matrix products, one key head after the other.
 
-Job: `attend_by_head`, for processors on which torch's products of two matrices in half precision beat its flash
-operator for the CPU. Non-job: saying where that is so (`contest`), dtypes other than the two half ones.
+Job: `attend_by_head`, for processors on which products of two matrices beat torch's flash operator for the CPU, and
+`whole_blocks`, which keys it takes. Non-job: saying where it is faster (`contest`), the keys that are left over.
 
-Three things make it fast. A head of a cache is a contiguous matrix, while the heads of a cache with room at its end are
-not a contiguous batch, and torch copies such a batch before a batched product. A softmax in half precision is one
-operator that reads and writes each logit once; its largest weight is one over the sum, so the log-sum-exp needs no pass
-over exponentials. And a block of logits, `_BLOCK_LOGITS`, stays in the cache of a core.
+Four things make it fast. A head of a cache is a contiguous matrix, while the heads of a cache with room at its end are
+not a contiguous batch, and torch copies such a batch before a batched product. A softmax is one operator that reads and
+writes each logit once; its largest weight is one over the sum, so the log-sum-exp needs no pass over exponentials. A
+block of logits, `_BLOCK_BYTES`, stays in the cache of a core. And oneDNN does the products, which compiles a kernel for
+each new shape, 3 to 7 milliseconds each (EPYC, torch 2.13): a context that grows by some tokens a step would have a new
+one in every step. So keys are taken in blocks of few sizes and rows are filled up to few numbers.
 
-Products give logits that are rounded to half precision, an error that grows with their size. So a row's largest logit
+In half precision products give logits that are rounded, an error that grows with their size. So a row's largest logit
 over a sample of the keys, and over the blocks so far, is subtracted inside of the product, where sums are still
 float32: what weighs is then close to 0 and rounded finely. Any subtracted number leaves the result as it is.
 Partial results are merged by log-sum-exp as in FlashDecoding.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from spec_engine import onednn
 from spec_engine.attention.merge import merge_two
 
-_BLOCK_LOGITS = 1 << 19  # 1 MiB
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_BLOCK_BYTES = 1 << 21
 _MOST_ROWS = 512  # of a block, and …
-_LEAST_KEYS = 1024  # … keys, unless there are fewer
-_FEW_ROWS = 8  # up to so many, a product over the keys is shared out among cores in …
-_PIECES = 8  # … so many pieces
+_LEAST_KEYS = 512  # … keys, always a power of two
+_LEAST_WORK = 1 << 23  # multiplications of a block: below it, its operators take longer to start than to run
+_MOST_TIMES = 4  # the least number of keys; more sizes would be no faster
 _SAMPLE = 64  # keys that say what to subtract
 
 
+def whole_blocks(num_rows: int, num_keys: int, size: int, dtype: torch.dtype) -> list[int]:
+    """The sizes of the blocks, the largest first, in which folded rows go over most of `num_keys` keys of `size`
+    columns; empty where none is worth its start."""
+    blocks: list[int] = []
+    for block in _sizes(filled(min(num_rows, _MOST_ROWS)), size, dtype):
+        num = num_keys // block
+        blocks += [block] * num
+        num_keys -= num * block
+    return blocks
+
+
+def filled(num_rows: int) -> int:
+    """So many rows are run for `num_rows`: a power of two or one and a half of one."""
+    most = _power_of_two(num_rows)
+    return 3 * most // 4 if num_rows <= 3 * most // 4 else most
+
+
+def warm_up(num_rows: int, size: int, dtype: torch.dtype) -> None:
+    """Have the kernels compiled for `num_rows` filled rows over all sizes of blocks."""
+    for block in _sizes(num_rows, size, dtype):
+        q, keys = (torch.zeros(1, 1, num, size, dtype=dtype) for num in (num_rows, block))
+        attend_by_head(q, keys, keys, 1.0, [block])
+
+
 def attend_by_head(
-    folded: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
+    folded: Tensor, k: Tensor, v: Tensor, scale: float, blocks: Sequence[int], bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention of folded rows [1, Hk, G * T, D] over k [1, Hk, keys, D] and v: out [1, Hk, G * T, Dv] in their dtype
-    and lse [1, Hk, G * T] in float32.
+    and lse [1, Hk, G * T] in float32. float32, float16 and bfloat16.
 
-    `bias` [G * T, keys] is 0 or -inf; no row may be hidden from all keys. With it a row's keys are one block. There is
-    at least one key.
+    `blocks` are the sizes of the parts that the keys are taken in, all of them together; `bias` [G * T, keys] is 0 or
+    -inf, and no row may be hidden from all keys of a block.
     """
     _, num_heads, num_rows, _ = folded.shape
+    is_half = folded.dtype != torch.float32
     out = folded.new_empty(1, num_heads, num_rows, v.shape[3])
     lse = torch.empty(1, num_heads, num_rows)
-    sample = k[:, :, :: max(1, k.shape[2] // _SAMPLE)]
-    highest = torch.matmul(folded, sample.transpose(-1, -2)).amax(dim=-1, keepdim=True)
-    offsets = highest * -scale
+    offsets = _offsets(folded, k, scale) if is_half else None
     for head in range(num_heads):
+        keys, values = k[0, head].split(list(blocks)), v[0, head].split(list(blocks))
         for start in range(0, num_rows, _MOST_ROWS):
-            rows = slice(start, min(start + _MOST_ROWS, num_rows))
-            hidden = None if bias is None else bias[rows]
-            few, few_lse = _attend(
-                folded[0, head, rows], (k[0, head], v[0, head]), scale, offsets[0, head, rows], hidden
-            )
-            out[0, head, rows], lse[0, head, rows] = few, few_lse
+            num = min(num_rows - start, _MOST_ROWS)
+            rows = slice(start, start + num)
+            q = _fill(folded[0, head, rows])
+            hidden = None if bias is None else _fill(bias[rows])
+            if offsets is None:
+                few, few_lse = _attend(q * scale, (keys, values), hidden)
+            else:
+                few, few_lse = _attend_halved(q, (keys, values), scale, _fill(offsets[0, head, rows]), hidden)
+            out[0, head, rows], lse[0, head, rows] = few[:num], few_lse[:num]
     return out, lse
 
 
-def _attend(
-    q: Tensor, kv: tuple[Tensor, Tensor], scale: float, offset: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """A block of rows q [rows, D] of one head; `offset` [rows, 1] is added to the logits while they are computed."""
-    k, v = kv
-    size = k.shape[0] if bias is not None else max(_LEAST_KEYS, _BLOCK_LOGITS // q.shape[0])
+Parts = tuple[Sequence[Tensor], Sequence[Tensor]]
+
+
+def _attend(q: Tensor, parts: Parts, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows q [rows, D], scaled, over the blocks of one head in float32."""
     found: tuple[Tensor, Tensor] | None = None
-    for keys, values in zip(k.split(size), v.split(size), strict=True):
-        logits = torch.addmm(offset if bias is None else bias + offset, q, keys.t(), alpha=scale)
+    start = 0
+    for keys, values in zip(*parts, strict=True):
+        logits = onednn.product(q, keys)
+        if bias is not None:
+            logits += bias[:, start : start + len(keys)]
         weights = torch.softmax(logits, dim=-1)
-        top = logits.amax(dim=-1, keepdim=True)
-        lse = (top.float() - weights.amax(dim=-1, keepdim=True).float().log_() - offset).squeeze(-1)
-        out = _weigh(weights, values)
-        found = (out, lse) if found is None else merge_two((out.float(), lse), (found[0].float(), found[1]))
-        offset = torch.minimum(offset, offset - top)
+        lse = logits.amax(dim=-1) - weights.amax(dim=-1).log_()
+        out = onednn.product(weights, values.t())
+        found = (out, lse) if found is None else merge_two((out, lse), found)
+        start += len(keys)
     assert found is not None
     return found
 
 
-def _weigh(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [rows, keys] times values [keys, Dv]. A product of few rows has too few results to share out among cores,
-    so it is cut into pieces of the keys."""
-    size = values.shape[0] // _PIECES
-    if weights.shape[0] > _FEW_ROWS or size == 0:
-        return torch.mm(weights, values)
-    end = size * _PIECES
-    pieces = weights[:, :end].unflatten(1, (_PIECES, size)).transpose(0, 1)
-    out = torch.bmm(pieces, values[:end].view(_PIECES, size, -1)).sum(dim=0, dtype=torch.float32)
-    return out if end == values.shape[0] else out + torch.mm(weights[:, end:], values[end:])
+def _attend_halved(q: Tensor, parts: Parts, scale: float, offset: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same in half precision; `offset` [rows, 1] is added to the logits while they are computed."""
+    found: tuple[Tensor, Tensor] | None = None
+    start = 0
+    for keys, values in zip(*parts, strict=True):
+        added = offset if bias is None else bias[:, start : start + len(keys)] + offset
+        logits = torch.addmm(added, q, keys.t(), alpha=scale)
+        weights = torch.softmax(logits, dim=-1)
+        top = logits.amax(dim=-1, keepdim=True)
+        lse = (top.float() - weights.amax(dim=-1, keepdim=True).float().log_() - offset).squeeze(-1)
+        out = torch.mm(weights, values).float()
+        found = (out, lse) if found is None else merge_two((out, lse), found)
+        offset = torch.minimum(offset, offset - top)
+        start += len(keys)
+    assert found is not None
+    return found
+
+
+def _offsets(folded: Tensor, k: Tensor, scale: float) -> Tensor:
+    """What brings a row's largest logit over a sample of the keys to 0: [1, Hk, G * T, 1]."""
+    sample = k[:, :, :: max(1, k.shape[2] // _SAMPLE)][:, :, :_SAMPLE]
+    highest = torch.matmul(folded, sample.transpose(-1, -2)).amax(dim=-1, keepdim=True)
+    return highest * -scale
+
+
+def _fill(rows: Tensor) -> Tensor:
+    """`rows` [rows, …] with rows of zeros behind them, up to a number that has its kernels."""
+    missing = filled(len(rows)) - len(rows)
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+def _sizes(num_rows: int, size: int, dtype: torch.dtype) -> list[int]:
+    """Of blocks for so many filled rows, the largest first."""
+    least = max(_LEAST_KEYS, _power_of_two(-(-_LEAST_WORK // (num_rows * size))))
+    block = max(least, min(_MOST_TIMES * least, _power_of_two(_BLOCK_BYTES // dtype.itemsize // num_rows)))
+    return [block >> shift for shift in range((block // least).bit_length())]
+
+
+def _power_of_two(number: int) -> int:
+    """The least that is no smaller."""
+    return 1 << (number - 1).bit_length()

@@ -1,49 +1,47 @@
 """Which kernel is the faster one on this processor: torch's flash operator or products head by head.
 
-Job: `measured`, which times both once a process for a half dtype, and the rule, `judge`, a pure function of the timer.
+Job: `measured`, which times both once a process for a dtype, and the rule, `judge`, a pure function of the timer.
 Non-job: the kernels.
 
-No fixed rule is right. In bfloat16 products are 1.3 to 2.7 times faster on an EPYC with AVX512-BF16 over 16,384 keys;
-in float16, for which it has no instructions, they take many times as long. A kernel decides how sums are rounded, so it
-must not change while a program runs, and should not between two runs: products have to win by `_MARGIN`, the fastest of
-several turns counts, and the result is kept. On a machine that is busy otherwise several threads wait for one another
-in every product; then no turn is fast and the flash operator stays.
+No fixed rule is right. On an EPYC with AVX512-BF16 products are 1.2 to 2.6 times faster over 16,000 keys in bfloat16
+and in float32, where the operator multiplies with MKL; in float16, for which it has no instructions, they take many
+times as long. A kernel decides how sums are rounded, so it must not change while a program runs, and should not between
+two runs: products have to win by `_MARGIN`, the fastest of several turns counts, and the result is kept. On a machine
+that is busy otherwise several threads wait for one another in every product; then no turn is fast and the flash
+operator stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from time import perf_counter
 
 import torch
 
-from spec_engine.attention.by_head import attend_by_head
+from spec_engine import onednn
+from spec_engine.attention.by_head import DTYPES, attend_by_head, whole_blocks
 
 _MARGIN = 1.2
 _TURNS = (3, 5)  # at least, at most; the first warms up
 _BUDGET_S = 0.1  # for the turns of a class; no turn begins later
 _HOPELESS = 0.3  # a processor without instructions for the dtype: no other class is tried
-_SIZE = 128  # head size
+_TRIAL = (4, 8192, 128)  # key heads, keys and columns of the measurement: more than a core's cache holds
 
 
 @dataclass(frozen=True, slots=True)
 class RowClass:
-    """Numbers of folded rows, G * T, that are decided together: `rows`, if there are `least_keys`.
-
-    `trial` is (key heads, rows, keys) of the measurement: more keys and values than a core's cache holds.
-    """
+    """Numbers of folded rows, G * T, that are decided together, by a measurement of `trial_rows` of them."""
 
     name: str
     rows: range
-    least_keys: int
-    trial: tuple[int, int, int]
+    trial_rows: int
 
 
 CLASSES = (
-    RowClass("few", range(1, 9), 4096, (4, 4, 16384)),
-    RowClass("some", range(9, 65), 2048, (2, 32, 8192)),
-    RowClass("many", range(65, 1 << 30), 256, (2, 256, 2048)),
-)
+    RowClass("some", range(9, 25), 16),
+    RowClass("more", range(25, 65), 32),
+    RowClass("many", range(65, 1 << 30), 128),
+)  # fewer rows stay with the flash operator; some do in float32, where both are within the noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,9 @@ class Verdict:
         """The classes in which products are to be used."""
         return tuple(row_class for row_class, gain in self.gains if gain >= _MARGIN)
 
-    def prefers_products(self, num_rows: int, num_keys: int) -> bool:
-        """Whether `num_rows` folded rows over `num_keys` keys go to products."""
-        return any(num_rows in row_class.rows and num_keys >= row_class.least_keys for row_class in self.won)
+    def prefers_products(self, num_rows: int) -> bool:
+        """Whether `num_rows` folded rows go to products, where there are keys enough."""
+        return any(num_rows in row_class.rows for row_class in self.won)
 
     def describe(self) -> str:
         """For people: what was measured."""
@@ -73,10 +71,10 @@ class Verdict:
 Contestants = Callable[[RowClass], tuple[Callable[[], object], Callable[[], object]]]
 
 
-def judge(contestants: Contestants, timer: Callable[[], float]) -> Verdict:
+def judge(contestants: Contestants, timer: Callable[[], float], classes: Sequence[RowClass] = CLASSES) -> Verdict:
     """Time (flash operator, products) of each class in turns; the fastest of some turns counts."""
     gains: list[tuple[RowClass, float]] = []
-    for each in CLASSES:
+    for each in classes:
         gains.append((each, _gain(*contestants(each), timer)))
         if gains[-1][1] < _HOPELESS:
             break
@@ -100,23 +98,26 @@ def _seconds(work: Callable[[], object], timer: Callable[[], float]) -> float:
 
 
 def measured(dtype: torch.dtype) -> Verdict:
-    """The verdict for a half dtype with the present number of threads; the first call takes up to 0.2 s."""
+    """The verdict for a dtype with the present number of threads; the first call takes up to 0.3 s."""
     return _measured(dtype, torch.get_num_threads())
 
 
 @cache
 def _measured(dtype: torch.dtype, num_threads: int) -> Verdict:
+    if dtype not in DTYPES or not onednn.has_products():
+        return Verdict()
     with torch.inference_mode():
-        return judge(partial(_on_random_data, dtype), perf_counter)
+        return judge(partial(_on_random_data, dtype), perf_counter, CLASSES[dtype == torch.float32 :])
 
 
 def _on_random_data(dtype: torch.dtype, row_class: RowClass) -> tuple[Callable[[], object], Callable[[], object]]:
     """The flash operator and the products over the class's trial."""
-    num_heads, num_rows, num_keys = row_class.trial
+    num_heads, num_keys, size = _TRIAL
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(1, num_heads, num_rows, _SIZE, generator=generator).to(dtype)
-    few = torch.randn(2, num_heads, 256, _SIZE, generator=generator).to(dtype)
+    q = torch.randn(1, num_heads, row_class.trial_rows, size, generator=generator).to(dtype)
+    few = torch.randn(2, num_heads, 256, size, generator=generator).to(dtype)
     k, v = (x[None].repeat(1, 1, num_keys // 256, 1) for x in few)
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    scale = _SIZE**-0.5
-    return partial(flash, q, k, v, 0.0, False, attn_mask=None, scale=scale), partial(attend_by_head, q, k, v, scale)
+    blocks = whole_blocks(row_class.trial_rows, num_keys, size, dtype)
+    products = partial(attend_by_head, q, k, v, size**-0.5, blocks)
+    return partial(flash, q, k, v, 0.0, False, attn_mask=None, scale=size**-0.5), products

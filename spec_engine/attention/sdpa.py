@@ -8,19 +8,18 @@ The group fold: in the unmasked part all rows see the same keys, so the G = Hq /
 treated as G * T rows of one head. Keys and values are then read once per key head instead of once per query head, which
 makes a one-row pass 2 to 4 times faster on the CPU.
 
-Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): in float32 the folded flash
-operator is the fastest or within 10 % of it from 1 to 1,024 rows. Over 8,192 and more keys, blocks of keys took a
-quarter less time for 64 to 256 rows on one machine and up to 66 % more on another, so they are not used. In half
-precision it depends on the processor: `contest` measures the operator against products head by head (`by_head`).
-Batched products over all heads are slow there, because the heads of a cache are no contiguous batch and torch copies
-them first.
+Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): for few rows the folded flash
+operator is the fastest. For more it depends on the processor, because the operator does its products with MKL in
+float32: `contest` measures it against products head by head (`by_head`). Batched products over all heads are slow,
+because the heads of a cache are no contiguous batch and torch copies them first.
 """
 
 import torch
 from torch import Tensor
 
+from spec_engine.attention import by_head
 from spec_engine.attention.base import Scoring, TreeBias
-from spec_engine.attention.by_head import attend_by_head
+from spec_engine.attention.by_head import attend_by_head, whole_blocks
 from spec_engine.attention.contest import Verdict
 from spec_engine.attention.merge import add_sink, merge, merge_two, wide
 
@@ -82,8 +81,8 @@ class MatmulBackend:
 
 
 class CpuBackend(MatmulBackend):
-    """torch's flash operator for the CPU, folded, or products head by head where `verdict` says that they are faster.
-    Soft caps and values of another size go the matmul way.
+    """torch's flash operator for the CPU, folded, and for most keys products head by head, where `verdict` says that
+    they are faster. Soft caps and values of another size go the matmul way.
 
     The operator kills the process on an empty set of keys and reports lse 0 for a fully masked row; the first never
     happens here, the second is put right.
@@ -94,31 +93,41 @@ class CpuBackend(MatmulBackend):
     def __init__(self, verdict: Verdict = _FLASH_ONLY) -> None:
         self._verdict = verdict
 
+    def warm_up(self, num_rows: int, num_groups: int, size: int, dtype: torch.dtype) -> None:
+        """Have the kernels compiled for products of up to `num_rows` new tokens, where they are used: the first one of
+        each form takes some milliseconds."""
+        rows = {by_head.filled(num_groups * num) for num in range(1, num_rows + 1)}
+        for num in rows if dtype in by_head.DTYPES else ():
+            if self._verdict.prefers_products(num):
+                by_head.warm_up(num, size, dtype)
+
     def _unmasked(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         _, num_heads, num_new, size = q.shape
-        num_rows = num_heads * num_new // k.shape[1]
-        if self._by_head(num_rows, k.shape[2], q, scoring):
-            out, lse = attend_by_head(_fold(q, k), k, v, scoring.scale)
-            return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
-        if scoring.softcap is not None or size != v.shape[3]:
-            return super()._unmasked(q, k, v, scoring)
-        out, lse = _flash_cpu(_fold(q, k), k, v, 0.0, False, attn_mask=None, scale=scoring.scale)
-        return out.reshape(1, num_heads, num_new, size), lse.reshape(1, num_heads, num_new)
+        folded = _fold(q, k)
+        num_rows, num_keys = folded.shape[2], k.shape[2]
+        blocks = whole_blocks(num_rows, num_keys, size, q.dtype) if self._by_head(num_rows, q, scoring) else []
+        start = sum(blocks)
+        parts = []
+        if blocks:
+            parts.append(attend_by_head(folded, k.narrow(2, 0, start), v.narrow(2, 0, start), scoring.scale, blocks))
+        if start < num_keys:
+            few_k, few_v = k.narrow(2, start, num_keys - start), v.narrow(2, start, num_keys - start)
+            if scoring.softcap is None and size == v.shape[3]:
+                parts.append(_flash_cpu(folded, few_k, few_v, 0.0, False, attn_mask=None, scale=scoring.scale))
+            else:
+                parts.append(_blocked(folded, few_k, few_v, scoring))
+        out, lse = parts[0] if len(parts) == 1 else merge_two(parts[1], parts[0])
+        return out.reshape(1, num_heads, num_new, -1), lse.reshape(1, num_heads, num_new)
 
     def _masked(self, q: Tensor, k: Tensor, v: Tensor, bias: TreeBias, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        _, num_heads, num_new, size = q.shape
-        num_groups = num_heads // k.shape[1]
-        if bias.dead is None and self._by_head(num_groups * num_new, k.shape[2], q, scoring):
-            out, lse = attend_by_head(_fold(q, k), k, v, scoring.scale, bias.values.repeat(num_groups, 1))
-            return out.view(1, num_heads, num_new, -1), lse.view(1, num_heads, num_new)
-        if scoring.softcap is not None or size != v.shape[3]:
+        if scoring.softcap is not None or q.shape[3] != v.shape[3]:
             return super()._masked(q, k, v, bias, scoring)
         out, lse = _flash_cpu(q, k, v, 0.0, False, attn_mask=bias.values, scale=scoring.scale)
         return out, lse if bias.dead is None else lse.masked_fill(bias.dead, -torch.inf)
 
     def _square(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         num_new = q.shape[2]
-        if self._by_head(q.shape[1] * _SQUARE_ROWS // k.shape[1], num_new, q, scoring):
+        if num_new >= _SQUARE_ROWS and self._by_head(q.shape[1] * _SQUARE_ROWS // k.shape[1], q, scoring):
             return self._steps(q, k, v, scoring)
         if scoring.softcap is not None or q.shape[3] != v.shape[3]:
             return super()._square(q, k, v, scoring)
@@ -126,20 +135,27 @@ class CpuBackend(MatmulBackend):
         return out, lse
 
     def _steps(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        """`_square` in steps of `_SQUARE_ROWS` rows over the keys up to the last of them."""
+        """`_square` in steps of `_SQUARE_ROWS` rows over the keys up to the last of them; what is left goes the other
+        way, so that products are of few forms."""
+        _, num_heads, num_new, _ = q.shape
         parts = []
-        for start in range(0, q.shape[2], _SQUARE_ROWS):
-            length = min(_SQUARE_ROWS, q.shape[2] - start)
+        for start in range(0, num_new, _SQUARE_ROWS):
+            length = min(_SQUARE_ROWS, num_new - start)
             end = start + length
+            few, seen_k, seen_v = q.narrow(2, start, length), k.narrow(2, 0, end), v.narrow(2, 0, end)
             hidden = torch.full((length, end), -torch.inf, dtype=q.dtype).triu_(start + 1)
-            few = q.narrow(2, start, length)
-            parts.append(self._masked(few, k.narrow(2, 0, end), v.narrow(2, 0, end), TreeBias(hidden, None), scoring))
+            if length < _SQUARE_ROWS:
+                parts.append(self._masked(few, seen_k, seen_v, TreeBias(hidden, None), scoring))
+                continue
+            repeated = hidden.repeat(num_heads // k.shape[1], 1)
+            out, lse = attend_by_head(_fold(few, k), seen_k, seen_v, scoring.scale, [end], repeated)
+            parts.append((out.view(1, num_heads, length, -1), lse.view(1, num_heads, length)))
         return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
 
-    def _by_head(self, num_rows: int, num_keys: int, q: Tensor, scoring: Scoring) -> bool:
+    def _by_head(self, num_rows: int, q: Tensor, scoring: Scoring) -> bool:
         """Whether products head by head can do it and are faster."""
-        can = q.dtype in (torch.float16, torch.bfloat16) and scoring.softcap is None
-        return can and self._verdict.prefers_products(num_rows, num_keys)
+        can = q.dtype in by_head.DTYPES and scoring.softcap is None
+        return can and self._verdict.prefers_products(num_rows)
 
 
 class CudaBackend(MatmulBackend):

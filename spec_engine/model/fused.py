@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from spec_engine.attention import Scoring
+from spec_engine.attention.sdpa import CpuBackend
 from spec_engine.cache.slots import SlotCache
 from spec_engine.model.block_products import Choice, ChosenProducts, Timer, TorchProducts, Use, choose, cuda_timer
 from spec_engine.model.hf_attention import Pass
@@ -65,7 +66,7 @@ class Fused:
 
     def __init__(self, runner: Runner) -> None:
         model, config = runner.model, runner.config
-        self._device = runner.device
+        self._device, self._backend = runner.device, runner.backend
         self._embedding = model.get_parameter("model.embed_tokens.weight")
         self._eps: float = config.rms_norm_eps
         self._num_heads: int = config.num_attention_heads
@@ -127,6 +128,9 @@ class Fused:
         for part in forms.values():
             for rows in range(1, num_rows + 1) if part.is_packed else ():
                 part(torch.zeros(rows, part.num_in, dtype=self._embedding.dtype))
+        if isinstance(self._backend, CpuBackend):
+            num_groups = self._num_heads // self._num_kv_heads
+            self._backend.warm_up(num_rows, num_groups, self._size, self._embedding.dtype)
 
     def pack(self, model: nn.Module) -> None:
         """Hold the matrices in the processor's own order (`products`): of a small model besides, of a larger one
@@ -234,7 +238,7 @@ def fused(runner: Runner) -> "Fused | Runner":
 
 
 def warm_up(forward: object, num_rows: int) -> None:
-    """Have oneDNN make its kernels for passes of up to so many rows of `forward`, if its products are packed: the first
+    """Have oneDNN make its kernels for passes of up to so many rows of `forward`, where it does products: the first
     one of each form with each number of rows takes a millisecond, and a short answer meets many of them."""
     if isinstance(forward, Fused):
         forward.warm_up(num_rows)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spec_engine import onednn
 from spec_engine.model.layout import gains_by_columns
 
 _MARGIN = 1.2
@@ -41,13 +42,12 @@ class Matrix:
         self.num_in, self.num_out = weight.shape
         self.bias = bias
         self._weight = None if is_packed and weight.numel() > _SMALL else weight
-        self._packed = _packed(weight) if is_packed else None
+        self._packed = onednn.packed(weight.t()) if is_packed else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, out] of x [T, in]."""
         if self._packed is not None and (len(x) > 1 or self._weight is None):
-            product: Tensor = _PACKED(x, self._packed, self.bias, "none", [], "")
-            return product
+            return onednn.product(x, self._packed, self.bias)
         assert self._weight is not None, "held where it is not packed"
         return torch.mm(x, self._weight) if self.bias is None else torch.addmm(self.bias, x, self._weight)
 
@@ -150,15 +150,6 @@ def join_columns(layers: Sequence[nn.Linear]) -> Tensor:
     return joined
 
 
-_PACKED = torch.ops.mkldnn._linear_pointwise
-
-
-def _packed(weight: Tensor) -> Tensor:
-    """`weight` [in, out] in oneDNN's order."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), 8)
-    return packed
-
-
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether weights on this device are held in the processor's own order."""
     return device.type == "cpu" and packing_gain(dtype) > 1
@@ -172,7 +163,7 @@ def packing_gain(dtype: torch.dtype) -> float:
 
 @cache
 def _measured(dtype: torch.dtype, num_threads: int) -> float:
-    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
+    if not onednn.has_products() or dtype not in (torch.float32, torch.bfloat16):
         return 1.0
     num_in, num_out, num_rows = _TRIALS[dtype == torch.float32]
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_engine.attention import AttentionBackend, Scoring, TreeBias, pick, tree_bias
+from spec_engine.attention import AttentionBackend, Scoring, TreeBias, by_head, pick, sdpa, tree_bias
 from spec_engine.attention.by_head import attend_by_head
 from spec_engine.attention.contest import RowClass, Verdict
 from spec_engine.attention.reference import ReferenceBackend
@@ -21,7 +21,7 @@ class ByHeadBackend(CpuBackend):
     name = "by-head"
 
     def __init__(self) -> None:
-        super().__init__(Verdict(((RowClass("all", range(1, 1 << 30), 1, (1, 1, 1)), 9.0),)))
+        super().__init__(Verdict(((RowClass("all", range(1, 1 << 30), 1), 9.0),)))
 
 
 BACKENDS = [CpuBackend(), ByHeadBackend(), MatmulBackend()]
@@ -29,6 +29,14 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 5e-2, to
 SHAPES = [(4, 4, 16), (4, 2, 32), (8, 1, 24), (14, 2, 64)]  # Hq, Hk, D
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short contexts have several blocks of keys, and keys that are left over."""
+    monkeypatch.setattr(by_head, "_LEAST_KEYS", 16)
+    monkeypatch.setattr(by_head, "_LEAST_WORK", 1)
+    monkeypatch.setattr(sdpa, "_SQUARE_ROWS", 4)
 
 
 def make(shape: tuple[int, int, int], num_new: int, prefix_len: int, dtype: torch.dtype, value_size: int = 0):
@@ -129,24 +137,36 @@ def test_long_float32_prefix_goes_through_blocks() -> None:
 
 
 @pytest.mark.parametrize(("num_new", "num_keys"), [(1, 9000), (40, 9000), (700, 3000)])
-def test_products_over_blocks_of_keys_and_rows(num_new: int, num_keys: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_over_blocks_of_keys_and_rows(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, num_new: int, num_keys: int
+) -> None:
     """Several blocks of keys, and of rows; logits so large that their rounding would show without the subtraction."""
-    q, k, v = make((8, 2, 64), num_new, num_keys, torch.bfloat16)
+    monkeypatch.setattr(by_head, "_LEAST_KEYS", 512)
+    q, k, v = make((8, 2, 64), num_new, num_keys, dtype)
+    blocks = by_head.whole_blocks(4 * num_new, num_keys, 64, dtype)
+    num_keys = sum(blocks)
+    assert len(set(blocks)) > 1
+    k, v = k[:, :, :num_keys], v[:, :, :num_keys]
     want, want_lse = ReferenceBackend().hybrid(q.double(), k.double(), v.double(), num_keys, None, Scoring(0.5))
     folded = q.reshape(1, 2, -1, 64)
-    out, lse = attend_by_head(folded, k, v, 0.5)
-    assert_same((out, lse), (want.view(out.shape), want_lse.view(lse.shape)), 5e-2)
+    out, lse = attend_by_head(folded, k, v, 0.5, blocks)
+    assert_same((out, lse), (want.view(out.shape), want_lse.view(lse.shape)), 5e-2 if dtype == torch.bfloat16 else 2e-5)
     error = (out.double() - want.view(out.shape)).square().mean().sqrt() / want.square().mean().sqrt()
-    logits = (folded @ k.transpose(-1, -2) * 0.5).float()  # rounded as they are
+    logits = (folded @ k.transpose(-1, -2) * 0.5).bfloat16().float()  # rounded as they are
     plain = torch.softmax(logits, dim=-1).double() @ v.double()
     assert error < 0.7 * (plain - want.view(out.shape)).square().mean().sqrt() / want.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("num_new", [129, 300])
-def test_products_of_a_long_chunk_go_in_steps(num_new: int) -> None:
-    q, k, v = make((4, 2, 32), num_new, 50, torch.bfloat16)
+@pytest.mark.parametrize("num_new", [128, 129, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_a_long_chunk_go_in_steps(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, num_new: int
+) -> None:
+    monkeypatch.setattr(sdpa, "_SQUARE_ROWS", 128)
+    q, k, v = make((4, 2, 32), num_new, 50, dtype)
     want = ReferenceBackend().causal(q.double(), k.double(), v.double(), 50, Scoring(0.2))
-    assert_same(ByHeadBackend().causal(q, k, v, 50, Scoring(0.2)), want, 5e-2)
+    assert_same(ByHeadBackend().causal(q, k, v, 50, Scoring(0.2)), want, 5e-2 if dtype == torch.bfloat16 else 2e-5)
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spec_engine import onednn
 from spec_engine.bench.limit import pass_bytes, pass_operations
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
@@ -143,6 +144,6 @@ def test_packing_is_for_processors_that_gain(monkeypatch: pytest.MonkeyPatch) ->
     def absent(*_: object) -> Tensor:
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(products, "_packed", absent)
+    monkeypatch.setattr(onednn, "packed", absent)
     assert packing_gain(torch.float32) == 1.0
     products._measured.cache_clear()
