@@ -12,10 +12,9 @@ from spec_engine.engine import Engine, EngineConfig
 from spec_engine.model.fused import warm_up
 from spec_engine.model.load import fetch, load_target, load_tokenizer
 from spec_engine.model.memory import allocating, check_memory, fits, model_need, pick_chunk
+from spec_engine.model.products import READY_ROWS
 from spec_engine.model.target import Target
 from spec_engine.model.watch import LoadProgress, LoadWatch, watching
-
-_WARM_NODES = 31  # drafted nodes of the passes that are made ready
 
 
 class Room(Protocol):
@@ -67,5 +66,5 @@ def load_engine(
         if draft is not None:
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)
-        warm_up(target.weights[1], min(config.max_nodes, _WARM_NODES) + 1)
+        warm_up(target.weights[1], READY_ROWS)
         return Engine(target, build_drafter(preset, kind, target), tokenizer, config)

@@ -24,6 +24,7 @@ from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings
 from spec_engine.errors import RequestError
 from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
+from spec_engine.model.products import READY_ROWS
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -50,6 +51,10 @@ class LMDrafter:
         self._settings = settings
         self._memory = LMMemory(runner, settings)
 
+    def warm_up(self) -> None:
+        """Make its passes ready, so that the first drafts take no longer than others."""
+        self._memory.warm_up(READY_ROWS)
+
     @property
     def memories(self) -> tuple[TextMemory, ...]:
         """The rows of the text."""
@@ -69,7 +74,9 @@ def build(context: DrafterContext) -> LMDrafter:
     model = load_target(preset, draft.model, device=context.device)
     target = context.target
     settings = LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, preset.graph_memory << 20)
-    return LMDrafter(model, settings)
+    drafter = LMDrafter(model, settings)
+    drafter.warm_up()
+    return drafter
 
 
 class LMSession:

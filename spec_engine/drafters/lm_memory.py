@@ -15,7 +15,7 @@ from spec_engine.cache.slots import num_shared
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
-from spec_engine.model.fused import fused
+from spec_engine.model.fused import fused, warm_up
 from spec_engine.model.graphs import NUM_ROWS, Graphed, graphed
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
@@ -53,7 +53,8 @@ class LMMemory:
 
     def __init__(self, runner: Runner, settings: LMSettings) -> None:
         self._runner = runner
-        self._forward = graphed(runner, fused(runner), settings.graph_bytes)
+        self._plain = fused(runner)
+        self._forward = graphed(runner, self._plain, settings.graph_bytes)
         num_rows = num_tree_rows(settings)
         self.cache: WholeCache | FocusedCache
         self._window: int | None = None
@@ -70,6 +71,10 @@ class LMMemory:
         self._on_view = runner.bind(self.cache.view)
         self.token_ids: list[int] = []
         self.pacer = PrefillPacer(_READ_CHUNK)
+
+    def warm_up(self, num_rows: int) -> None:
+        """Make passes of up to so many rows ready, see `fused.warm_up`."""
+        warm_up(self._plain, num_rows)
 
     def read(self, token_ids: Sequence[int]) -> None:
         """Take tokens in at their own positions; with retrieval each sees the last `prefill_window` tokens."""

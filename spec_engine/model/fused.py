@@ -31,7 +31,7 @@ from spec_engine.cache.slots import SlotCache
 from spec_engine.model.block_products import Choice, ChosenProducts, Timer, TorchProducts, Use, choose, cuda_timer
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
-from spec_engine.model.products import Matrix, Part, join_columns, packs
+from spec_engine.model.products import Matrix, Part, join_columns, packs, warm_up_products
 from spec_engine.model.runner import Runner
 
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # model types made of these blocks
@@ -124,10 +124,7 @@ class Fused:
     def warm_up(self, num_rows: int) -> None:
         """See `warm_up`."""
         parts = [part for block in self._blocks for part in (block.qkv, block.out, block.gate_up, block.down)]
-        forms = {(part.num_in, part.num_out, part.bias is None): part for part in (*parts, self._head)}
-        for part in forms.values():
-            for rows in range(1, num_rows + 1) if part.is_packed else ():
-                part(torch.zeros(rows, part.num_in, dtype=self._embedding.dtype))
+        warm_up_products((*parts, self._head), num_rows)
         if isinstance(self._backend, CpuBackend):
             num_groups = self._num_heads // self._num_kv_heads
             self._backend.warm_up(num_rows, num_groups, self._size, self._embedding.dtype)

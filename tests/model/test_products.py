@@ -5,13 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from spec_engine import onednn
+from spec_engine.answer import Request
 from spec_engine.bench.limit import pass_bytes, pass_operations
+from spec_engine.config import load_preset
+from spec_engine.events import Prefilled
+from spec_engine.loading import load_engine
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
 from spec_engine.model.fused import Fused, warm_up
 from spec_engine.model.memory import held_bytes
-from spec_engine.model.products import Joined, Matrix, Part, join_products, packing_gain
+from spec_engine.model.products import READY_ROWS, Joined, Matrix, Part, join_products, packing_gain
 from spec_engine.model.target import Taps, Target
+from spec_engine.sampling import SamplingParams
+from spec_engine.stopping import StopRules
 from spec_engine.tree import DraftTree
 from tests.tiny_models import random_ids, tiny_model
 
@@ -147,3 +153,29 @@ def test_packing_is_for_processors_that_gain(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(onednn, "packed", absent)
     assert packing_gain(torch.float32) == 1.0
     products._measured.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["builtin", "builtin-longspec", "builtin-eagle3"])
+def test_the_first_draft_finds_its_products_ready(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of the target and of every kind of draft model: an answer of few tokens has no product of a new form."""
+    monkeypatch.setattr(products, "packing_gain", lambda dtype: 2.0 if HAS_PACKING else 1.0)
+    forms: set[tuple[int, int, int]] = set()
+    call = Matrix.__call__
+
+    def noted(self: Matrix, x: Tensor) -> Tensor:
+        if self.is_packed:
+            forms.add((len(x), self.num_in, self.num_out))
+        return call(self, x)
+
+    monkeypatch.setattr(Matrix, "__call__", noted)
+    preset = load_preset(name)
+    engine = load_engine(preset, drafter=preset.draft.model_kind, device="cpu", adaptive=False)
+    ready = set(forms)
+    assert bool(ready) == HAS_PACKING
+    for event in engine.generate(Request(tuple(range(100, 500)) * 2, SamplingParams(), StopRules(8))):
+        if isinstance(event, Prefilled):
+            forms.clear()  # those of the prompt, which is read in large parts
+    of_steps = {form for form in forms if form[0] <= READY_ROWS}  # LongSpec's first draft reads a window besides
+    assert of_steps
+    assert of_steps <= ready
