@@ -66,5 +66,5 @@ def load_engine(
         if draft is not None:
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)
-        warm_up(target.weights[1], READY_ROWS)
+        warm_up(target.weights[1], READY_ROWS, target.capacity)
         return Engine(target, build_drafter(preset, kind, target), tokenizer, config)

@@ -52,9 +52,11 @@ def filled(num_rows: int) -> int:
     return 3 * most // 4 if num_rows <= 3 * most // 4 else most
 
 
-def warm_up(num_rows: int, size: int, dtype: torch.dtype) -> None:
-    """Have the kernels compiled for `num_rows` filled rows over all sizes of blocks."""
+def warm_up(num_rows: int, num_keys: int, size: int, dtype: torch.dtype) -> None:
+    """Have the kernels compiled for `num_rows` filled rows over all sizes of blocks that `num_keys` keys have."""
     for block in _sizes(num_rows, size, dtype):
+        if block > num_keys:
+            continue
         q, keys = (torch.zeros(1, 1, num, size, dtype=dtype) for num in (num_rows, block))
         attend_by_head(q, keys, keys, 1.0, [block])
 

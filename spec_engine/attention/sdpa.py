@@ -93,13 +93,13 @@ class CpuBackend(MatmulBackend):
     def __init__(self, verdict: Verdict = _FLASH_ONLY) -> None:
         self._verdict = verdict
 
-    def warm_up(self, num_rows: int, num_groups: int, size: int, dtype: torch.dtype) -> None:
-        """Have the kernels compiled for products of up to `num_rows` new tokens, where they are used: the first one of
-        each form takes some milliseconds."""
+    def warm_up(self, num_rows: int, num_keys: int, num_groups: int, size: int, dtype: torch.dtype) -> None:
+        """Have the kernels compiled for products of up to `num_rows` new tokens with up to `num_keys` keys, where they
+        are used: the first one of each form takes some milliseconds."""
         rows = {by_head.filled(num_groups * num) for num in range(1, num_rows + 1)}
         for num in rows if dtype in by_head.DTYPES else ():
             if self._verdict.prefers_products(num):
-                by_head.warm_up(num, size, dtype)
+                by_head.warm_up(num, num_keys, size, dtype)
 
     def _unmasked(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         _, num_heads, num_new, size = q.shape

@@ -24,7 +24,7 @@ from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings
 from spec_engine.errors import RequestError
 from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
-from spec_engine.model.products import READY_ROWS
+from spec_engine.model.products import READY_LEVEL_ROWS
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -53,7 +53,7 @@ class LMDrafter:
 
     def warm_up(self) -> None:
         """Make its passes ready, so that the first drafts take no longer than others."""
-        self._memory.warm_up(READY_ROWS)
+        self._memory.warm_up(READY_LEVEL_ROWS)
 
     @property
     def memories(self) -> tuple[TextMemory, ...]:

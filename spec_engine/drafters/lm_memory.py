@@ -74,7 +74,7 @@ class LMMemory:
 
     def warm_up(self, num_rows: int) -> None:
         """Make passes of up to so many rows ready, see `fused.warm_up`."""
-        warm_up(self._plain, num_rows)
+        warm_up(self._plain, num_rows, self._on_view.slots.num_slots)
 
     def read(self, token_ids: Sequence[int]) -> None:
         """Take tokens in at their own positions; with retrieval each sees the last `prefill_window` tokens."""

@@ -121,13 +121,13 @@ class Fused:
         return self._head(states)
 
     @torch.inference_mode()
-    def warm_up(self, num_rows: int) -> None:
+    def warm_up(self, num_rows: int, num_keys: int) -> None:
         """See `warm_up`."""
         parts = [part for block in self._blocks for part in (block.qkv, block.out, block.gate_up, block.down)]
         warm_up_products((*parts, self._head), num_rows)
         if isinstance(self._backend, CpuBackend):
             num_groups = self._num_heads // self._num_kv_heads
-            self._backend.warm_up(num_rows, num_groups, self._size, self._embedding.dtype)
+            self._backend.warm_up(num_rows, num_keys, num_groups, self._size, self._embedding.dtype)
 
     def pack(self, model: nn.Module) -> None:
         """Hold the matrices in the processor's own order (`products`): of a small model besides, of a larger one
@@ -234,11 +234,11 @@ def fused(runner: Runner) -> "Fused | Runner":
     return fast
 
 
-def warm_up(forward: object, num_rows: int) -> None:
-    """Have oneDNN make its kernels for passes of up to so many rows of `forward`, where it does products: the first
-    one of each form with each number of rows takes a millisecond, and a short answer meets many of them."""
+def warm_up(forward: object, num_rows: int, num_keys: int) -> None:
+    """Have oneDNN make its kernels for passes of up to so many rows of `forward` over so many keys, where it is used:
+    the first one of each form with each number of rows takes milliseconds, and a short answer meets many of them."""
     if isinstance(forward, Fused):
-        forward.warm_up(num_rows)
+        forward.warm_up(num_rows, num_keys)
 
 
 def num_packed_weights(model: nn.Module, dtype: torch.dtype) -> int:

@@ -12,6 +12,9 @@ x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so one row of a s
 the built-in draft model takes three quarters of the time. Of larger ones one order is held alone, because where passes
 of one row and of several take turns, both together leave the processor's cache (built-in target, 1,024 tokens: one row
 2.41 ms instead of 2.64).
+
+oneDNN compiles each form of product at its first use, which takes milliseconds, keeps half a megabyte of code for it
+and forgets the oldest of 1,024. Prompts come with all numbers of rows, so many are filled up to a multiple.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +28,8 @@ from torch.nn import functional as F
 from spec_engine import onednn
 from spec_engine.model.layout import gains_by_columns
 
-READY_ROWS = 32  # of the passes whose products are made ready when a model is loaded
+READY_ROWS, READY_LEVEL_ROWS = 32, 16  # of passes whose products are made ready when target and drafts are loaded
+_STEPS = ((32, 1), (128, 16), (1 << 30, 64))  # up to so many rows a product is compiled for each multiple of this
 _MARGIN = 1.2
 _TRIALS = (
     (1024, 2048, 1),
@@ -48,7 +52,9 @@ class Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         """[T, out] of x [T, in]."""
         if self._packed is not None and (len(x) > 1 or self._weight is None):
-            return onednn.product(x, self._packed, self.bias)
+            num_rows = len(x)
+            missing = _filled(num_rows) - num_rows
+            return onednn.product(F.pad(x, (0, 0, 0, missing)) if missing else x, self._packed, self.bias)[:num_rows]
         assert self._weight is not None, "held where it is not packed"
         return torch.mm(x, self._weight) if self.bias is None else torch.addmm(self.bias, x, self._weight)
 
@@ -148,7 +154,7 @@ def join_products(model: nn.Module) -> None:
             for value in vars(module).values()
             if isinstance(value, Joined)
         ]
-        warm_up_products(matrices, READY_ROWS)
+        warm_up_products(matrices, READY_LEVEL_ROWS)
 
 
 def warm_up_products(matrices: Iterable[Matrix], num_rows: int) -> None:
@@ -168,6 +174,12 @@ def join_columns(layers: Sequence[nn.Linear]) -> Tensor:
         for layer, part in zip(layers, joined.split([layer.out_features for layer in layers], 1), strict=True):
             layer.weight = nn.Parameter(part.t(), requires_grad=False)
     return joined
+
+
+def _filled(num_rows: int) -> int:
+    """So many rows are run for `num_rows`."""
+    step = next(step for most, step in _STEPS if num_rows <= most)
+    return -(-num_rows // step) * step
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:

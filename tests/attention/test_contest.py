@@ -177,7 +177,7 @@ def test_kernels_are_made_ready_for_all_trees(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(onednn, "product", noted)
     backend = CpuBackend(Verdict(((CLASSES[1], 2.0), (CLASSES[2], 1.0))))
-    backend.warm_up(32, 2, 64, torch.float32)
+    backend.warm_up(32, 30_000, 2, 64, torch.float32)
     ready = set(made)
     assert {rows for rows, _ in ready} == {32, 48, 64}
     k = torch.randn(1, 1, 20_000, 64)
@@ -186,5 +186,6 @@ def test_kernels_are_made_ready_for_all_trees(monkeypatch: pytest.MonkeyPatch) -
             keys = k[:, :, :num_keys]
             backend.hybrid(torch.randn(1, 2, num_new, 64), keys, keys, num_keys, None, Scoring(0.1))
     assert made == ready
-    backend.warm_up(32, 2, 64, torch.float64)
+    backend.warm_up(32, 30_000, 2, 64, torch.float64)
+    backend.warm_up(32, 1000, 2, 128, torch.float32)  # a view of a draft model is shorter than any block
     assert made == ready

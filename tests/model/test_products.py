@@ -127,11 +127,12 @@ def test_each_form_of_product_is_made_ready_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         Matrix, "__call__", lambda self, x: sizes.append((len(x), self.num_in, self.num_out)) or call(self, x)
     )
-    warm_up(target.weights[1], 3)
+    warm_up(target.weights[1], 3, 64)
     assert {rows for rows, _, _ in sizes} == {1, 2, 3}
     assert len(sizes) == len(set(sizes)) > 6
     sizes.clear()
-    warm_up(Target(tiny_model("llama"), 64, 32).weights[1], 3)  # transformers' own modules: there is nothing to be made
+    modules = Target(tiny_model("llama"), 64, 32).weights[1]  # transformers' own: there is nothing to be made
+    warm_up(modules, 3, 64)
     assert sizes == []
 
 
@@ -153,6 +154,27 @@ def test_packing_is_for_processors_that_gain(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(onednn, "packed", absent)
     assert packing_gain(torch.float32) == 1.0
     products._measured.cache_clear()
+
+
+@pytest.mark.skipif(not HAS_PACKING, reason="torch without oneDNN")
+def test_prompts_of_all_lengths_need_few_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compiled and kept, so many rows are filled up; what is added is not seen."""
+    forms: set[int] = set()
+    real = onednn.product
+
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        forms.add(len(x))
+        return real(x, weight, bias)
+
+    monkeypatch.setattr(onednn, "product", noted)
+    weight, bias = torch.randn(8, 16), torch.randn(16)
+    matrix = Matrix(weight, bias, is_packed=True)
+    for num_rows in range(2, 600):
+        x = torch.randn(num_rows, 8)
+        torch.testing.assert_close(matrix(x), x @ weight + bias)
+    assert forms >= set(range(2, 33))
+    assert len(forms) < 50
+    assert max(forms) < 700
 
 
 @pytest.mark.slow
