@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 
@@ -34,7 +34,7 @@ from spec_engine.bench.report import (
     time_table,
     work_table,
 )
-from spec_engine.bench.run import PLAIN, BenchPlan, hardware, run_bench
+from spec_engine.bench.run import PLAIN, BenchPlan, Work, hardware, run_bench
 from spec_engine.bench.shaped import ReplayPlan, measure_replay, replay_json, replay_table
 from spec_engine.bench.shapes import random_model
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
@@ -71,6 +71,8 @@ _READ_BY = {
     "temperature": ("speed", "traces"),
     "fixed_budget": ("speed", "replay"),
     "ask": ("speed", "traces"),
+    "work": ("speed", "traces"),
+    "turns": ("speed",),
     "shape": ("limit", "kernels"),
     "rows": ("limit", "kernels"),
     "parts": ("limit",),
@@ -101,6 +103,9 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--temperature", type=float, default=0.0, help="of all but free text (default: greedy)")
     bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
+    works = ",".join(get_args(Work))
+    bench.add_argument("--work", default=works, metavar="WORK,…", help="kinds of questions (default: %(default)s)")
+    bench.add_argument("--turns", type=positive, default=1, help="times each answer is made (default: %(default)s)")
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
     instead.add_argument("--needle", action="store_true", help="what the draft model knows of a sentence far back")
@@ -280,7 +285,19 @@ def _graph_memory(arguments: argparse.Namespace, wanted: int = GRAPH_MEMORY) -> 
 
 def _plan(arguments: argparse.Namespace) -> BenchPlan:
     given = arguments
-    return BenchPlan(_lengths(given), given.texts, given.questions, given.max_tokens, given.ask, given.temperature)
+    works = tuple(name.strip() for name in given.work.split(","))
+    if unknown := [name for name in works if name not in get_args(Work)]:
+        raise RequestError(f"--work cannot be '{unknown[0]}'. Choose from {', '.join(get_args(Work))}.")
+    return BenchPlan(
+        lengths=_lengths(given),
+        num_texts=given.texts,
+        questions_per_text=given.questions,
+        max_tokens=given.max_tokens,
+        ask=given.ask,
+        temperature=given.temperature,
+        works=cast("tuple[Work, ...]", works),
+        turns=given.turns,
+    )
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:

@@ -99,6 +99,8 @@ def test_read_shows_blocks_tokens_and_problems(document: Path, capsys: pytest.Ca
         (["bench", "--lengths", "many"], "lengths"),
         (["bench", "--lengths", "1K,-5"], "lengths"),
         (["bench", "--drafters", "lm"], "none"),
+        (["bench", "--work", "quote,poems"], "poems"),
+        (["bench", "--looks", "--turns", "2"], "--turns"),
         (["train", "all", "--corpus", "absent.jsonl"], "absent.jsonl"),
         (["presets", "vicuna"], "vicuna-7b-16k"),
     ],
@@ -158,6 +160,15 @@ def test_bench_prints_a_table_and_writes_json(
     reads = [(before, engine) for before, (engine, max_tokens) in behind if max_tokens > 1]
     assert len(reads) == 4 * num_methods
     assert all(before == (engine, 1) for before, engine in reads)  # each reads a prompt before it is timed
+    free = ["--work", "free", "--turns", "2", "--drafters", "none,lookup", "--max-tokens", "8", "--out", str(out)]
+    assert main(["bench", *size, *free]) == 0
+    assert "| `lookup` |" in capsys.readouterr().out
+    report = run.BenchReport.load(out)
+    assert report.plan.works == ("free",)
+    assert [(row.method, row.work, row.num_answers) for row in report.rows if row.method in ours] == [
+        ("none", "free", 2),
+        ("lookup", "free", 2),
+    ]
     assert main(["bench", "--quality", *size, "--json"]) == 0
     assert {row["kind"] for row in json.loads(capsys.readouterr().out)} == {"continue", "phrase", "words"}
 

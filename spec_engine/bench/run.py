@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -44,6 +44,8 @@ class BenchPlan:
     max_tokens: int = 128
     ask: str | None = None  # this question instead
     temperature: float = 0.0  # of all but free text
+    works: tuple[Work, ...] = get_args(Work)
+    turns: int = 1  # so many times each answer, by all methods in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ class BenchReport:
         return speed_up(row, next((other for other in alike if other.method == PLAIN), None))
 
     def by_length(self) -> list[BenchRow]:
-        """All work that has to do with the document, free text left out, summed by length and method."""
-        return summed([row for row in self.rows if row.work != "free"], lambda row: (row.length, row.method))
+        """All work that has to do with the document summed by length and method; free text only if that is all."""
+        of_document = [row for row in self.rows if row.work != "free"]
+        return summed(of_document or self.rows, lambda row: (row.length, row.method))
 
     def by_work(self) -> list[BenchRow]:
         """All lengths, summed by kind of work and method; `length` is 0."""
@@ -119,7 +122,8 @@ class BenchReport:
         table = json.loads(path.read_text("utf-8"))
         names = set(BenchRow.__dataclass_fields__)
         rows = tuple(BenchRow(**{key: value for key, value in row.items() if key in names}) for row in table["rows"])
-        plan = BenchPlan(**{**table["plan"], "lengths": tuple(table["plan"]["lengths"])})
+        given = {key: tuple(item) if isinstance(item, list) else item for key, item in table["plan"].items()}
+        plan = BenchPlan(**cast("dict[str, Any]", given))
         return BenchReport(
             table["preset"], table["date"], table["hardware"], table["versions"], plan, rows, table["command"]
         )
@@ -233,7 +237,7 @@ def _questions(text: str, number: int, plan: BenchPlan) -> list[tuple[Work, str]
     by_kind = {kind: make_questions(text, kind, seed=number) for kind in get_args(QuestionKind)}
     quotes, outlines = cycle((by_kind["phrase"], by_kind["words"])), cycle(_OUTLINES)
     made: list[tuple[Work, str]] = []
-    for work in islice(cycle(get_args(Work)), plan.questions_per_text):
+    for work in islice(cycle(plan.works), plan.questions_per_text):
         if work == "outline" or work == "free":
             made.append((work, next(outlines) if work == "outline" else ""))
             continue
@@ -248,7 +252,7 @@ def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[BenchCas
     a prompt before its answer is timed: behind a draft model's reading the machine's caches are cold, and the target,
     which all share, has read it long ago where plain decoding finds it."""
     rows: list[BenchRow] = []
-    for number, case in enumerate([cases[0], *cases]):
+    for number, case in enumerate([cases[0], *(case for case in cases for _ in range(plan.turns))]):
         for method, engine in engines.items():
             if number:
                 _answer(engine, case, 1)
