@@ -29,7 +29,7 @@ from spec_engine import onednn
 from spec_engine.model.layout import gains_by_columns
 
 READY_ROWS, READY_LEVEL_ROWS = 32, 16  # of passes whose products are made ready when target and drafts are loaded
-_STEPS = ((32, 1), (128, 16), (1 << 30, 64))  # up to so many rows a product is compiled for each multiple of this
+_STEPS = ((128, 16), (1 << 30, 64))  # of more rows, up to so many, a product is compiled for each multiple of this
 _MARGIN = 1.2
 _TRIALS = (
     (1024, 2048, 1),
@@ -53,6 +53,8 @@ class Matrix:
         """[T, out] of x [T, in]."""
         if self._packed is not None and (len(x) > 1 or self._weight is None):
             num_rows = len(x)
+            if num_rows <= READY_ROWS:
+                return onednn.product(x, self._packed, self.bias)
             missing = _filled(num_rows) - num_rows
             return onednn.product(F.pad(x, (0, 0, 0, missing)) if missing else x, self._packed, self.bias)[:num_rows]
         assert self._weight is not None, "held where it is not packed"
