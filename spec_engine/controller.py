@@ -94,7 +94,6 @@ class BudgetController:
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
         self._num_steps = self._num_looks = self._num_drafted = 0  # the last: in a row
-        self._num_unread = 0  # tokens that a draft model has not seen yet
         self._recent_s = self._recent_tokens = 0.0  # of the newest steps …
         self._look_s = self._look_tokens = 0.0  # … and of the newest looks
         self._proposed: DraftTree | None = None  # the last draft before it was cut
@@ -121,7 +120,7 @@ class BudgetController:
         plain_s = self._plain.seconds
         if not self._is_adaptive or plain_s is None:
             return 0.0
-        return self._gain_of(self._levels.first_behind(self._num_unread), plain_s)
+        return self._gain_of(self._levels.first, plain_s)
 
     def cut(self, tree: DraftTree) -> DraftTree:
         """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""
@@ -156,24 +155,20 @@ class BudgetController:
         was_proven, self._is_proven = self._is_proven, self._is_proven or (num_passes > 0 and len(path) > 1)
         if num_passes:
             expected = sum(map(chance, tree.log_q[1:]))
-            took = record.draft_s / max(plain_s, 1e-9)
-            self._levels.record(num_passes, took, expected, len(path) - 1, self._num_unread)
+            self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)
             self._book_look(seconds, record.draft_s, len(path), is_first=not was_proven and len(path) > 1)
-            self._num_unread = 0
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
             self._account = min(self._account + _RATE, _MOST)
-        self._num_unread += len(path)
         is_off = self._wait > 0 or not self._affords(0.0)
         self._is_off = (is_off and self._num_looks > 0) or (self._is_off and not num_passes)
         self._is_resting = is_off or self._num_drafted >= _PLAIN_EVERY
 
     def _affords(self, more: float) -> bool:
-        """Whether the account, and so much, covers a look: the first pass of a draft, with what it has to read, as
-        often as looks lose."""
+        """Whether the account, and so much, covers a look: the first pass of a draft, as often as looks lose."""
         num_lost, num_known = self._lost_looks
-        risk = self._levels.risk(self._num_unread) * (num_lost + 1) / (num_known + 1)
+        risk = self._levels.risk * (num_lost + 1) / (num_known + 1)
         return risk <= self._account + more
 
     def _book_look(self, seconds: float, draft_s: float, num_tokens: int, *, is_first: bool) -> None:

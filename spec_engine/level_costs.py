@@ -1,7 +1,7 @@
 """What the passes of a draft model take, one for each level of a tree, and how far its drafts can be believed.
 
 Job: `LevelCosts`, a line through the newest drafts: the first pass, which also reads the newest tokens, and each
-further one; and what it takes to read what was written while drafting rested.
+further one.
 Non-job: passes of the target (pass_costs.py, plain_steps.py), choosing (controller.py).
 
 Costs are multiples of a plain step, so they hold for other lengths of the context. Before they are known they are
@@ -20,8 +20,6 @@ _FADE = 0.9  # … the weight of what was known against a new answer …
 _MEMORY = 0.9  # … and the weight of older ones against the next
 _DOUBT = 0.7  # what a first pass costs is believed so much less with each answer in which none was run …
 _FASTER = 0.5  # … and a draft that then takes less than this part of it makes older ones worthless
-_LONG_REST = 16  # tokens that a first pass reads beside the newest ones, from which on …
-_NEWER = 0.5  # … what each of them takes is measured, with this weight against what was known
 
 
 class LevelCosts:
@@ -34,16 +32,12 @@ class LevelCosts:
         self._beliefs = {False: [0.0, 0.0], True: [_TRUST, 0.0]}  # tokens expected and confirmed, if drawn or not
         self._belief = self._beliefs[False]
         self._doubt, self._is_asked = 1.0, True
-        self._read = 0.0  # plain steps for a token that was written while drafting rested
 
-    def first_behind(self, num_unread: int) -> float:
-        """Plain steps of a first pass that has so many tokens to read."""
-        return self.first + (self._read * num_unread if num_unread >= _LONG_REST else 0.0)
-
-    def risk(self, num_unread: int) -> float:
+    @property
+    def risk(self) -> float:
         """Plain steps that a look may lose: its first pass. The machine may have been slow when that was measured, so
         what is too dear to be tried gets its chance after some answers."""
-        return self.first_behind(num_unread) * self._doubt
+        return self.first * self._doubt
 
     @property
     def trust(self) -> float:
@@ -59,22 +53,15 @@ class LevelCosts:
         if not is_later:
             return
         self._belief[:] = (_FADE * old for old in self._belief)  # so that what is not asked any more gets its chance
-        self._read *= _FADE
         self._doubt = 1.0 if self._is_asked else self._doubt * _DOUBT
         self._is_asked = False
         if self._drafts:
             self._drafts.popleft()
             self._fit()
 
-    def record(self, num_passes: int, took: float, expected: float, num_confirmed: int, num_unread: int = 0) -> None:
-        """A draft that took so many plain steps and read `num_unread` tokens; of the nodes that were run, `expected`
-        should have been right."""
-        usual = self.first + self.further * (num_passes - 1)
-        if num_unread >= _LONG_REST and self._drafts:
-            each = max(min(took, _MOST) - usual, 0.0) / num_unread
-            self._read = each if self._read == 0 else (1 - _NEWER) * self._read + _NEWER * each
-            took = min(took, usual)  # it says nothing about other drafts
-        if self._doubt < 1 and took < _FASTER * usual:
+    def record(self, num_passes: int, took: float, expected: float, num_confirmed: int) -> None:
+        """A draft that took so many plain steps; of the nodes that were run, `expected` should have been right."""
+        if self._doubt < 1 and took < _FASTER * (self.first + self.further * (num_passes - 1)):
             self._drafts.clear()  # a draft may be held up, never sped up: the doubt was right
         self._drafts.append((num_passes, min(took, _MOST)))
         self._doubt, self._is_asked = 1.0, True

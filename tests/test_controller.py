@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from spec_engine.controller import BudgetController
-from spec_engine.level_costs import LevelCosts
 from spec_engine.metrics import StepRecord
 from spec_engine.pacer import PrefillPacer
 from spec_engine.tree import DraftTree
@@ -28,13 +27,10 @@ class Machine:
         seed: int = 0,
         says: float | None = None,
         is_free: bool = False,
-        read: float = 0.0,
     ) -> None:
         self.verify, self.draft, self.accept, self.noise = verify, draft, accept, noise
         self.says = says  # how likely the draft takes a token to be right, if it is wrong about that
         self.is_free = is_free
-        self.read = read  # seconds for each token that was written since the last draft
-        self.num_unread = 0
         self._random = random.Random(seed)
 
     def step(self, controller: BudgetController) -> tuple[int, float]:
@@ -46,9 +42,6 @@ class Machine:
             path.append(len(path))
         verify_s = self.verify(num_nodes) * self._random.uniform(1 - self.noise, 1 + self.noise)
         draft_s = self.draft(drafted.num_passes) if drafted.num_passes or (self.is_free and len(drafted) > 1) else 0.0
-        if drafted.num_passes:
-            draft_s += self.read * self.num_unread
-        self.num_unread = len(path) if drafted.num_passes else self.num_unread + len(path)
         stall_s = 50 * verify_s if self.noise and self._random.random() < 0.01 else 0.0
         record = StepRecord(num_nodes, len(path) - 1, len(path), num_nodes, draft_s, verify_s + stall_s)
         controller.record(record, tree, path)
@@ -67,7 +60,6 @@ class Machine:
     def first_step(self, controller: BudgetController, *, is_drawn: bool = False) -> None:
         """Every answer begins with a bare root."""
         controller.begin(1000, is_drawn=is_drawn)
-        self.num_unread = 1
         controller.record(StepRecord(0, 0, 1, 0, 0.0, self.verify(0)), DraftTree.root(1), (0,))
 
     def speed(self, controller: BudgetController, num_steps: int) -> float:
@@ -147,35 +139,6 @@ def test_an_answer_that_no_draft_fits_loses_what_the_account_holds(draft_s: floa
         machine.first_step(controller)
         seconds = sum(machine.step(controller)[1] for _ in range(num_tokens))
     assert seconds / machine.verify(0) <= 1.004 * num_tokens + 2.2
-
-
-@pytest.mark.parametrize("is_drawn", [False, True])
-@pytest.mark.parametrize("read", [0.02, 0.05, 0.1])
-def test_reading_what_was_written_while_drafting_rested_is_paid_for_too(read: float, is_drawn: bool) -> None:
-    """A draft model that reads a token in so many plain steps: behind a long rest the first pass takes long."""
-    plain_s = gpu(0)
-    machine = Machine(gpu, lambda num_passes: plain_s, accept=0.0, noise=0.0, says=0.5, read=read * plain_s)
-    controller = BudgetController(8)
-    lost = []
-    for _ in range(30):
-        machine.first_step(controller, is_drawn=is_drawn)
-        lost.append(sum(machine.step(controller)[1] for _ in range(300)) / plain_s - 300)
-    assert max(lost[2:]) < 3.5  # what reading takes is known
-    assert sum(lost[2:]) / len(lost[2:]) < 2.6
-
-
-def test_reading_that_was_held_up_once_is_tried_again() -> None:
-    costs = LevelCosts()
-    for _ in range(4):
-        costs.record(2, 0.8, 1.0, 0, 1)
-    usual = costs.first
-    costs.record(1, 8.0, 1.0, 0, 40)
-    assert costs.first_behind(1) == costs.first == pytest.approx(usual, abs=0.01)
-    assert costs.risk(40) == pytest.approx(8.0, abs=0.1)
-    for _ in range(30):
-        costs.begin()
-        costs.record(2, 0.8, 1.0, 0, 1)
-    assert costs.risk(40) < 1.2
 
 
 def test_a_level_is_asked_to_bring_what_its_time_would_bring_otherwise() -> None:
