@@ -104,7 +104,9 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     works = ",".join(get_args(Work))
-    bench.add_argument("--work", default=works, metavar="WORK,…", help="kinds of questions (default: %(default)s)")
+    bench.add_argument(
+        "--work", default=works, metavar="WORK,…", help="questions, free: one text (default: %(default)s)"
+    )
     bench.add_argument("--turns", type=positive, default=1, help="times each answer is made (default: %(default)s)")
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")
@@ -170,6 +172,8 @@ def _refuse_unread(arguments: argparse.Namespace, usual: Mapping[str, object], k
         raise RequestError("--dtype is read with the --shape of --limit: a preset says its own. Leave it out.")
     if arguments.ask is not None and arguments.questions != usual["questions"]:
         raise RequestError("--questions is not read with --ask, which is one question a text. Leave it out.")
+    if arguments.ask is not None and arguments.work != usual["work"]:
+        raise RequestError("--work is not read with --ask, which is a question of its own. Leave one of them out.")
 
 
 def _speed(arguments: argparse.Namespace) -> _Made:

@@ -5,6 +5,8 @@ Job: `product`, `packed`, and `has_products`, whether this build of torch can do
 faster (attention/contest.py, model/products.py).
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,18 @@ _REORDER = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 _FEW = 8  # rows that packed weights are laid out for
 
 
-def has_products() -> bool:
-    """Whether there is oneDNN; torch for Apple's processors comes without it."""
-    return _LINEAR is not None and _REORDER is not None and torch.backends.mkldnn.is_available()
+@cache
+def has_products(dtype: torch.dtype) -> bool:
+    """Whether there is oneDNN, and it multiplies this dtype on this processor: torch for Apple's comes without it, and
+    without AVX512 there is no bfloat16. Tried once."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    ones = torch.ones(2, 2, dtype=dtype)
+    try:
+        found = product(ones, packed(ones)), product(ones, ones)
+    except (RuntimeError, NotImplementedError):  # another processor, or another torch
+        return False
+    return all(bool((each == 2).all()) for each in found)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -101,6 +101,7 @@ def test_read_shows_blocks_tokens_and_problems(document: Path, capsys: pytest.Ca
         (["bench", "--drafters", "lm"], "none"),
         (["bench", "--work", "quote,poems"], "poems"),
         (["bench", "--looks", "--turns", "2"], "--turns"),
+        (["bench", "--ask", "?", "--questions", "4", "--work", "free"], "--work"),
         (["train", "all", "--corpus", "absent.jsonl"], "absent.jsonl"),
         (["presets", "vicuna"], "vicuna-7b-16k"),
     ],

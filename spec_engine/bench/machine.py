@@ -11,7 +11,6 @@ import torch
 
 from spec_engine import onednn
 
-_ONEDNN = (torch.float32, torch.bfloat16)
 _MIN_S = 0.15  # of repetitions, of which the fastest counts
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
 _CUDA_BYTES = 1 << 32  # a GPU's cache is passed over, and a read takes far longer than its start
@@ -34,7 +33,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 8192 if device.type == "cuda" else 1536
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = fastest(lambda: left @ right, device)
-    if device.type == "cpu" and dtype in _ONEDNN and onednn.has_products():
+    if device.type == "cpu" and onednn.has_products(dtype):
         packed = onednn.packed(right)
         seconds = min(seconds, fastest(lambda: onednn.product(left, packed), device))
     return 2 * size**3 / seconds

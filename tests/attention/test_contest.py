@@ -1,7 +1,7 @@
 """Which kernel is used for many rows on a CPU: the rule, what is measured, and that it is kept and told."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from spec_engine import onednn
 from spec_engine.attention import Scoring, by_head, contest, pick, sdpa
 from spec_engine.attention.contest import CLASSES, RowClass, Verdict, judge
 from spec_engine.attention.sdpa import CpuBackend
+from spec_engine.bench.machine import matrix_rate
 from spec_engine.model import products
 
 CPU = torch.device("cpu")
@@ -107,17 +108,27 @@ def test_a_dtype_is_measured_once(
     assert "products head by head" in first.reason
 
 
-def test_without_onednn_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on Apple's processors, whose torch comes without it."""
+    caches = (onednn.has_products, contest._measured, products._measured)
+    for each in caches:
+        each.cache_clear()
     monkeypatch.setattr(onednn, "_LINEAR", None)
-    contest._measured.cache_clear()
-    assert contest.measured(torch.float32) == contest.measured(torch.bfloat16) == Verdict()
+    yield
+    for each in caches:
+        each.cache_clear()
+
+
+@pytest.mark.usefixtures("without_onednn")
+def test_without_onednn_the_flash_operator_does_float32() -> None:
+    assert contest.measured(torch.float32) == Verdict()
     assert pick(CPU, torch.float32).reason == "torch's flash operator for the CPU, with the group fold"
-    assert products.packing_gain(torch.float32) == 1.0
+    assert contest.measured(torch.bfloat16).gains  # torch's own products
+    assert products.packing_gain(torch.float32) == products.packing_gain(torch.bfloat16) == 1.0
+    assert matrix_rate(CPU, torch.float32) > 0
     with pytest.raises(RuntimeError, match="no oneDNN"):
         onednn.product(torch.ones(2, 2), torch.ones(2, 2))
-    contest._measured.cache_clear()
-    products._measured.cache_clear()
 
 
 def test_rows_go_where_the_verdict_says(monkeypatch: pytest.MonkeyPatch) -> None:
