@@ -59,7 +59,7 @@ class BudgetController:
         self._plain = PlainSteps()
         self._passes = PassCosts()
         self._levels = LevelCosts()
-        self._num_dear = 0  # drafts in a row that took time and named no pass; one may have been held up
+        self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
         self._looks = {False: [0.0, 0.0], True: [0.0, 0.0]}  # that lost, and all, if drawn or not; older ones for less
         self._num_steps = 0
         self.begin(0)
@@ -150,7 +150,8 @@ class BudgetController:
         else:
             self._plain.add_step(record.verify_s + min(beside_s, _SMALL * record.verify_s))
         if self.budget():
-            self._num_dear = self._num_dear + 1 if is_dear and not proposed.num_passes else 0
+            is_vain = is_dear and not proposed.num_passes and len(path) == 1
+            self._num_dear = self._num_dear + 1 if is_vain else 0
         num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
         was_proven, self._is_proven = self._is_proven, self._is_proven or (num_passes > 0 and len(path) > 1)
         if num_passes:

@@ -238,6 +238,17 @@ def test_copies_that_cost_nothing_never_rest() -> None:
     assert machine.speed(controller, 60) > 1.5 / machine.verify(0)
 
 
+def test_copies_that_take_time_and_are_right_never_rest() -> None:
+    """Building a large tree of copies may take a tenth of a short plain step; that is no reason to be silent."""
+    machine = Machine(gpu, lambda num_passes: 0.2 * gpu(0), accept=0.9, noise=0.0, is_free=True)
+    controller = BudgetController(16)
+    machine.first_step(controller)
+    controller._is_resting, controller._account, controller._wait = True, 0.0, 32  # a model beside them rests
+    for _ in range(30):
+        assert controller.budget() == 16
+        machine.step(controller)
+
+
 def test_a_draft_that_is_mostly_right_may_be_wrong_once() -> None:
     """It costs a plain step, and is asked again at once."""
     machine = Machine(gpu, lambda num_nodes: 0.03, accept=1.0, noise=0.0)
