@@ -59,7 +59,6 @@ class BudgetController:
         self._plain = PlainSteps()
         self._passes = PassCosts()
         self._levels = LevelCosts()
-        self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
         self._looks = {False: [0.0, 0.0], True: [0.0, 0.0]}  # that lost, and all, if drawn or not; older ones for less
         self._num_steps = 0
         self.begin(0)
@@ -93,6 +92,8 @@ class BudgetController:
         self._wait = 1  # steps until the next look
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
+        self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
+        self._silence, self._num_silent = _LONGEST_WAIT, 0  # steps without any draft behind two of them at rest
         self._num_steps = self._num_looks = self._num_drafted = 0  # the last: in a row
         self._recent_s = self._recent_tokens = 0.0  # of the newest steps …
         self._look_s = self._look_tokens = 0.0  # … and of the newest looks
@@ -152,6 +153,11 @@ class BudgetController:
         if self.budget():
             is_vain = is_dear and not proposed.num_passes and len(path) == 1
             self._num_dear = self._num_dear + 1 if is_vain else 0
+            self._silence = _LONGEST_WAIT if len(path) > 1 else self._silence
+        else:
+            self._num_silent += 1
+            if self._num_silent >= self._silence:  # the content may have changed: once more
+                self._num_dear, self._num_silent, self._silence = 1, 0, 2 * self._silence
         num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
         was_proven, self._is_proven = self._is_proven, self._is_proven or (num_passes > 0 and len(path) > 1)
         if num_passes:

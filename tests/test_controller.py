@@ -249,6 +249,22 @@ def test_copies_that_take_time_and_are_right_never_rest() -> None:
         machine.step(controller)
 
 
+def test_copies_that_took_time_and_were_wrong_are_asked_for_again() -> None:
+    """Beside a model whose first pass no account can pay for: in the next answer at once, in the same one later."""
+    machine = Machine(gpu, lambda num_passes: 0.2 * gpu(0), accept=0.0, noise=0.0, says=0.5, is_free=True)
+    controller = BudgetController(16)
+    controller._levels.first = 9.0
+    machine.first_step(controller)
+    num_asked = 0
+    for _ in range(400):
+        num_asked += controller.budget() > 0
+        machine.step(controller)
+    assert 2 < num_asked < 10
+    assert controller.budget() == 0
+    machine.first_step(controller)
+    assert controller.budget() == 16
+
+
 def test_a_draft_that_is_mostly_right_may_be_wrong_once() -> None:
     """It costs a plain step, and is asked again at once."""
     machine = Machine(gpu, lambda num_nodes: 0.03, accept=1.0, noise=0.0)
