@@ -38,6 +38,7 @@ _DEAR = 4.0  # … unless drafting alone took so long: then …
 _DEAR_LOOK = 1.3  # … so much, and another look has to wait
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
+_SILENCE = 8  # steps without even copies, behind two that took long for nothing; doubles while they go on so
 _ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
 _LOSSES = 0.6  # weight of looks that lost, or did not, against the next one
@@ -93,7 +94,7 @@ class BudgetController:
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
         self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
-        self._silence, self._num_silent = _LONGEST_WAIT, 0  # steps without any draft behind two of them at rest
+        self._silence, self._num_silent = _SILENCE, 0  # steps without any draft behind two of them at rest
         self._num_steps = self._num_looks = self._num_drafted = 0  # the last: in a row
         self._recent_s = self._recent_tokens = 0.0  # of the newest steps …
         self._look_s = self._look_tokens = 0.0  # … and of the newest looks
@@ -153,7 +154,7 @@ class BudgetController:
         if self.budget():
             is_vain = is_dear and not proposed.num_passes and len(path) == 1
             self._num_dear = self._num_dear + 1 if is_vain else 0
-            self._silence = _LONGEST_WAIT if len(path) > 1 else self._silence
+            self._silence = _SILENCE if len(path) > 1 else self._silence
         else:
             self._num_silent += 1
             if self._num_silent >= self._silence:  # the content may have changed: once more
