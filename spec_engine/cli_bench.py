@@ -104,9 +104,7 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--fixed-budget", action="store_true", help="draft the most in every step, pays it or not")
     bench.add_argument("--ask", help="ask this instead of questions about each text")
     works = ",".join(get_args(Work))
-    bench.add_argument(
-        "--work", default=works, metavar="WORK,…", help="questions, free: one text (default: %(default)s)"
-    )
+    bench.add_argument("--work", default=works, metavar="WORK,…", help="in turn; free: once a text (default: all)")
     bench.add_argument("--turns", type=positive, default=1, help="times each answer is made (default: %(default)s)")
     instead = bench.add_mutually_exclusive_group()
     instead.add_argument("--quality", action="store_true", help="count right answers instead of seconds")

@@ -3,7 +3,7 @@
 Job: `measured`, which times both once a process for a dtype, and the rule, `judge`, a pure function of the timer.
 Non-job: the kernels.
 
-No fixed rule is right. On an EPYC with AVX512-BF16 products are 1.2 to 2.6 times faster over 16,000 keys in bfloat16
+No fixed rule is right. On an EPYC with AVX512-BF16 products are 1.1 to 2.7 times faster over 16,000 keys in bfloat16
 and in float32, where the operator multiplies with MKL; in float16, for which it has no instructions, they take many
 times as long. A kernel decides how sums are rounded, so it must not change while a program runs, and should not between
 two runs: products have to win by `_MARGIN`, the fastest of several turns counts, and the result is kept. On a machine

@@ -9,9 +9,9 @@ treated as G * T rows of one head. Keys and values are then read once per key he
 makes a one-row pass 2 to 4 times faster on the CPU.
 
 Measured on CPUs with AVX512 (torch 2.13, one and two threads; Hk 2 to 8, D 64 and 128): for few rows the folded flash
-operator is the fastest. For more it depends on the processor, because the operator does its products with MKL in
-float32: `contest` measures it against products head by head (`by_head`). Batched products over all heads are slow,
-because the heads of a cache are no contiguous batch and torch copies them first.
+operator is the fastest or close to it. For more it depends on the processor, because the operator does its products
+with MKL in float32: `contest` measures it against products head by head (`by_head`). Batched products over all heads
+are slow, because the heads of a cache are no contiguous batch and torch copies them first.
 """
 
 import torch
