@@ -19,6 +19,7 @@ become slower, and as one line through all newest passes with rows: single sizes
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _NUM_PASSES = 48  # newest ones that the line goes through
 _MOST = 8.0  # a pass that took more plain steps than this was held up
@@ -43,6 +44,7 @@ class PassCosts:
         self._most = _HOPE
         self._expected, self._confirmed = self._beliefs[False]  # tokens, by class of the first one's probability
         self._num_cut = 0  # drafts in a row that were cut to nothing
+        self._line: _Line | None = None  # through the passes, until there is another
 
     def begin(self, *, is_drawn: bool = False, is_later: bool = True) -> None:
         """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
@@ -57,6 +59,7 @@ class PassCosts:
         """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
         nodes were run and `num_accepted` kept; it took `seconds` where a plain step takes `plain_s`."""
         self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
+        self._line = None
         if num_run == 0:
             return
         kind = _class(log_q)
@@ -69,11 +72,12 @@ class PassCosts:
         if len(log_q) == 1 or token_s <= 0:
             return len(log_q) - 1
         kind = _class(log_q)
-        first, row = self._line()
+        line = self._fitted()
         calibration = (self._confirmed[kind] + self._hope() * _PRIOR) / (self._expected[kind] + _PRIOR)
-        best, best_gain, gain = 0, 0.0, -first * plain_s
+        best, best_gain, gain = 0, 0.0, -line.first * plain_s
+        worth, price = calibration * token_s, line.row * plain_s
         for num_nodes in range(1, len(log_q)):
-            gain += calibration * chance(log_q[num_nodes]) * token_s - row * plain_s
+            gain += worth * chance(log_q[num_nodes]) - price
             if gain >= best_gain:
                 best, best_gain = num_nodes, gain
         self._num_cut = 0 if best else self._num_cut + 1
@@ -90,35 +94,41 @@ class PassCosts:
         """Plain steps that a pass over a root and so many nodes takes; None before two with nodes were measured."""
         if sum(num > 0 for num, _ in self._passes) < 2:
             return None
-        first, row = self._line()
-        return self._bare() + first + row * num_run
+        line = self._fitted()
+        return line.bare + line.first + line.row * num_run
 
     def row_s(self, plain_s: float) -> float:
         """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
-        return self._line()[1] * plain_s
+        return self._fitted().row * plain_s
 
-    def _usual(self) -> list[tuple[int, float]]:
-        """All passes but the longest, the shortest first."""
-        return sorted(self._passes, key=lambda one: one[1])[:-1]
+    def _fitted(self) -> "_Line":
+        """The line through all passes but the longest."""
+        if self._line is None:
+            self._line = _fit(sorted(self._passes, key=lambda one: one[1])[:-1])
+        return self._line
 
-    def _bare(self) -> float:
-        """Plain steps that a pass over a root takes, behind a draft."""
-        bare = [took for num, took in self._usual() if num == 0]
-        return (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
 
-    def _line(self) -> tuple[float, float]:
-        """Plain steps that any rows add to a pass, and each of them: the line through all passes with rows, never
-        falling, that begins no lower than bare passes. The longest pass does not count."""
-        passes, bare_steps = self._usual(), self._bare()
-        full = [(num, max(took - bare_steps, 0.0)) for num, took in passes if num]
-        if not full:
-            return 0.0, 0.0
-        nodes = sum(num for num, _ in full) / len(full)
-        steps = sum(took for _, took in full) / len(full)
-        spread = sum((num - nodes) ** 2 for num, _ in full) + _PRIOR_PASSES * nodes**2
-        row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
-        row = min(max(row / spread, 0.0), steps / nodes)
-        return steps - row * nodes, row
+class _Line(NamedTuple):
+    """Plain steps that a pass over a root takes behind a draft, that any rows add to it, and that each of them adds."""
+
+    bare: float
+    first: float
+    row: float
+
+
+def _fit(passes: Sequence[tuple[int, float]]) -> _Line:
+    """The line through all passes with rows, never falling, that begins no lower than bare passes."""
+    bare = [took for num, took in passes if num == 0]
+    bare_steps = (_PRIOR_PASSES + sum(bare)) / (_PRIOR_PASSES + len(bare))
+    full = [(num, max(took - bare_steps, 0.0)) for num, took in passes if num]
+    if not full:
+        return _Line(bare_steps, 0.0, 0.0)
+    nodes = sum(num for num, _ in full) / len(full)
+    steps = sum(took for _, took in full) / len(full)
+    spread = sum((num - nodes) ** 2 for num, _ in full) + _PRIOR_PASSES * nodes**2
+    row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
+    row = min(max(row / spread, 0.0), steps / nodes)
+    return _Line(bare_steps, steps - row * nodes, row)
 
 
 def chance(log_q: float) -> float:

@@ -58,6 +58,7 @@ class StopScanner:
 
     def __init__(self, rules: StopRules, detokenizer: Detokenizer) -> None:
         self._rules = rules
+        self._longest = max(map(len, rules.stop_strings), default=0)
         self._detokenizer = detokenizer
         self._num_tokens = 0
         self._held = ""
@@ -85,6 +86,8 @@ class StopScanner:
 
     def _feed(self, text: str) -> tuple[str, bool]:
         """What of the text so far is certain, and whether a stop string was met right behind it."""
+        if not self._longest:
+            return text, False
         self._held += text
         found = [at for stop in self._rules.stop_strings if (at := self._held.find(stop)) >= 0]
         if found:
@@ -102,8 +105,7 @@ class StopScanner:
 
     def _num_undecided(self) -> int:
         """Length of the longest end of the held text with which a stop string begins."""
-        longest = max((len(stop) for stop in self._rules.stop_strings), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
+        for length in range(min(self._longest - 1, len(self._held)), 0, -1):
             if self._rules_begin_with(self._held[-length:]):
                 return length
         return 0

@@ -40,14 +40,14 @@ class DraftTree:
     def __post_init__(self) -> None:
         for name in ("token_ids", "parents", "depths", "log_q"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        num_nodes = len(self.token_ids)
+        num_nodes, parents, depths = len(self.token_ids), self.parents, self.depths
         assert num_nodes > 0, "a tree has a root"
-        assert (self.parents[0], self.depths[0]) == (-1, 0), "node 0 must be the root"
-        assert len(self.parents) == len(self.depths) == len(self.log_q) == num_nodes, "fields differ in length"
+        assert (parents[0], depths[0]) == (-1, 0), "node 0 must be the root"
+        assert len(parents) == len(depths) == len(self.log_q) == num_nodes, "fields differ in length"
         for node in range(1, num_nodes):
-            parent = self.parents[node]
+            parent = parents[node]
             assert 0 <= parent < node, f"node {node} comes before its parent {parent}"
-            assert self.depths[node] == self.depths[parent] + 1, f"node {node} is not one below its parent"
+            assert depths[node] == depths[parent] + 1, f"node {node} is not one below its parent"
 
     @classmethod
     def root(cls, token_id: int) -> "DraftTree":
@@ -95,14 +95,11 @@ class DraftTree:
     def ancestor_mask(self) -> Tensor:
         """Bool [N, N] on the CPU: ``mask[i, j]`` says that node j lies on the path from the root to i, i included."""
         num_nodes = len(self)
-        parents = torch.tensor((0, *self.parents[1:]))
-        rows = torch.arange(num_nodes)
-        mask = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
-        visible = rows
-        for _ in range(self.depth + 1):
-            mask[rows, visible] = True
-            visible = parents[visible]
-        return mask
+        rows: list[bytearray] = []
+        for node, parent in enumerate(self.parents):
+            rows.append(bytearray(num_nodes) if parent < 0 else rows[parent][:])
+            rows[node][node] = 1
+        return torch.frombuffer(bytearray().join(rows), dtype=torch.bool).view(num_nodes, num_nodes)
 
     def path(self, node: int) -> tuple[int, ...]:
         """Nodes from the root to `node`, both included."""

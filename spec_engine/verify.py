@@ -45,13 +45,12 @@ class Accepted:
 
 
 def accept(tree: DraftTree, chosen: Sequence[int]) -> Accepted:
-    """Follow `chosen`, the target's token after each node, from the root as deep as the draft has it."""
+    """Follow `chosen`, the target's token after each node, from the root as deep as the draft has it.
+
+    One walk over the nodes is enough, as each stands behind its parent.
+    """
     path = [0]
-    while (child := _child(tree, path[-1], chosen[path[-1]])) is not None:
-        path.append(child)
+    for node in range(1, len(tree)):
+        if tree.parents[node] == path[-1] and tree.token_ids[node] == chosen[path[-1]]:
+            path.append(node)
     return Accepted(tuple(path), tuple(chosen[node] for node in path))
-
-
-def _child(tree: DraftTree, node: int, token_id: int) -> int | None:
-    """The child of `node` that carries `token_id`."""
-    return next((child for child in tree.children(node) if tree.token_ids[child] == token_id), None)

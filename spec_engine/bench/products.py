@@ -11,11 +11,11 @@ from itertools import product
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from spec_engine.bench.machine import bandwidth
 from spec_engine.bench.shapes import shape_config
 from spec_engine.model.block_products import Choice, Cut, Form, Kind, Timer, TorchProducts, Use, choose, usual_cuts
+from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 
 _MEMBERS: Final = 8  # matrices of a form: together far more than a GPU's cache holds
@@ -78,7 +78,7 @@ def sweep_products(
     """All that was tried until the time was up, for 1 and for 16 rows."""
     uses, found = uses_of(shape, where), list[ProductRow]()
     for use in uses:
-        choice = choose([use], TorchProducts(1e-6), timer, _more_cuts(limit_s / (2 * len(uses))))
+        choice = choose([use], TorchProducts(), timer, _more_cuts(limit_s / (2 * len(uses))))
         for (form, cut), why in choice.refused.items():
             tell(f"{form[0]} {form[1]} x {form[2]}, {cut or 'cuBLAS'}: {why}")
         for form in choice.seconds:
@@ -126,7 +126,7 @@ def _more_cuts(limit_s: float) -> Callable[[int, torch.device], Iterator[Cut]]:
 
 def _member(
     kind: Kind, num_in: int, num_out: int, where: tuple[torch.dtype, torch.device]
-) -> tuple[Matrix, Tensor | None]:
+) -> tuple[Matrix, Norm | None]:
     """A random matrix, and the norm before it."""
     weight = torch.randn(num_out, num_in, dtype=where[0], device=where[1]) / num_in**0.5
-    return Matrix(weight.t(), None), None if kind == "added" else weight.new_ones(num_in)
+    return Matrix(weight.t(), None), None if kind == "added" else Norm(weight.new_ones(num_in), 1e-6)

@@ -15,7 +15,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from spec_engine.cache.slots import num_shared
 from spec_engine.cache.store import TextMemory
@@ -40,18 +40,17 @@ class CopyHabits:
     sentence or a line rather than within one. Against what the lengths of the matches promised."""
 
     def __init__(self) -> None:
-        self._promised: dict[int, float] = {}  # right copies behind a token …
-        self._right: dict[int, float] = {}  # … and how many there were
+        self._seen: dict[int, tuple[float, float]] = {}  # right copies behind a token: promised, and found
 
     def add(self, token_id: int, promised: float, *, was_right: bool) -> None:
         """A copy behind this token was taken to be right with the chance `promised`."""
-        self._promised[token_id] = _HABIT_MEMORY * self._promised.get(token_id, 0.0) + promised
-        self._right[token_id] = _HABIT_MEMORY * self._right.get(token_id, 0.0) + was_right
+        before, found = self._seen.get(token_id, (0.0, 0.0))
+        self._seen[token_id] = _HABIT_MEMORY * before + promised, _HABIT_MEMORY * found + was_right
 
     def factor(self, token_id: int) -> float:
         """How much likelier than promised a copy behind this token is right; 1 where nothing is known."""
-        promised = self._promised.get(token_id, 0.0)
-        return (self._right.get(token_id, 0.0) + _HABIT_WEIGHT) / (promised + _HABIT_WEIGHT)
+        promised, found = self._seen.get(token_id, (0.0, 0.0))
+        return (found + _HABIT_WEIGHT) / (promised + _HABIT_WEIGHT)
 
 
 class CopyRecord:
@@ -91,10 +90,14 @@ class CopyRecord:
         return self._right[length] / self._tried[length]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a copy goes on: in the automaton's `state`, or, where that is the only occurrence, at token `position`."""
+class _Copy(NamedTuple):
+    """A node that waits to be taken, the likeliest first. It goes on in the automaton's `state`, or, where that is 0,
+    at token `position`, of the only occurrence."""
 
+    loss: float  # minus the log-probability of its path
+    number: int  # among equals the older one is first
+    parent: int
+    token_id: int
     state: int
     position: int
     match_length: int
@@ -106,43 +109,44 @@ class CopyTree:
     def __init__(self, index: SuffixAutomaton, config: LookupConfig, record: CopyRecord, root: int) -> None:
         self._index, self._config, self._record = index, config, record
         self._token_ids, self._parents, self._depths, self._log_q = [root], [-1], [0], [0.0]
-        self._waiting: list[tuple[float, int, int, int, _Place]] = []
+        self._waiting: list[_Copy] = []
         self._num_offered = 0
 
     def grow(self, match: Match, num_nodes: int) -> DraftTree:
         """The `num_nodes` likeliest nodes behind `match`, fewer where they get too unlikely."""
         least = self._config.min_probability
         limit = -math.log(least) if least > 0 else math.inf
-        self._offer(0, _Place(match.state, match.end + 1, match.length))
+        self._offer(0, match.state, match.end + 1, match.length)
         while self._waiting and len(self._token_ids) <= num_nodes:
-            loss, _, parent, token_id, place = heapq.heappop(self._waiting)
+            loss, _, parent, token_id, state, position, length = heapq.heappop(self._waiting)
             if loss > limit:
                 break
             self._token_ids.append(token_id)
             self._parents.append(parent)
             self._depths.append(self._depths[parent] + 1)
             self._log_q.append(-loss)
-            self._offer(len(self._token_ids) - 1, place)
+            self._offer(len(self._token_ids) - 1, state, position, length)
         return DraftTree(tuple(self._token_ids), tuple(self._parents), tuple(self._depths), tuple(self._log_q))
 
-    def _offer(self, parent: int, place: _Place) -> None:
-        """Put on the list what may follow `parent`."""
-        length = place.match_length + 1
-        chance = self._record.probability(place.match_length, self._token_ids[parent])
-        options, total = self._index.continuations(place.state, self._config.num_branches) if place.state else ([], 0)
+    def _offer(self, parent: int, state: int, position: int, length: int) -> None:
+        """Put on the list what may follow `parent`, whose copy goes on there, behind a match of `length` tokens."""
+        chance = self._record.probability(length, self._token_ids[parent])
+        options, total = self._index.continuations(state, self._config.num_branches) if state else ([], 0)
+        for token_id, after, count in options:
+            self._wait(
+                parent, chance * count / total, token_id, after if count > 1 else 0, self._index.end(after), length
+            )
         if not options:  # the only occurrence, or one that reaches the end of the text and goes on in itself
-            tokens, position = self._index.tokens, place.position
+            tokens = self._index.tokens
             token_id = tokens[position] if position < len(tokens) else self._own(parent, position - len(tokens))
-            self._wait(parent, chance, token_id, _Place(0, position + 1, length))
-            return
-        for token_id, state, count in options:
-            after = _Place(state if count > 1 else 0, self._index.end(state) + 1, length)
-            self._wait(parent, chance * count / total, token_id, after)
+            self._wait(parent, chance, token_id, 0, position, length)
 
-    def _wait(self, parent: int, chance: float, token_id: int, after: _Place) -> None:
+    def _wait(self, parent: int, chance: float, token_id: int, state: int, position: int, length: int) -> None:
+        """Put a token on the list that was found at `position`."""
         self._num_offered += 1
         loss = -self._log_q[parent] - math.log(chance)
-        heapq.heappush(self._waiting, (loss, self._num_offered, parent, token_id, after))
+        copy = _Copy(loss, self._num_offered, parent, token_id, state, position + 1, length + 1)
+        heapq.heappush(self._waiting, copy)
 
     def _own(self, node: int, distance: int) -> int:
         """The token `distance` behind the root on the way to `node`."""

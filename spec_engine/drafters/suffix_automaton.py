@@ -11,7 +11,6 @@ so the newest can be taken back. An occurrence is counted, and becomes the newes
 substrings that end there: in text of very few different tokens the shorter ones are out of date.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,15 +36,9 @@ class Continuation(NamedTuple):
     num_seen: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Undo:
-    """What one appended token changed: the last state before it, the clone it made (-1: none) and of which state, and
-    the newest ends so far of the states that it was counted in."""
-
-    last: int
-    clone: int
-    cloned: int
-    ends: tuple[int, ...]
+# What one appended token changed: the last state before it, the clone it made (-1: none) and of which state, and the
+# newest ends so far of the states that it was counted in. Plain tuples of numbers, which the garbage collector lets go.
+_Undo = tuple[int, int, int, tuple[int, ...]]
 
 
 class SuffixAutomaton:
@@ -107,18 +100,22 @@ class SuffixAutomaton:
 
     def continuations(self, state: int, most: int) -> tuple[list[Continuation], int]:
         """The `most` frequent tokens behind the substrings of `state`, the newest among equals; how often any came."""
-        follow = self._next[state]
-        found = [Continuation(token_id, after, self._count[after]) for token_id, after in follow.items()]
-        total = sum(option.num_seen for option in found)
-        if len(found) > 1:
-            found = heapq.nlargest(most, found, key=lambda option: (option.num_seen, self._end[option.state]))
-        return found, total
+        follow, count, end = self._next[state], self._count, self._end
+        counts = [count[after] for after in follow.values()]
+        least = sorted(counts)[-most] if len(counts) > most else 0  # a word like "the" has hundreds of continuations
+        found = [
+            (num_seen, end[after], token_id, after)
+            for (token_id, after), num_seen in zip(follow.items(), counts, strict=True)
+            if num_seen >= least
+        ]
+        found.sort(reverse=True)
+        return [Continuation(token_id, after, num_seen) for num_seen, _, token_id, after in found[:most]], sum(counts)
 
     def _extend(self, token_id: int) -> None:
-        follow, link, length = self._next, self._link, self._length
+        follow, link, length, last = self._next, self._link, self._length, self._last
         self._foretold.append(self._was_foretold(token_id))
-        own = self._new_state(length[self._last] + 1, {}, 0, -1)
-        before, state, clone, cloned = self._last, self._last, -1, -1
+        own = self._new_state(length[last] + 1, {}, 0, -1)
+        state, clone, cloned = last, -1, -1
         while state != -1 and token_id not in follow[state]:
             follow[state][token_id] = own
             state = link[state]
@@ -137,51 +134,50 @@ class SuffixAutomaton:
                 after = clone
             link[own] = after
         self._last = own
-        self._undo.append(_Undo(before, clone, cloned, self._count_end(len(self._tokens))))
+        self._undo.append((last, clone, cloned, self._count_end(len(self._tokens))))
         self._tokens.append(token_id)
 
     def _was_foretold(self, token_id: int) -> int:
         """An entry of `foretold`. The older ends of the last state's suffixes were noted when it was made."""
-        if not self._undo or len(ends := self._undo[-1].ends) < 2:
+        if not self._undo or len(ends := self._undo[-1][3]) < 2:
             return 0
         length = self._length[self._link[self._last]]
         return length if self._tokens[ends[1] + 1] == token_id else -length
 
     def _count_end(self, position: int) -> tuple[int, ...]:
         """Book an occurrence that ends at `position` in the last state and its suffixes; their newest ends so far."""
-        ends = []
-        state = self._last
-        for _ in range(_MAX_COUNTED):
-            if state == _ROOT:
-                break
-            ends.append(self._end[state])
-            self._end[state] = position
-            self._count[state] += 1
-            state = self._link[state]
+        ends: list[int] = []
+        link, end, count, state = self._link, self._end, self._count, self._last
+        while state != _ROOT and len(ends) < _MAX_COUNTED:
+            ends.append(end[state])
+            end[state] = position
+            count[state] += 1
+            state = link[state]
         return tuple(ends)
 
     def _take_back(self) -> None:
         """Undo the newest `_extend`."""
-        undo, token_id, own = self._undo.pop(), self._tokens.pop(), self._last
+        last, clone, cloned, ends = self._undo.pop()
+        token_id, own = self._tokens.pop(), self._last
         self._foretold.pop()
         follow, link = self._next, self._link
         state = own
-        for end in undo.ends:
+        for end in ends:
             self._end[state] = end
             self._count[state] -= 1
             state = link[state]
-        state = undo.last
+        state = last
         while state != -1 and follow[state].get(token_id) == own:
             del follow[state][token_id]
             state = link[state]
-        if undo.clone != -1:
-            while state != -1 and follow[state].get(token_id) == undo.clone:
-                follow[state][token_id] = undo.cloned
+        if clone != -1:
+            while state != -1 and follow[state].get(token_id) == clone:
+                follow[state][token_id] = cloned
                 state = link[state]
-            link[undo.cloned] = link[undo.clone]
+            link[cloned] = link[clone]
             self._pop_state()
         self._pop_state()
-        self._last = undo.last
+        self._last = last
 
     def _new_state(self, length: int, follow: dict[int, int], count: int, end: int) -> int:
         self._next.append(follow)

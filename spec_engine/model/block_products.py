@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spec_engine.model.capture import CudaCapture, Work
+from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 
 MOST_ROWS: Final = 16  # what the matrix units take at once; beyond, cuBLAS shares the work better
@@ -73,7 +74,7 @@ class Use:
     """Products that are done alike: matrices of one size, each with the norm before it, None where there is none."""
 
     kind: Kind
-    members: tuple[tuple[Matrix, Tensor | None], ...]
+    members: tuple[tuple[Matrix, Norm | None], ...]
 
     def form(self, num_rows: int) -> Form:
         """What is decided together."""
@@ -83,27 +84,22 @@ class Use:
 
 class TorchProducts:
     """By torch's operators; `gate` [T, 2 I] -> [T, I] is the middle of the feed-forward part, if torch's own is not
-    to be used. `eps` belongs to all norms."""
+    to be used."""
 
-    def __init__(self, eps: float, gate: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.eps = eps
+    def __init__(self, gate: Callable[[Tensor], Tensor] | None = None) -> None:
         self._gate = gate
 
-    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [..., H] by its root mean square, times the weights."""
-        return torch.rms_norm(x, weight.shape, weight, self.eps)
-
-    def normed(self, matrix: Matrix, x: Tensor, norm: Tensor) -> Tensor:
+    def normed(self, matrix: Matrix, x: Tensor, norm: Norm) -> Tensor:
         """[T, out] of normalised x [T, in]."""
-        return matrix(self.norm(x, norm))
+        return matrix(norm(x))
 
     def added(self, matrix: Matrix, x: Tensor, base: Tensor) -> Tensor:
         """`base` [T, out] and what x [T, in] gives."""
         return matrix.added_to(base, x)
 
-    def gated(self, matrix: Matrix, x: Tensor, norm: Tensor) -> Tensor:
+    def gated(self, matrix: Matrix, x: Tensor, norm: Norm) -> Tensor:
         """[T, out / 2] of normalised x: SiLU of the first half of the results times the second half."""
-        both = matrix(self.norm(x, norm))
+        both = matrix(norm(x))
         if self._gate is not None:
             return self._gate(both)
         gate, up = both.chunk(2, -1)
@@ -114,15 +110,15 @@ class ChosenProducts(TorchProducts):
     """By our kernels for the forms in `cuts`, as torch does for all others."""
 
     def __init__(self, plain: TorchProducts, cuts: Mapping[Form, Cut]) -> None:
-        super().__init__(plain.eps, plain._gate)
+        super().__init__(plain._gate)
         self._cuts = dict(cuts)
         self._streamed = importlib.import_module("spec_engine.model.streamed")  # cannot be imported without Triton
 
-    def normed(self, matrix: Matrix, x: Tensor, norm: Tensor) -> Tensor:
+    def normed(self, matrix: Matrix, x: Tensor, norm: Norm) -> Tensor:
         cut = self._cut("normed", matrix, x)
         if cut is None:
             return super().normed(matrix, x, norm)
-        return self._product(matrix, x, Around(norm, self.eps), cut)
+        return self._product(matrix, x, Around(norm.weight, norm.eps), cut)
 
     def added(self, matrix: Matrix, x: Tensor, base: Tensor) -> Tensor:
         cut = self._cut("added", matrix, x)
@@ -130,11 +126,11 @@ class ChosenProducts(TorchProducts):
             return super().added(matrix, x, base)
         return self._product(matrix, x, Around(base=base), cut)
 
-    def gated(self, matrix: Matrix, x: Tensor, norm: Tensor) -> Tensor:
+    def gated(self, matrix: Matrix, x: Tensor, norm: Norm) -> Tensor:
         cut = self._cut("gated", matrix, x)
         if cut is None:
             return super().gated(matrix, x, norm)
-        return self._product(matrix, x, Around(norm, self.eps, is_gated=True), cut)
+        return self._product(matrix, x, Around(norm.weight, norm.eps, is_gated=True), cut)
 
     def _cut(self, kind: Kind, matrix: Matrix, x: Tensor) -> Cut | None:
         if len(x) > MOST_ROWS:
@@ -186,7 +182,7 @@ def usual_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
 def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts = usual_cuts) -> Choice:
     """Let our kernels and torch do each of these uses in turn. `timer` gives the seconds of some work; `cuts` gives,
     for a number of rows and a device, those that are tried. The fastest of them has to win again, twice."""
-    alike: dict[tuple[Kind, int, int], list[tuple[Matrix, Tensor | None]]] = {}
+    alike: dict[tuple[Kind, int, int], list[tuple[Matrix, Norm | None]]] = {}
     for use in uses:  # those of one form are decided together
         alike.setdefault(use.form(1)[:3], []).extend(use.members)
     won: dict[Form, Cut] = {}
@@ -254,7 +250,7 @@ class _Match:
 
 
 def _work(
-    products: TorchProducts, kind: Kind, matrix: Matrix, norm: Tensor | None, x: Tensor, base: Tensor
+    products: TorchProducts, kind: Kind, matrix: Matrix, norm: Norm | None, x: Tensor, base: Tensor
 ) -> Callable[[], Tensor]:
     """One product."""
     if kind == "added":

@@ -31,6 +31,7 @@ from spec_engine.cache.slots import SlotCache
 from spec_engine.model.block_products import Choice, ChosenProducts, Timer, TorchProducts, Use, choose, cuda_timer
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
+from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix, Part, join_columns, packs, warm_up_products
 from spec_engine.model.runner import Runner
 
@@ -45,13 +46,14 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, tor
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The weights of one layer. `head_norms` [2, D] of queries and keys."""
+    """The weights of one layer. `head_norms` are those of queries and keys, `head_weights` [2, D] both in one."""
 
-    input_norm: Tensor
+    input_norm: Norm
     qkv: Matrix
-    head_norms: Tensor | None
+    head_norms: tuple[Norm, ...]
+    head_weights: Tensor | None
     out: Matrix
-    mlp_norm: Tensor
+    mlp_norm: Norm
     gate_up: Matrix
     down: Matrix
     window: int | None
@@ -74,16 +76,16 @@ class Fused:
         self._size = runner.shapes[0].key_size
         self._scoring = Scoring(self._size**-0.5)
         self._rotary = model.get_submodule("model.rotary_emb")
-        self._norm = model.get_parameter("model.norm.weight")
+        self._norm = Norm(model.get_parameter("model.norm.weight"), self._eps)
         self._head = Matrix(model.get_parameter("lm_head.weight").t(), None)
         self._blocks = [
-            _block(model.get_submodule(f"model.layers.{number}"), window)
+            _block(model.get_submodule(f"model.layers.{number}"), window, self._eps)
             for number, window in enumerate(runner.layer_windows)
         ]
         self._cos, self._sin = self._tables(0)
         self._outgrown: list[Tensor] = []  # tables that captured passes may still read
         self._kernels = _kernels(runner)
-        self._products = TorchProducts(self._eps, self._kernels.gate if self._kernels else None)
+        self._products = TorchProducts(self._kernels.gate if self._kernels else None)
         self._choice: Choice | None = None
 
     @torch.inference_mode()
@@ -112,7 +114,7 @@ class Fused:
             x = products.added(block.down, products.gated(block.gate_up, x, block.mlp_norm), x)
         if current.feature_layers:
             if len(self._blocks) in current.feature_layers:
-                features[len(self._blocks)] = products.norm(x, self._norm)
+                features[len(self._blocks)] = self._norm(x)
             current.features = torch.cat([features[layer] for layer in current.feature_layers], dim=-1)
         return products.normed(self._head, x[-last:], self._norm)
 
@@ -170,24 +172,24 @@ class Fused:
         heads, size = self._num_heads, self._size
         if self._kernels is not None:
             cos, sin = angles if block.is_rotated else (None, None)
-            turn = self._kernels.Turn(cos, sin, block.head_norms, self._eps)
+            turn = self._kernels.Turn(cos, sin, block.head_weights, self._eps)
             sizes = self._kernels.Heads(heads, self._num_kv_heads, size)
             slots, keys, values = cache.places_for(layer, len(mixed))
             return self._kernels.turn_and_put(mixed, sizes, turn, slots, cache.slots.memory(layer)), keys, values
         rows = mixed.view(len(mixed), -1, size).transpose(0, 1)  # [Hq + 2 Hk, T, D]
         num_turned = heads + self._num_kv_heads
         turned, values = rows[:num_turned], rows[num_turned:]
-        if block.head_norms is not None:
-            turned = self._normed_heads(turned, block.head_norms)
+        if block.head_norms:
+            turned = self._normed_heads(turned, *block.head_norms)
         if block.is_rotated:
             cos, sin = angles
             turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
         return turned[None, :heads], *cache.update(turned[None, heads:], values[None], layer)
 
-    def _normed_heads(self, turned: Tensor, norms: Tensor) -> Tensor:
+    def _normed_heads(self, turned: Tensor, query_norm: Norm, key_norm: Norm) -> Tensor:
         """Queries and keys [Hq + Hk, T, D] normalised head by head, as Qwen3 does."""
         queries, keys = turned[: self._num_heads], turned[self._num_heads :]
-        return torch.cat((self._products.norm(queries, norms[0]), self._products.norm(keys, norms[1])))
+        return torch.cat((query_norm(queries), key_norm(keys)))
 
     def _angles(self, positions: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         """cos and signed sin [T, D]. A position is never beyond the slots of its cache."""
@@ -284,18 +286,19 @@ def _first_logits(runner: Runner, forward: "Fused | Runner", first: int) -> Tens
     return forward.run(cache, Pass(runner.backend, 0, is_causal=True), tokens, positions).double()
 
 
-def _block(layer: nn.Module, window: int | None) -> _Block:
+def _block(layer: nn.Module, window: int | None, eps: float) -> _Block:
     linears = {name.split(".")[1]: part for name, part in layer.named_modules() if isinstance(part, nn.Linear)}
     weights = dict(layer.named_parameters())
     qkv = [linears[name] for name in ("q_proj", "k_proj", "v_proj")]
     biases: list[Tensor] = [module.bias for module in qkv if module.bias is not None]
-    norms: list[Tensor] = [weights[name] for name in _HEAD_NORMS if name in weights]
+    norms = tuple(Norm(weights[name], eps) for name in _HEAD_NORMS if name in weights)
     return _Block(
-        input_norm=weights["input_layernorm.weight"],
+        input_norm=Norm(weights["input_layernorm.weight"], eps),
         qkv=Matrix(join_columns(qkv), torch.cat(biases) if biases else None),
-        head_norms=torch.stack(norms) if norms else None,
+        head_norms=norms,
+        head_weights=torch.stack([norm.weight for norm in norms]) if norms else None,
         out=Matrix(linears["o_proj"].weight.t(), linears["o_proj"].bias),
-        mlp_norm=weights["post_attention_layernorm.weight"],
+        mlp_norm=Norm(weights["post_attention_layernorm.weight"], eps),
         gate_up=Matrix(join_columns([linears["gate_proj"], linears["up_proj"]]), None),
         down=Matrix(linears["down_proj"].weight.t(), None),
         window=window,

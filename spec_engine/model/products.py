@@ -8,10 +8,10 @@ Non-job: which products a model has (`fused`), GPUs' memory order, quantised wei
 torch multiplies float32 on a CPU with MKL, which on AMD's processors does not use all that they have, and bfloat16 with
 oneDNN, which brings the weights into its own order anew for every product. In that order from the beginning a product
 takes half the time (EPYC with AVX512-BF16, one thread: bfloat16 1,024 x 4,096 with one row 104 µs for 246, float32 256
-x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so one row of a small matrix goes the old way: a draft of
-the built-in draft model takes three quarters of the time. Of larger ones one order is held alone, because where passes
-of one row and of several take turns, both together leave the processor's cache (built-in target, 1,024 tokens: one row
-2.41 ms instead of 2.64).
+x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so few rows of a small matrix go the old way (float32, 128
+x 256 with 4 rows 8 µs for 15, 256 x 256 with 8 rows 16 for 16). Of larger ones one order is held alone, because where
+passes of one row and of several take turns, both together leave the processor's cache (built-in target, 1,024 tokens:
+one row 2.41 ms instead of 2.64).
 
 oneDNN compiles each form of product at its first use, which takes milliseconds, keeps half a megabyte of code for it
 and forgets the oldest of 1,024. Prompts come with all numbers of rows, so many are filled up to a multiple.
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from spec_engine import onednn
 from spec_engine.model.layout import gains_by_columns
+from spec_engine.model.norm import swap_norms
 
 READY_ROWS, READY_LEVEL_ROWS = 32, 16  # of passes whose products are made ready when target and drafts are loaded
 _STEPS = ((128, 16), (1 << 30, 64))  # of more rows, up to so many, a product is compiled for each multiple of this
@@ -36,23 +37,25 @@ _TRIALS = (
     (256, 1024, 8),
 )  # columns in, columns out, rows: what is measured, in half and full precision
 _TURNS = 7
-_SMALL = 1 << 17  # weights, at most, of a matrix that is held in both orders
+_SMALL = 1 << 17  # multiplications, at most, of a product that goes the old way: up to so many weights for one row
 
 
 class Matrix:
     """``x @ weight + bias`` for `weight` [in, out]. With `is_packed` a copy of the weights is held in the processor's
-    order, and of a small matrix both, as one row is faster by the old one."""
+    order, and of a small matrix both, as few rows are faster by the old one."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, is_packed: bool = False) -> None:
         self.num_in, self.num_out = weight.shape
         self.bias = bias
         self._weight = None if is_packed and weight.numel() > _SMALL else weight
         self._packed = onednn.packed(weight.t()) if is_packed else None
+        most = _SMALL // weight.numel() if weight.dtype == torch.float32 else 1
+        self._most_plain = most if self._weight is not None else 0  # rows, where it is packed
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, out] of x [T, in]."""
-        if self._packed is not None and (len(x) > 1 or self._weight is None):
-            num_rows = len(x)
+        num_rows = len(x)
+        if self._packed is not None and num_rows > self._most_plain:
             if num_rows <= READY_ROWS:
                 return onednn.product(x, self._packed, self.bias)
             missing = _filled(num_rows) - num_rows
@@ -62,7 +65,7 @@ class Matrix:
 
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
         """``base + self(x)``, rounded once where that is possible."""
-        if self._packed is not None and (len(x) > 1 or self._weight is None):
+        if self._packed is not None and len(x) > self._most_plain:
             return base + self(x)
         assert self._weight is not None, "held where it is not packed"
         return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
@@ -146,7 +149,8 @@ class Joined:
 
 def join_products(model: nn.Module) -> None:
     """Join all products of a draft head that will not be trained any more, packed where this processor gains by it, and
-    ready for levels of a tree and for the tokens that an answer adds."""
+    ready for levels of a tree and for the tokens that an answer adds; its norms as they are fastest."""
+    swap_norms(model)
     weight = next(model.parameters())
     is_packed = packs(weight.device, weight.dtype)
     with torch.no_grad():

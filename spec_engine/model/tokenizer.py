@@ -5,18 +5,19 @@ Non-job: what a prompt says (`chat.prompt`), where an answer ends (`stopping`), 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
+from functools import partial
 from typing import Protocol
 
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _STOP_SPELLINGS = (
     "</s>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|return|>",
     "<end_of_turn>", "<turn|>", "[EOS]",
 )  # fmt: skip
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE_SPELLINGS = tuple(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet
 
 _NOW = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")  # in a template: today's date
@@ -61,6 +62,15 @@ class Tokenizer:
             token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         """Ids that `decode` leaves out."""
+        found = zip(_BYTE_SPELLINGS, tokenizer.convert_tokens_to_ids(list(_BYTE_SPELLINGS)), strict=True)
+        self.byte_token_ids: frozenset[int] = frozenset(
+            token_id
+            for spelling, token_id in found
+            if token_id is not None and tokenizer.convert_ids_to_tokens(token_id) == spelling
+        )
+        """Ids that are one byte of a character that the vocabulary lacks (SentencePiece's byte fallback)."""
+        self._decode = _decoder(tokenizer)
+        self._alone: dict[int, str] = {}  # texts of single tokens, as far as they were asked for
 
     @property
     def vocab_size(self) -> int:
@@ -80,8 +90,13 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Their text without special tokens. Spaces stay as the tokens have them."""
-        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str), "one sequence decodes to one text"
+        return self._decode(list(token_ids))
+
+    def decode_one(self, token_id: int) -> str:
+        """The text of a single token."""
+        text = self._alone.get(token_id)
+        if text is None:
+            text = self._alone[token_id] = self._decode([token_id])
         return text
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str | None:
@@ -108,15 +123,19 @@ class Tokenizer:
         assert isinstance(text, str), "an untokenized conversation is text"
         return text
 
-    def is_byte(self, token_id: int) -> bool:
-        """Whether the token is one byte of a character that the vocabulary lacks (SentencePiece's byte fallback)."""
-        token = self._tokenizer.convert_ids_to_tokens(token_id)
-        return isinstance(token, str) and _BYTE_TOKEN.fullmatch(token) is not None
-
     def vocabulary(self) -> dict[str, int]:
         """Token spellings to ids."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return vocabulary
+
+
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
+    """What turns token ids into text: the library's own decoder where nothing of transformers' lies between, because
+    an answer asks for it token by token."""
+    fast, own = PreTrainedTokenizerFast, type(tokenizer)
+    if issubclass(own, fast) and (own.decode, own._decode) == (fast.decode, fast._decode):
+        return partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
+    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class StreamingDetokenizer:
@@ -138,7 +157,7 @@ class StreamingDetokenizer:
         if token_id in self._tokenizer.special_token_ids:
             return ""  # leaves no trace: its neighbours decode as if it were not there
         self._held.append(token_id)
-        if self._tokenizer.is_byte(token_id):
+        if token_id in self._tokenizer.byte_token_ids:
             return ""
         piece = self._decode_held()
         return "" if piece is None or piece.endswith(_REPLACEMENT) else self._release(piece)
@@ -150,7 +169,10 @@ class StreamingDetokenizer:
 
     def _decode_held(self) -> str | None:
         """Text of the held tokens, or None when they change the text before them."""
-        before = self._tokenizer.decode(self._context)
+        if len(self._context) == 1:
+            before = self._tokenizer.decode_one(self._context[0])
+        else:
+            before = self._tokenizer.decode(self._context)
         text = self._tokenizer.decode(self._context + self._held)
         return text[len(before) :] if text.startswith(before) else None
 

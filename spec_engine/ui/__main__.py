@@ -4,6 +4,7 @@ Job: read the arguments, serve the page. Non-job: everything else.
 """
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from spec_engine.ui.server import ServeOptions, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the page until it is interrupted; 2 when it cannot start."""
+    """Serve the page until it is interrupted, with the arguments of the process if none are given; 2 when it cannot
+    start."""
+    if arguments is None:
+        gc.freeze()  # what was imported, half a million objects: looking through it would hold up an answer for 0.3 s
     usual = ServeOptions()
     parser = argparse.ArgumentParser(description="Chat with a long document on a page in the browser.")
     parser.add_argument("--preset", help="which models to load (default: those of the last time, at first builtin)")

@@ -22,6 +22,7 @@ from spec_engine.model.block_products import (
     choose,
 )
 from spec_engine.model.capture import Work
+from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 from tests.model.test_kernels import run
 
@@ -68,7 +69,7 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut
 def use() -> Use:
     generator = torch.Generator().manual_seed(0)
     weight, norm = (torch.randn(*shape, generator=generator) for shape in ((96, 64), (64,)))
-    return Use("normed", ((Matrix(weight.t(), None), norm),))
+    return Use("normed", ((Matrix(weight.t(), None), Norm(norm, 1e-6)),))
 
 
 def timer(*seconds: float) -> Callable[[Work], float]:
@@ -85,7 +86,7 @@ def timer(*seconds: float) -> Callable[[Work], float]:
 
 def test_the_fastest_cut_is_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
-    choice = choose([use], TorchProducts(1e-6), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0))
+    choice = choose([use], TorchProducts(), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0))
     assert choice.cuts == {FORM: ONE_ROW[1]}
     assert (choice.gain(FORM), choice.gain((*FORM[:3], False))) == (2.0, 1.0)
     won = "1 of 1 forms with 1 row, 2.00 to 2.00 times as fast; 0 of 1 forms with 16 rows"
@@ -94,7 +95,7 @@ def test_the_fastest_cut_is_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_is_hardly_faster_is_left(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
-    assert choose([use], TorchProducts(1e-6), timer(1.0, 0.99)).cuts == {}
+    assert choose([use], TorchProducts(), timer(1.0, 0.99)).cuts == {}
 
 
 def test_what_is_wrong_is_never_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +105,14 @@ def test_what_is_wrong_is_never_taken(use: Use, monkeypatch: pytest.MonkeyPatch)
         return result if cut == ONE_ROW[0] else torch.full_like(result, torch.nan)
 
     monkeypatch.setattr(streamed, "product", wrong)
-    assert choose([use], TorchProducts(1e-6), timer(1.0, 0.9, *REMATCH, 1.0)).cuts == {FORM: ONE_ROW[0]}
+    assert choose([use], TorchProducts(), timer(1.0, 0.9, *REMATCH, 1.0)).cuts == {FORM: ONE_ROW[0]}
 
 
 def test_what_was_fastest_once_has_to_win_again(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
     for second in ((1.0, 0.99), (1.0, 1.1)):
         times = (1.0, 0.9, 0.5, 0.7, 1.0, 0.5, *second)
-        assert choose([use], TorchProducts(1e-6), timer(*times, 1.0)).cuts == {}
+        assert choose([use], TorchProducts(), timer(*times, 1.0)).cuts == {}
 
 
 def test_what_cannot_run_here_is_passed_over_and_named(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_what_cannot_run_here_is_passed_over_and_named(use: Use, monkeypatch: py
         raise CannotLaunch("out of resource: shared memory")
 
     monkeypatch.setattr(streamed, "product", refused)
-    choice = choose([use], TorchProducts(1e-6), timer(1.0, 0.1))
+    choice = choose([use], TorchProducts(), timer(1.0, 0.1))
     assert choice.cuts == {}
     assert choice.describe().endswith("Not tried or not right: 6 times out of resource: shared memory.")
 
@@ -129,14 +130,14 @@ def test_a_sum_that_leaves_the_product_out_is_wrong(monkeypatch: pytest.MonkeyPa
     weight = 1e-3 * torch.randn(96, 64, generator=torch.Generator().manual_seed(0))
     use = Use("added", ((Matrix(weight.t(), None), None),))
     monkeypatch.setattr(streamed, "product", lambda x, weight, bias, around, cut: around.base.clone())
-    choice = choose([use], TorchProducts(1e-6), timer(1.0, 0.1))
+    choice = choose([use], TorchProducts(), timer(1.0, 0.1))
     assert choice.cuts == {}
     assert set(choice.refused.values()) == {"other numbers than torch gives"}
 
 
 def test_uses_of_one_form_are_decided_together(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
-    choice = choose([use, use], TorchProducts(1e-6), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0))
+    choice = choose([use, use], TorchProducts(), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0))
     assert choice.cuts == {FORM: ONE_ROW[1]}
     assert choice.num_bytes[FORM] == 2 * 64 * 96 * 4
 
@@ -145,7 +146,7 @@ def test_longer_passes_go_to_torch(use: Use, monkeypatch: pytest.MonkeyPatch) ->
     """Also where both forms were won."""
     calls = []
     monkeypatch.setattr(streamed, "product", lambda *given: calls.append(len(given[0])) or by_torch(*given))
-    plain = TorchProducts(1e-6)
+    plain = TorchProducts()
     chosen = ChosenProducts(
         plain, choose([use], plain, timer(1.0, 0.5, 0.5, 0.5, *REMATCH, 1.0, 0.5, 0.5, 0.5, *REMATCH)).cuts
     )
