@@ -60,6 +60,7 @@ def load_engine(
         if room is not None and not fits(needs, device):
             room.free()
         model = load_target(preset, preset.target, device=device)
+        watch.tell(LoadProgress(f"Making {preset.target.id} ready"))
         with allocating(preset.name):
             chunk = pick_chunk(preset, device)
             target = Target(model, preset.context_length, chunk, preset.graph_memory << 20, may_join=True)

@@ -62,7 +62,9 @@ class Tokenizer:
             token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         """Ids that `decode` leaves out."""
-        found = zip(_BYTE_SPELLINGS, tokenizer.convert_tokens_to_ids(list(_BYTE_SPELLINGS)), strict=True)
+        known = tokenizer.convert_tokens_to_ids(list(_BYTE_SPELLINGS))
+        assert isinstance(known, list), "several tokens have several ids"
+        found = zip(_BYTE_SPELLINGS, known, strict=True)
         self.byte_token_ids: frozenset[int] = frozenset(
             token_id
             for spelling, token_id in found
@@ -135,7 +137,13 @@ def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
     fast, own = PreTrainedTokenizerFast, type(tokenizer)
     if issubclass(own, fast) and (own.decode, own._decode) == (fast.decode, fast._decode):
         return partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
-    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode(token_ids: list[int]) -> str:
+        text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), "one sequence decodes to one text"
+        return text
+
+    return decode
 
 
 class StreamingDetokenizer:

@@ -184,10 +184,11 @@ def _acceptance(metrics: GenerationMetrics) -> str:
     counts = list(metrics.acceptance_histogram[:MAX_BARS])
     if metrics.num_draft_tokens == 0 or not shares or not counts:
         return ""
-    names = [str(k) for k in range(len(counts))]
+    names, ticks = [str(k) for k in range(len(counts))], _ticks(0, len(counts))
     if len(metrics.acceptance_histogram) > MAX_BARS:  # the rest in one bar
         counts.append(sum(metrics.acceptance_histogram[MAX_BARS:]))
         names.append(f"{MAX_BARS}+")
+        ticks.append(f"{MAX_BARS}+")
     positions = _bars(
         shares,
         _ticks(1, len(shares)),
@@ -195,10 +196,12 @@ def _acceptance(metrics: GenerationMetrics) -> str:
     )
     histogram = _bars(
         [number / max(counts) for number in counts],
-        _ticks(0, len(counts)),
+        ticks,
         [f"{text.plural(number, 'step')} with {name} confirmed" for name, number in zip(names, counts, strict=True)],
     )
-    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>by position</h4>{positions}</div>'
+    num_positions = len(metrics.acceptance_by_position)
+    which = f", 1 to {MAX_BARS} of {num_positions}" if num_positions > MAX_BARS else ""
+    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>by position{which}</h4>{positions}</div>'
     right = f'<div title="{escape(text.HELP["histogram"])}"><h4>steps by number</h4>{histogram}</div>'
     return _section("Confirmed drafted tokens", text.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
 

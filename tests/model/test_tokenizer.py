@@ -146,3 +146,24 @@ def test_without_a_template_vicunas_turns_are_used() -> None:
     tokenizer = TOKENIZERS["sentencepiece"]
     messages = [Message("system", "S"), Message("user", "q"), Message("assistant", "a"), Message("user", "r")]
     assert tokenizer.render_chat(messages) == "<s>S\n\nUSER: q ASSISTANT: a</s>USER: r ASSISTANT:"
+
+
+def test_texts_are_those_of_transformers() -> None:
+    """Where the library's own decoder is asked, and where a tokenizer has a decoder of its own."""
+
+    class Shouting(PreTrainedTokenizerFast):
+        def _decode(self, token_ids: int | list[int], **options: object) -> str:
+            return str(super()._decode(token_ids, **options)).upper()  # type: ignore[misc]
+
+    plain, own = byte_tokenizer(), Shouting(tokenizer_object=byte_tokenizer().backend_tokenizer)
+    token_ids = plain.encode(TEXT)
+    for number, token_id in enumerate(token_ids):
+        want = plain.decode([token_id], skip_special_tokens=True)
+        assert Tokenizer(plain).decode_one(token_id) == want, number
+    assert Tokenizer(plain).decode(token_ids) == plain.decode(token_ids) == TEXT
+    assert Tokenizer(own).decode(token_ids) == TEXT.upper()
+
+
+def test_byte_tokens_are_found_by_their_spelling() -> None:
+    assert TOKENIZERS["sentencepiece"].byte_token_ids == frozenset(range(3, 259))
+    assert TOKENIZERS["bytes"].byte_token_ids == frozenset()

@@ -237,6 +237,17 @@ def test_every_figure_explains_itself_on_hover() -> None:
     assert missing == []
 
 
+def test_long_drafts_say_what_of_them_is_shown() -> None:
+    answer = writing()
+    recorder = MetricsRecorder(1000, 900)
+    recorder.add(StepRecord(31, 20, 21, 31, 0.1, 0.3))
+    recorder.add(StepRecord(4, 3, 4, 4, 0.1, 0.3))
+    answer.apply([Finished("stop", (1, 2, 3), "abc", recorder.summary(1.0))])
+    panel = readouts(answer, ON, SpeedView(), lambda token: "")
+    assert "by position, 1 to 16 of 31" in panel
+    assert "<em>16+</em>" in panel
+
+
 @pytest.mark.parametrize(
     ("value", "words"), [(0.31, "0.31"), (4.25, "4.2"), (99.94, "99.9"), (1234.5, "1,234")], ids=str
 )
