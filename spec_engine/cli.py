@@ -6,7 +6,6 @@ Exit status: 0 done, 2 wrong input, with one line that says so.
 """
 
 import argparse
-import gc
 import json
 import os
 import runpy
@@ -27,6 +26,7 @@ from spec_engine.doctor import examine
 from spec_engine.engine import Engine
 from spec_engine.errors import PasswordRequired, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
+from spec_engine.frozen import freeze_imports
 from spec_engine.loading import load_engine
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, that of the process without `argv`; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if argv is None:
-        gc.freeze()  # what was imported: looking through it would hold up an answer for a quarter of a second
+        freeze_imports()
     arguments = build_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:

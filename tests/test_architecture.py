@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "errors": 0,
     "onednn": 0,
+    "frozen": 0,
     "tables": 0,
     "config": 0,
     "metrics": 0,

@@ -232,3 +232,4 @@ def test_the_collector_passes_over_what_was_imported() -> None:
         [sys.executable, "-c", code + "print(gc.get_freeze_count())"], capture_output=True, text=True, check=True
     )
     assert int(shown.stdout.splitlines()[-1]) > 100_000
+    assert "leaked" not in shown.stderr

@@ -48,6 +48,10 @@ class LongSpecDrafter:
         if graph_bytes and not self._memory.why_not_whole():
             self._memory.capture(whole_drafts(config.tree, target.device, graph_bytes))
 
+    def warm_up(self) -> None:
+        """Make the first draft of an answer ready, so that it takes no longer than others."""
+        self._memory.warm_up()
+
     @property
     def whole(self) -> WholeDrafts | None:
         """Its drafts as captured device work, where they are that."""
@@ -68,7 +72,9 @@ def build(context: DrafterContext) -> LongSpecDrafter:
     checkpoint = load_checkpoint(preset, ref)
     head = make_head(checkpoint, target_rotary(target), target.last_rows()[0].device, target.dtype)
     join_products(head.requires_grad_(False))
-    return LongSpecDrafter(head, target, preset.draft, preset.graph_memory << 20)
+    drafter = LongSpecDrafter(head, target, preset.draft, preset.graph_memory << 20)
+    drafter.warm_up()
+    return drafter
 
 
 def longspec_need(preset: Preset, device: str) -> MemoryNeed:

@@ -72,6 +72,12 @@ class LongSpecMemory:
         self._works: dict[int, LongSpecWork] = {}
         self.whole: WholeDrafts | None = None
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run what the first draft of an answer takes in, a window and the root, so that its products are ready."""
+        positions = torch.arange(self.window + 1, device=self._device)
+        self._head.rows(self._embedded([0] * len(positions)), self._head.rotary.at(positions))
+
     def capture(self, whole: WholeDrafts) -> None:
         """Draft as captured device work from now on, where trees end within the window."""
         if whole.deepest <= self.window:
