@@ -46,16 +46,16 @@ class LevelCosts:
         return min((confirmed + _TRUST) / (expected + _TRUST), 1.0)
 
     def begin(self, *, is_drawn: bool = False, is_later: bool = True) -> None:
-        """A new answer, on a machine that may have changed: so the oldest draft is forgotten. `is_drawn`: its tokens
-        are drawn, which a draft can foresee less; how far it could be believed is kept apart. `is_later`: there was
-        another answer since the last call."""
+        """A new answer, on a machine that may have changed: so the oldest of many drafts is forgotten. `is_drawn`: its
+        tokens are drawn, which a draft can foresee less; how far it could be believed is kept apart. `is_later`: there
+        was another answer since the last call."""
         self._belief = self._beliefs[is_drawn]
         if not is_later:
             return
         self._belief[:] = (_FADE * old for old in self._belief)  # so that what is not asked any more gets its chance
         self._doubt = 1.0 if self._is_asked else self._doubt * _DOUBT
         self._is_asked = False
-        if self._drafts:
+        if len(self._drafts) > _FEW_DRAFTS:
             self._drafts.popleft()
             self._fit()
 

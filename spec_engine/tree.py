@@ -39,7 +39,8 @@ class DraftTree:
 
     def __post_init__(self) -> None:
         for name in ("token_ids", "parents", "depths", "log_q"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if type(values := getattr(self, name)) is not tuple:
+                object.__setattr__(self, name, tuple(values))
         num_nodes, parents, depths = len(self.token_ids), self.parents, self.depths
         assert num_nodes > 0, "a tree has a root"
         assert (parents[0], depths[0]) == (-1, 0), "node 0 must be the root"

@@ -189,6 +189,18 @@ def test_drawn_answers_that_no_draft_fits_lose_less_and_less() -> None:
     assert controller._lost_looks == [0.0, 0.0]  # … and knows nothing of these looks
 
 
+def test_a_look_is_remembered_where_each_answer_has_one() -> None:
+    """A first pass takes as long as a plain step; drawn answers that no draft fits are not looked at each time."""
+    machine = Machine(gpu, lambda num_passes: 0.03 * num_passes, accept=0.0, noise=0.0, says=0.5)
+    controller = BudgetController(16)
+    looks = []
+    for _ in range(16):
+        machine.first_step(controller, is_drawn=True)
+        looks.append(sum(machine.step(controller)[1] > 1.5 * machine.verify(0) for _ in range(60)))
+    assert max(looks) == 1
+    assert 2 <= sum(looks[4:]) <= 5  # still now and then, as the text may be another
+
+
 def test_a_first_pass_that_takes_long_is_asked_for_more_than_a_further_one() -> None:
     """It reads the newest tokens too: here half a plain step, and a tenth for each further pass."""
     machine = Machine(gpu, lambda num_passes: 0.012 + 0.003 * num_passes, accept=0.8, noise=0.0)
