@@ -70,6 +70,7 @@ class GumbelNoise:
         self._key = _mix(seed & _WORD)
         self._token_ids = token_ids
         self._vectors: dict[int, Tensor] = {}
+        self._counters: Tensor | None = None  # int64 [V], the part that all positions share
 
     def at(self, position: int, vocab_size: int, device: torch.device | None = None) -> Tensor:
         """float32 [V] noise for the token at `position` of the whole sequence."""
@@ -86,11 +87,10 @@ class GumbelNoise:
     def _draw(self, position: int, vocab_size: int, device: torch.device | None) -> Tensor:
         """Hash the counters key + gamma * (token id + 1) to 53 uniform bits each, then to Gumbel in float64."""
         key = _mix(self._key ^ (position & _WORD))
-        if self._token_ids is None:
-            counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
-        else:
-            counters = self._token_ids.to(device) + 1
-        bits = counters.mul_(_signed(_GAMMA)).add_(_signed(key))
+        if self._counters is None or len(self._counters) != vocab_size or self._counters.device != device:
+            numbers = torch.arange(vocab_size, device=device) if self._token_ids is None else self._token_ids.to(device)
+            self._counters = (numbers + 1).mul_(_signed(_GAMMA))
+        bits = self._counters + _signed(key)
         for shift, factor in _MIX:
             bits.bitwise_xor_(_shift_right(bits, shift)).mul_(_signed(factor))
         bits.bitwise_xor_(_shift_right(bits, _LAST_SHIFT))

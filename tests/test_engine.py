@@ -452,7 +452,7 @@ def test_engines_from_a_preset_share_their_target(pair: Path) -> None:
     engine = load_engine(preset, device="cpu", adaptive=False, watch=spoken(messages.append))
     assert (engine.drafter_name, engine.capacity, engine.preset) == ("lm", 1024, preset)
     assert engine.device == "cpu"
-    assert messages == ["Loading target", "Reading target", "Loading draft", "Reading draft"]
+    assert messages == ["Loading target", "Reading target", "Making target ready", "Loading draft", "Reading draft"]
     baseline = engine.with_drafter("none")
     copies = engine.with_drafter("lookup")
     assert baseline.target is engine.target
