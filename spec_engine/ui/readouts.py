@@ -188,7 +188,7 @@ def _acceptance(metrics: GenerationMetrics) -> str:
     if len(metrics.acceptance_histogram) > MAX_BARS:  # the rest in one bar
         counts.append(sum(metrics.acceptance_histogram[MAX_BARS:]))
         names.append(f"{MAX_BARS}+")
-        ticks.append(f"{MAX_BARS}+")
+        ticks[-1:] = ["", f"{MAX_BARS}+"]  # no room for both
     positions = _bars(
         shares,
         _ticks(1, len(shares)),
@@ -199,9 +199,8 @@ def _acceptance(metrics: GenerationMetrics) -> str:
         ticks,
         [f"{text.plural(number, 'step')} with {name} confirmed" for name, number in zip(names, counts, strict=True)],
     )
-    num_positions = len(metrics.acceptance_by_position)
-    which = f", 1 to {MAX_BARS} of {num_positions}" if num_positions > MAX_BARS else ""
-    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>by position{which}</h4>{positions}</div>'
+    name = f"first {MAX_BARS} positions" if len(metrics.acceptance_by_position) > MAX_BARS else "by position"
+    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>{name}</h4>{positions}</div>'
     right = f'<div title="{escape(text.HELP["histogram"])}"><h4>steps by number</h4>{histogram}</div>'
     return _section("Confirmed drafted tokens", text.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
 

@@ -244,8 +244,9 @@ def test_long_drafts_say_what_of_them_is_shown() -> None:
     recorder.add(StepRecord(4, 3, 4, 4, 0.1, 0.3))
     answer.apply([Finished("stop", (1, 2, 3), "abc", recorder.summary(1.0))])
     panel = readouts(answer, ON, SpeedView(), lambda token: "")
-    assert "by position, 1 to 16 of 31" in panel
+    assert "<h4>first 16 positions</h4>" in panel
     assert "<em>16+</em>" in panel
+    assert panel.count("<em>15</em>") == 1  # below the other chart
 
 
 @pytest.mark.parametrize(
