@@ -122,7 +122,7 @@ class BudgetController:
         plain_s = self._plain.seconds
         if not self._is_adaptive or plain_s is None:
             return 0.0
-        return math.inf if self._is_resting else self._gain_of(self._levels.first, plain_s)
+        return self._gain_of(self._levels.first, plain_s)
 
     def cut(self, tree: DraftTree) -> DraftTree:
         """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""

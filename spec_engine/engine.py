@@ -30,7 +30,6 @@ from spec_engine.prefixes import PrefixKeeper
 from spec_engine.retrieval import Retriever
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
-from spec_engine.threads import spared
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
 
@@ -47,7 +46,6 @@ class EngineConfig:
     prefill_chunk: int = 512  # tokens per prefill pass at most
     preset: Preset | None = None  # what the engine was built from, if it was
     store: PrefixStore | None = None  # where beginnings of prompts are kept
-    num_spared: int = 0  # cores that decoding leaves to other programs; reading a prompt leaves none
     look_every: int = 0  # steps between two `ContextAttended` events, which cost a tenth of a plain step each; 0: none
 
 
@@ -133,22 +131,21 @@ class Engine:
             yield from show(PromptReady(len(answer.prompt), answer.num_reused, answer.num_restored))
             for step in self._prefill(answer):
                 yield from show(Prefilled(step.num_done, len(answer.prompt), answer.clock.now()))
-            with spared(self._config.num_spared):
-                tree = DraftTree.root(answer.prompt[-1])
-                while not answer.is_cancelled():
-                    outputs = self._target.verify(tree, answer.taps)
-                    accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
-                    step = self._target.commit(outputs, accepted.path, with_row=answer.wants_row)
-                    yield from show(answer.emit(tree, accepted))
-                    if accepted.stop:
-                        break
-                    if looked := answer.attended(step):
-                        yield from show(looked)
-                    answer.draft.observe(step)
-                    if focus := answer.refocus(step):
-                        answer.draft.focus(focus)
-                        yield from show(answer.focused(focus, step))
-                    tree = answer.propose(accepted.bonus)
+            tree = DraftTree.root(answer.prompt[-1])
+            while not answer.is_cancelled():
+                outputs = self._target.verify(tree, answer.taps)
+                accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
+                step = self._target.commit(outputs, accepted.path, with_row=answer.wants_row)
+                yield from show(answer.emit(tree, accepted))
+                if accepted.stop:
+                    break
+                if looked := answer.attended(step):
+                    yield from show(looked)
+                answer.draft.observe(step)
+                if focus := answer.refocus(step):
+                    answer.draft.focus(focus)
+                    yield from show(answer.focused(focus, step))
+                tree = answer.propose(accepted.bonus)
             yield from show(answer.finish())
 
     @torch.inference_mode()
@@ -188,12 +185,6 @@ class Engine:
     def telling_where_it_looks(self, every: int = 8) -> "Engine":
         """This engine, which from now on tells every so many steps where the target looks, as its siblings will."""
         self._config = replace(self._config, look_every=every)
-        return self
-
-    def sparing_cores(self, num_spared: int = 1) -> "Engine":
-        """This engine, which from now on leaves so many of the machine's cores to other programs while it decodes, as
-        its siblings will: to a browser that shows what is written, say."""
-        self._config = replace(self._config, num_spared=num_spared)
         return self
 
     def keeping_prefixes(self, store: PrefixStore) -> "Engine":

@@ -214,9 +214,9 @@ def seen_tokens(committed: Tensor, tree: DraftTree) -> Tensor:
 
 
 def _best(scores: Tensor) -> list[int]:
-    """Column of the largest score of each row, the first among equals. On a CPU numpy's, which takes a tenth of the
-    time of torch's (32 rows of 4,096 scores 9 µs for 69, of 151,936 0.3 ms for 1.4)."""
-    best = scores.numpy() if scores.device.type == "cpu" else scores
+    """Column of the largest score of each row, the first among equals. On a CPU numpy's, which takes a fifth of the
+    time of torch's or less (32 rows of 4,096 scores 9 µs for 69, of 151,936 0.3 ms for 1.4)."""
+    best = scores.detach().numpy() if scores.device.type == "cpu" else scores
     columns: list[int] = best.argmax(-1).tolist()
     return columns
 

@@ -109,10 +109,6 @@ class DraftTree:
             nodes.append(self.parents[nodes[-1]])
         return tuple(reversed(nodes))
 
-    def children(self, node: int) -> tuple[int, ...]:
-        """Nodes whose parent is `node`, in order."""
-        return tuple(child for child in range(node + 1, len(self)) if self.parents[child] == node)
-
 
 class TreeGrower(Protocol):
     """Grows one tree level by level. Node ids are the grower's own; the root has none (its children's parent is -1)."""

@@ -29,6 +29,11 @@ HEADS: dict[DrafterKind, str] = {"eagle3": "eagle", "longspec": "longspec"}  # f
 SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
 
 
+def children(tree: DraftTree, node: int) -> tuple[int, ...]:
+    """Nodes whose parent is `node`, in order."""
+    return tuple(child for child, parent in enumerate(tree.parents) if parent == node)
+
+
 def tiny_lm(shape: str = "llama", seed: int = 0, **changes: object) -> PreTrainedModel:
     """A tiny random model over the byte tokenizer's vocabulary: grouped queries, float32; `changes` of its config."""
     ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": None, "eos_token_id": END_ID, "pad_token_id": VOCAB_SIZE - 1}

@@ -14,7 +14,6 @@ LAYERS = {
     "errors": 0,
     "onednn": 0,
     "frozen": 0,
-    "threads": 0,
     "tables": 0,
     "config": 0,
     "metrics": 0,

@@ -11,6 +11,7 @@ from torch import Tensor
 from spec_engine.sampling import GumbelNoise, SamplingParams, choose, warp
 from spec_engine.tree import DraftTree
 from spec_engine.verify import Accepted, accept
+from tests.fakes import children
 
 TREE = DraftTree((9, 1, 2, 3, 1, 4), (-1, 0, 0, 1, 1, 4), (0, 1, 1, 2, 2, 3), (0.0,) * 6)
 
@@ -124,8 +125,8 @@ def lenient(tree: DraftTree, logits: Tensor, params: SamplingParams, position: i
     probs = warp(logits, params).softmax(-1)
     path, token_ids = [0], []
     generator = torch.Generator().manual_seed(int(noise.at(position, 64)[63].item() * 1e6) & 0xFFFF)
-    while children := tree.children(path[-1]):
-        child, token_id = children[0], tree.token_ids[children[0]]
+    while below := children(tree, path[-1]):
+        child, token_id = below[0], tree.token_ids[below[0]]
         if torch.rand((), generator=generator) > probs[path[-1], token_id]:
             break
         path.append(child)

@@ -8,14 +8,15 @@ Non-job: which products a model has (`fused`), GPUs' memory order, quantised wei
 torch multiplies float32 on a CPU with MKL, which on AMD's processors does not use all that they have, and bfloat16 with
 oneDNN, which brings the weights into its own order anew for every product. In that order from the beginning a product
 takes half the time (EPYC with AVX512-BF16, one thread: bfloat16 1,024 x 4,096 with one row 104 µs for 246, float32 256
-x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so few rows of a small matrix go the old way (float32, 128
-x 256 with 4 rows 8 µs for 15, 256 x 256 with 8 rows 16 for 16). Of larger ones one order is held alone, because where
-passes of one row and of several take turns, both together leave the processor's cache (built-in target, 1,024 tokens:
-one row 2.41 ms instead of 2.64).
+x 1,024 with 8 rows 32 for 59). A call costs 8 to 12 µs more, so few rows of a small matrix go the old way (float32, two
+threads: 128 x 256 with 4 rows 8 µs for 15, 256 x 256 with 2 rows 9 for 15, with 8 rows 14 for 16). Of larger ones one
+order is held alone, because where passes of one row and of several take turns, both together leave the processor's
+cache (built-in target, 1,024 tokens: one row 2.41 ms instead of 2.64).
 
 oneDNN compiles each form of product at its first use, which takes milliseconds, keeps half a megabyte of code for it
 and forgets the oldest of 1,024. So rows beyond the usual numbers are filled up to few others, and all up to 128 are
-made ready at load: a draft that had to read 50 tokens first took 9 ms where it takes 2.
+made ready at load: a draft that had to read 50 tokens first took 9 ms where it takes 2. The price is that 65 rows take
+as long as 128, a third of a millisecond for 256 x 1,024.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,8 +51,8 @@ class Matrix:
         self.bias = bias
         self._weight = None if is_packed and weight.numel() > _SMALL else weight
         self._packed = onednn.packed(weight.t()) if is_packed else None
-        most = _SMALL // weight.numel() if weight.dtype == torch.float32 else 1
-        self._most_plain = most if self._weight is not None else 0  # rows, where it is packed
+        most = _SMALL // max(weight.numel(), 1) if weight.dtype == torch.float32 else 1
+        self._most_plain = most if self._weight is not None else -1  # rows, where it is packed
         self._num_exact = READY_ROWS  # more are filled up
 
     def __call__(self, x: Tensor) -> Tensor:

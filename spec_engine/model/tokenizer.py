@@ -17,7 +17,7 @@ _STOP_SPELLINGS = (
     "</s>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|return|>",
     "<end_of_turn>", "<turn|>", "[EOS]",
 )  # fmt: skip
-_BYTE_SPELLINGS = tuple(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet
 
 _NOW = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")  # in a template: today's date
@@ -62,13 +62,8 @@ class Tokenizer:
             token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         """Ids that `decode` leaves out."""
-        known = tokenizer.convert_tokens_to_ids(list(_BYTE_SPELLINGS))
-        assert isinstance(known, list), "several tokens have several ids"
-        found = zip(_BYTE_SPELLINGS, known, strict=True)
         self.byte_token_ids: frozenset[int] = frozenset(
-            token_id
-            for spelling, token_id in found
-            if token_id is not None and tokenizer.convert_ids_to_tokens(token_id) == spelling
+            token_id for token, token_id in tokenizer.get_vocab().items() if _is_byte(token)
         )
         """Ids that are one byte of a character that the vocabulary lacks (SentencePiece's byte fallback)."""
         self._decode = _decoder(tokenizer)
@@ -129,6 +124,11 @@ class Tokenizer:
         """Token spellings to ids."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return vocabulary
+
+
+def _is_byte(token: object) -> bool:
+    """Whether a vocabulary's entry is a byte token; some vocabularies have entries that are no text."""
+    return isinstance(token, str) and _BYTE_TOKEN.fullmatch(token) is not None
 
 
 def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:

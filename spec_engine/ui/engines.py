@@ -53,5 +53,4 @@ class EngineSource:
     def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> Engine:
         """The engine of a preset. Raises `ModelError`."""
         engine = load_engine(preset, device=self.device, watch=watch, room=room).telling_where_it_looks()
-        engine.sparing_cores()  # for the browser
         return engine if self.store is None else engine.keeping_prefixes(self.store)

@@ -12,6 +12,7 @@ from spec_engine.drafters.lookup import CopyHabits, CopyRecord, LookupDrafter
 from spec_engine.model.target import Step
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
+from tests.fakes import children
 
 PROMPT_LOOKUP = LookupConfig(min_match=3, max_match=3, num_draft=8, num_branches=1, min_probability=0.0)
 CHAIN = LookupConfig(min_match=2, num_branches=1, min_probability=0.0)
@@ -43,9 +44,8 @@ def test_the_more_frequent_wins_over_the_newest() -> None:
     tokens = [3, 4, 50, 1, 3, 4, 50, 2, 3, 4, 60, 9, 3]
     assert chain(tokens, 4, max_nodes=1) == [50]
     tree = grown(tokens, 4, config=replace(CHAIN, num_branches=2), max_nodes=3)
-    children = [tree.token_ids[node] for node in tree.children(0)]
-    assert children == [50, 60]
-    first, second = (tree.log_q[node] for node in tree.children(0))
+    assert [tree.token_ids[node] for node in children(tree, 0)] == [50, 60]
+    first, second = (tree.log_q[node] for node in children(tree, 0))
     assert math.exp(first - second) == pytest.approx(2.0)
 
 
@@ -105,9 +105,9 @@ def test_the_likeliest_come_first_and_nothing_unlikely_comes(seed: int) -> None:
     assert min(tree.log_q) >= math.log(0.02)
     assert len(tree) > 5
     for node in range(len(tree)):
-        children = tree.children(node)
-        assert len({tree.token_ids[child] for child in children}) == len(children)
-        assert sum(math.exp(tree.log_q[child]) for child in children) <= math.exp(tree.log_q[node]) + 1e-9
+        below = children(tree, node)
+        assert len({tree.token_ids[child] for child in below}) == len(below)
+        assert sum(math.exp(tree.log_q[child]) for child in below) <= math.exp(tree.log_q[node]) + 1e-9
 
 
 def test_longer_copies_behind_longer_matches() -> None:

@@ -26,7 +26,7 @@ def test_a_norm_is_as_right_as_torchs(dtype: torch.dtype, shape: tuple[int, ...]
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-6, 1e15])
 def test_tiny_and_huge_rows(size: float) -> None:
-    """eps keeps rows of zeros zeros, and a square that float32 cannot hold does no harm."""
+    """eps keeps rows of zeros zeros, and rows of tiny numbers tiny."""
     x = size * torch.ones(2, 16)
     want = exact(x, torch.ones(16), 1e-6).float()
     torch.testing.assert_close(Norm(torch.ones(16), 1e-6)(x), want, rtol=1e-5, atol=1e-30)

@@ -12,6 +12,7 @@ from spec_engine.model import hf_attention
 from spec_engine.model import target as target_module
 from spec_engine.model.target import Outputs, Step, Taps, Target
 from spec_engine.tree import DraftTree
+from tests.fakes import children
 from tests.tiny_models import ALL_SERVED, MAIN, random_ids, tiny_model
 
 REL_FP32 = 3e-5
@@ -89,7 +90,7 @@ def test_every_path_of_a_tree_equals_teacher_forcing(name: str, few_keys: int, m
     tree = random_tree(30, 1, ids[-1])
     target = filled(Target(tiny_model(name), 200, 64), ids[:-1])
     outputs = target.verify(tree, Taps())
-    leaves = [node for node in range(len(tree)) if not tree.children(node)]
+    leaves = [node for node in range(len(tree)) if not children(tree, node)]
     for leaf in leaves:
         path = tree.path(leaf)
         want = teacher_forced(name, ids[:-1] + tuple(tree.token_ids[node] for node in path))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from spec_engine.chat.prompt import Message
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
@@ -155,6 +155,10 @@ def test_texts_are_those_of_transformers() -> None:
         def _decode(self, token_ids: int | list[int], **options: object) -> str:
             return str(super()._decode(token_ids, **options)).upper()  # type: ignore[misc]
 
+    class Whispering(PreTrainedTokenizerFast):
+        def decode(self, token_ids: object, *args: object, **options: object) -> str:
+            return str(super().decode(token_ids, *args, **options)).lower()  # type: ignore[arg-type]
+
     plain, own = byte_tokenizer(), Shouting(tokenizer_object=byte_tokenizer().backend_tokenizer)
     token_ids = plain.encode(TEXT)
     for number, token_id in enumerate(token_ids):
@@ -162,6 +166,16 @@ def test_texts_are_those_of_transformers() -> None:
         assert Tokenizer(plain).decode_one(token_id) == want, number
     assert Tokenizer(plain).decode(token_ids) == plain.decode(token_ids) == TEXT
     assert Tokenizer(own).decode(token_ids) == TEXT.upper()
+    soft = Whispering(tokenizer_object=byte_tokenizer().backend_tokenizer)
+    assert Tokenizer(soft).decode(token_ids) == TEXT.lower()
+
+
+def test_a_tokenizer_in_python_is_asked_itself() -> None:
+    """One that knows single characters alone refuses longer spellings."""
+    tokenizer = Tokenizer(CanineTokenizer())
+    assert tokenizer.byte_token_ids == frozenset()
+    token_ids = tokenizer.encode("Größe 5")
+    assert "".join(stream(tokenizer, token_ids)) == tokenizer.decode(token_ids) == "Größe 5"
 
 
 def test_byte_tokens_are_found_by_their_spelling() -> None:
