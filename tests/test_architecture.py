@@ -23,7 +23,6 @@ LAYERS = {
     "sampling": 1,
     "verify": 1,
     "retrieval": 1,
-    "evidence": 1,
     "plain_steps": 1,
     "level_costs": 1,
     "pass_costs": 1,
@@ -43,7 +42,6 @@ LAYERS = {
     "dropin": 4,
     "chat": 5,
     "ui": 6,
-    "api": 6,
     "bench": 6,
     "train": 6,
     "doctor": 6,
@@ -54,8 +52,8 @@ LAYERS = {
     "__main__": 7,
     "": 7,  # spec_engine/__init__.py re-exports public names
 }
-FRONT_DOORS = {"ui", "api", "bench", "train"}
-WITHOUT_TORCH = {"errors", "tables", "config", "metrics", "events", "documents", "stopping"}
+FRONT_DOORS = {"ui", "bench", "train"}
+WITHOUT_TORCH = {"errors", "tables", "frozen", "config", "metrics", "events", "documents", "stopping"}
 
 # Optional or heavy packages and the only places that may import them.
 HOMES = {
@@ -66,7 +64,6 @@ HOMES = {
     "transformers": {"model", "drafters", "train", "bench.peers", "bench.shapes", "dropin"},
     "tokenizers": {"model", "drafters", "train"},
     "huggingface_hub": {"model", "drafters", "train"},
-    "pypdf": {"documents"},
     "pypdfium2": {"documents"},
     "docx": {"documents"},
     "pptx": {"documents"},
