@@ -97,10 +97,6 @@ class PassCosts:
         line = self._fitted()
         return line.bare + line.first + line.row * num_run
 
-    def row_s(self, plain_s: float) -> float:
-        """Seconds that a row adds to a pass where a plain step takes `plain_s`."""
-        return self._fitted().row * plain_s
-
     def _fitted(self) -> "_Line":
         """The line through all passes but the longest."""
         if self._line is None:

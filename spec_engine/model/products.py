@@ -16,7 +16,7 @@ cache (built-in target, 1,024 tokens: one row 2.41 ms instead of 2.64).
 oneDNN compiles each form of product at its first use, which takes milliseconds, keeps half a megabyte of code for it
 and forgets the oldest of 1,024. So rows beyond the usual numbers are filled up to few others, and all up to 128 are
 made ready at load: a draft that had to read 50 tokens first took 9 ms where it takes 2. The price is that 65 rows take
-as long as 128, a third of a millisecond for 256 x 1,024.
+as long as 128 (256 x 1,024, two threads: 0.15 ms, where 64 take 0.08).
 """
 
 from collections.abc import Iterable, Sequence
@@ -90,11 +90,6 @@ class Matrix:
         """[in, out], of one that is not packed, or small."""
         assert self._weight is not None, "held in the processor's order alone"
         return self._weight
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether weights are held in the processor's order."""
-        return self._packed is not None
 
     def packed(self) -> "Matrix":
         """The same with packed weights."""
@@ -219,11 +214,8 @@ def _measured(dtype: torch.dtype, num_threads: int) -> float:
         torch.randn(*shape, generator=generator).to(dtype) for shape in ((num_out, num_in), (num_rows, num_in))
     )
     with torch.inference_mode():
-        try:
-            matrix = Matrix(weight.t(), None, is_packed=True)
-            is_right = torch.allclose(matrix(x).float(), F.linear(x, weight).float(), rtol=2e-2, atol=0.5)
-        except (RuntimeError, NotImplementedError):  # another processor, or another torch
-            return 1.0
+        matrix = Matrix(weight.t(), None, is_packed=True)
+        is_right = torch.allclose(matrix(x).float(), F.linear(x, weight).float(), rtol=2e-2, atol=0.5)
         times = [(_seconds(F.linear, x, weight), _seconds(matrix, x)) for _ in range(_TURNS)]
     gain = min(old for old, _ in times) / min(new for _, new in times)
     return gain if is_right and gain >= _MARGIN else 1.0
