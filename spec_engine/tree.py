@@ -234,10 +234,11 @@ class _Grower:
         width = self._width(level)
         values, columns = log_probs.topk(min(self._num_children(level), log_probs.shape[-1]), dim=-1)  # [n, k]
         token_ids = columns if self._vocabulary is None else self._vocabulary[columns]
+        sent = token_ids.flatten().to("cpu", non_blocking=True)  # arrives before the values, for which the host waits
         path = torch.tensor([0.0 if node == -1 else self._log_q[node] for node in parents], dtype=torch.float64)
         scores = (values.double().cpu().clamp(max=0.0) + path[:, None]).flatten()  # [n * k]
         order = scores.sort(descending=True, stable=True)
-        tokens = token_ids.flatten().tolist()
+        tokens = sent.tolist()
         num_children = values.shape[1]
         added = []
         for score, index in zip(order.values[:width].tolist(), order.indices[:width].tolist(), strict=True):

@@ -139,8 +139,9 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
     with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
         torch.manual_seed(0)
         if draft.kind == "longspec":
+            rotary = target_rotary(target)
             with target.device:
-                head = LongSpecHead(head_config(stored), target_rotary(target)).to(target.dtype)
+                head = LongSpecHead(head_config(stored), rotary).to(target.dtype)
             join_products(head.requires_grad_(False))
             return LongSpecDrafter(head, target, draft, settings.graph_bytes)
         config = stored_config(stored, is_eagle3=True, weights=None)

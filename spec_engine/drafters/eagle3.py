@@ -25,7 +25,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spec_engine.cache.slots import num_shared
+from spec_engine.cache.slots import num_shared, on_device
 from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.eagle_files import fetch_head
@@ -248,7 +248,8 @@ class EagleSession:
         frontier = grower.start(self._log_probs(state, 1)[0])
         while frontier:
             above = [grower.ancestors(node)[:-1] for node in frontier]
-            features = states[[1 + row_of[path[-1]] if path else 0 for path in above]]
+            rows = [1 + row_of[path[-1]] if path else 0 for path in above]
+            features = states.index_select(0, on_device(rows, states.device))
             for node in frontier:
                 row_of[node] = len(offsets)
                 offsets.append(grower.depth(node) - 1)

@@ -45,7 +45,8 @@ class EagleMemory:
         if settings.retrieval.enabled:
             size = view_size(settings, num_rows)
             check_range(size, settings, fitted.trained_length, fitted.name)
-            rotation = Rotation(tuple(range(config.num_layers)), torch.tensor(config.rope.inv_freq), False)
+            inv_freq = torch.tensor(config.rope.inv_freq, device=fitted.device)
+            rotation = Rotation(tuple(range(config.num_layers)), inv_freq, is_interleaved=False)
             self.cache = FocusedCache(shapes, (rotation,), settings.num_tokens + 1, size)
             window = settings.retrieval.prefill_window
             self._window = window if fitted.trained_length is None else min(window, fitted.trained_length)

@@ -179,7 +179,7 @@ def test_shipped_presets_have_sizes_that_fit_each_other(name: str) -> None:
 @pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
 def test_answers_are_drafted_on_the_card(kind: str, dtype: torch.dtype, graph_memory: int) -> None:
     """The whole loop, with captured passes and without them: the same tokens as plain decoding."""
-    plan = ReplayPlan((90, 300), (1.8, 3.0), 100, torch.device("cuda"), dtype)
+    plan = ReplayPlan((90, 300), (1.8, 3.0), 100, torch.device("cuda"), dtype, is_fixed=True)
     preset = replace(small_preset(kind, has_retrieval=kind != "longspec"), graph_memory=graph_memory)
     rows, graphs = measure_replay(preset, plan, print)
     for row, mean in zip(rows, plan.means, strict=True):

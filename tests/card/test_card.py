@@ -1,0 +1,62 @@
+"""The GPU's path without a GPU: on a pretended card (`tensors`, `stand_ins`), in processes of their own.
+
+Wrong devices, waits, captures that would fail, and replays that keep a number of the host show here.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card"),
+    pytest.mark.skipif(not hasattr(torch._C, "_acc"), reason="this torch cannot register a device from Python"),
+]
+SUITE = [f"tests/{name}.py" for name in ("model/test_cuda", "model/test_graphs", "test_retrieval", "bench/test_replay")]
+KINDS = {
+    "lookup": "builtin",
+    "longspec": "builtin-longspec",
+    "eagle3": "builtin-eagle3",
+    "lm": "builtin-retrieval",
+    "blend": "builtin",
+}
+
+
+def run(script: str, *arguments: str, **variables: str) -> str:
+    """What `script` of this folder prints."""
+    command = [sys.executable, str(HERE / script), *arguments]
+    env = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE.parents[1], check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_on_the_card_are_those_of_plain_decoding(kind: str) -> None:
+    """Greedy and drawn, behind a document from disk too; and the host waits once a step, and once a draft."""
+    assert "captured passes" in run("answers.py", KINDS[kind], kind)
+
+
+def test_passes_of_every_architecture_are_captured_and_right() -> None:
+    assert run("passes.py", "torch").count("2 captured passes") == 23
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+def test_passes_through_our_kernels_are_captured_and_right() -> None:
+    assert run("passes.py", "kernels", TRITON_INTERPRET="1").count("2 captured passes") == 2
+
+
+def test_what_the_queue_measures_of_passes_runs_on_the_card() -> None:
+    run("benches.py")
+
+
+def test_tests_for_a_card_pass_on_the_pretended_one() -> None:
+    """With kernels of torch; those of ours are tested on their own."""
+    chosen = "bfloat16 and not 0] or card_once or scores or row"
+    assert " passed" in run("suite.py", *SUITE, "-k", chosen)
