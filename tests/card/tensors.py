@@ -75,6 +75,9 @@ class Card(Tensor):
     def __setitem__(self, key: Any, value: Any) -> None:
         Tensor.__setitem__(self, torch.tensor(key) if isinstance(key, list) else key, value)
 
+    def __format__(self, form: str) -> str:
+        return format(self.item(), form)
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

@@ -56,6 +56,14 @@ def test_what_the_queue_measures_of_passes_runs_on_the_card() -> None:
     run("benches.py")
 
 
+def test_generate_on_the_card_gives_what_it_gives_without_us() -> None:
+    run("generated.py")
+
+
+def test_training_runs_on_the_card() -> None:
+    run("trained.py")
+
+
 def test_tests_for_a_card_pass_on_the_pretended_one() -> None:
     """With kernels of torch; those of ours are tested on their own."""
     chosen = "bfloat16 and not 0] or card_once or scores or row"

@@ -1,0 +1,30 @@
+"""Run by test_card: a caller's own model on a pretended card, through transformers' `generate`, with and without us."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from spec_engine.dropin import generate_with
+from tests.card.stand_ins import card
+from tests.card.tensors import PROJECT
+
+BUILTIN = PROJECT / "presets" / "builtin"
+DRAFTS = {"lookup": None, "lm": "draft", "eagle3": "eagle3", "longspec": "longspec"}
+WAYS = ({}, {"repetition_penalty": 1.2, "no_repeat_ngram_size": 4})
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    text = (PROJECT / "spec_engine" / "ui" / "sample" / "spectrum-policy-report.txt").read_text("utf-8")[:2000]
+    with card():
+        model = AutoModelForCausalLM.from_pretrained(BUILTIN / "target", dtype=torch.bfloat16).to("cuda")
+        ids = torch.tensor([AutoTokenizer.from_pretrained(BUILTIN / "target")(text)["input_ids"]], device="cuda")
+        for way in WAYS:
+            options = {"max_new_tokens": 24, "do_sample": False, **way}
+            want = model.generate(ids, **options)
+            for kind, draft in DRAFTS.items():
+                own = generate_with(kind, draft and str(BUILTIN / draft), adaptive=False)  # type: ignore[arg-type]
+                assert torch.equal(model.generate(ids, custom_generate=own, **options), want), f"{kind}, {way}"
