@@ -53,8 +53,7 @@ def why_not(runner: Runner) -> str:
         return f"the attention backend '{runner.backend.name}' needs lengths on the host"
     if not all(runner.backend.can_bound(s.dtype, s.key_size, s.value_size) for s in runner.shapes):
         return "our Triton kernels cannot run this model's heads"
-    places = set(getattr(runner.model, "hf_device_map", {}).values())
-    if len({shape.device for shape in runner.shapes}) > 1 or places & {"cpu", "disk"}:
+    if runner.is_spread:
         return "the model is spread over several devices"
     return ""
 

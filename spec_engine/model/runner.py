@@ -72,6 +72,12 @@ class Runner:
         return f"{type(self.model).__name__} ({self.model.name_or_path or 'unnamed'})"
 
     @property
+    def is_spread(self) -> bool:
+        """Whether layers lie on several devices, or off the GPU."""
+        places = set(getattr(self.model, "hf_device_map", {}).values())
+        return len({shape.device for shape in self.shapes}) > 1 or bool(places & {"cpu", "disk"})
+
+    @property
     def config(self) -> PretrainedConfig:
         """The configuration of the text part."""
         return self.model.config.get_text_config(decoder=True)
@@ -124,7 +130,8 @@ class Runner:
         if self._by_keyword:
             inputs["spec_pass"] = current
         if last and self._can_keep:
-            inputs["logits_to_keep"] = torch.arange(num_new - last, num_new, device=self.device)
+            where = torch.device("cpu") if self.is_spread else self.device  # what lies on the host may index any states
+            inputs["logits_to_keep"] = torch.arange(num_new - last, num_new, device=where)
         if self._by_keyword:
             logits: Tensor = self.model(**inputs).logits
             return logits[0, -last:]

@@ -35,6 +35,12 @@ MOST_WAITS = {  # a step: for its tokens, and for a whole draft or each pass of 
 }  # fmt: skip
 
 
+def prompt_of(engine: Engine) -> tuple[int, ...]:
+    """The beginning of the sample document."""
+    text = (PROJECT / "spec_engine" / "ui" / "sample" / "spectrum-policy-report.txt").read_text("utf-8")
+    return tuple(engine.tokenizer.encode(text)[:1250])
+
+
 def answer(engine: Engine, prompt: tuple[int, ...], way: SamplingParams, mode: CardMode) -> tuple[Finished, int, int]:
     """An answer, its steps behind the first ones, and how often the host waited in them. Before these, a drafter reads
     what it missed."""
@@ -52,8 +58,7 @@ def check(preset_name: str, kind: str, mode: CardMode) -> str:
     """All of it; what was seen, in a line."""
     preset = replace(load_preset(preset_name), context_length=1400)
     engine = load_engine(preset, drafter=kind, device="cuda", adaptive=False)  # type: ignore[arg-type]
-    text = (PROJECT / "spec_engine" / "ui" / "sample" / "spectrum-policy-report.txt").read_text("utf-8")
-    prompt = tuple(engine.tokenizer.encode(text)[:1250])
+    prompt = prompt_of(engine)
     plain = engine.with_drafter("none")
     with tempfile.TemporaryDirectory() as folder:
         engine.keeping_prefixes(PrefixStore(Path(folder), 1 << 30))

@@ -22,26 +22,26 @@ from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CudaBackend
 from spec_engine.drafters import eagle_memory
 from spec_engine.model import fused, runner
-from tests.card.tensors import CARD, Card, CardMode, inner, on_host
+from tests.card.tensors import HOST, Card, CardMode, inner, on_host
 
 GIB = 1 << 30
 PROPERTIES = SimpleNamespace(name="pretended", multi_processor_count=1, total_memory=80 * GIB, major=8, minor=0)
 
 
 @contextmanager
-def card(*, has_kernels: bool = False) -> Iterator[CardMode]:
-    """Inside the block there is a card. With `has_kernels` ours run in Triton's interpreter, which takes seconds where
-    torch takes milliseconds; without, torch does what they do. Their contest with torch's products is left out, as what
-    it measures is not a card's time."""
+def card(number: int = 1, *, has_kernels: bool = False) -> Iterator[CardMode]:
+    """Inside the block there are so many cards. With `has_kernels` ours run in Triton's interpreter, in seconds
+    where torch takes milliseconds; without, torch does what they do. Their contest with torch's products is left out,
+    as what it measures is not a card's time."""
     mode = CardMode()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _cuda(mode).items():
+        for name, value in _cuda(mode, number).items():
             patch.setattr(torch.cuda, name, value)
         for name in ("tensor", "as_tensor"):
             patch.setattr(torch, name, _made_on_host(getattr(torch, name)))
         patch.setattr(torch, "Generator", lambda device=None, make=torch.Generator: make())
         patch.setattr(nn.Module, "to", _move)
-        patch.setattr(nn.Module, "cuda", lambda self: self.to(CARD))
+        patch.setattr(nn.Module, "cuda", lambda self: self.to("cuda"))
         read = transformers.AutoModelForCausalLM.from_pretrained
         patch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", _on_host(read))
         make = transformers.AutoModelForCausalLM.from_config
@@ -118,7 +118,7 @@ def _anything(*_: object, **__: object) -> Iterator[None]:
     yield
 
 
-def _cuda(mode: CardMode) -> dict[str, object]:
+def _cuda(mode: CardMode, number: int) -> dict[str, object]:
     """By name what takes the place of ``torch.cuda``'s own."""
 
     @contextmanager
@@ -134,7 +134,7 @@ def _cuda(mode: CardMode) -> dict[str, object]:
         "is_initialized": lambda: True,
         "_lazy_init": lambda: None,
         "_is_in_bad_fork": lambda: False,
-        "device_count": lambda: 1,
+        "device_count": lambda: number,
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: PROPERTIES.name,
         "get_device_capability": lambda device=None: (PROPERTIES.major, PROPERTIES.minor),
@@ -169,11 +169,11 @@ def _made_on_host(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def made(data: object, *args: Any, device: Any = None, **options: Any) -> Tensor:
         contexts = reversed(torch.overrides._get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-        usual = next((mode.device for mode in contexts if hasattr(mode, "device")), "cpu")
+        usual = next((mode.device for mode in contexts if hasattr(mode, "device")), HOST)
         device = torch.device(usual if device is None else device)
         if device.type != "cuda":
             return make(data, *args, device=device, **options)
-        return make(data, *args, device="cpu", **options).to(CARD)
+        return make(data, *args, device=HOST, **options).to(device)
 
     return made
 
@@ -183,8 +183,8 @@ def _on_host(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
     def made(*args: Any, **options: Any) -> nn.Module:
         contexts = reversed(torch.overrides._get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-        usual = next((mode.device for mode in contexts if hasattr(mode, "device")), torch.device("cpu"))
-        with on_host(), torch.device("cpu"):
+        usual = next((mode.device for mode in contexts if hasattr(mode, "device")), HOST)
+        with on_host(), HOST:
             model = make(*args, **options)
         return model.to(usual) if usual.type == "cuda" else model
 

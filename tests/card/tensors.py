@@ -1,4 +1,4 @@
-"""A pretended CUDA card: tensors that say they lie on ``cuda:0``, and are computed by the CPU.
+"""Pretended CUDA cards: tensors that say they lie on ``cuda:0`` or another, and are computed by the CPU.
 
 What only a card tells otherwise is told here: an operator that is given tensors of two devices, what the host waits
 for, what a captured pass must not do, and whether a replay reads all that changes from device memory. What it does not
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-CARD = torch.device("cuda:0")
+HOST = torch.device("cpu")
 PROJECT = Path(__file__).resolve().parents[2]
 
 _aten = torch.ops.aten
@@ -49,17 +49,17 @@ class NotCapturable(RuntimeError):
 
 
 class Card(Tensor):
-    """A tensor on the card; `inner` holds the numbers."""
+    """A tensor on a card; `inner` holds the numbers."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "Card":
+    def __new__(cls, inner: Tensor, device: torch.device) -> "Card":
         return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=CARD
+            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=device
         )
 
-    def __init__(self, inner: Tensor) -> None:
+    def __init__(self, inner: Tensor, device: torch.device) -> None:
         self.inner = inner
 
     @classmethod
@@ -82,7 +82,7 @@ class Card(Tensor):
         return self.cpu().tolist()
 
     def numpy(self, **options: object) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        raise TypeError("can't convert cuda device type tensor to numpy. Use Tensor.cpu() first.")
 
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
@@ -136,18 +136,24 @@ class CardMode(TorchDispatchMode):
             return args[0].untyped_storage().data_ptr() in self._pinned
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         cards = [tensor for tensor in tensors if isinstance(tensor, Card)]
-        is_card = bool(cards)
+        device = cards[0].device if cards else HOST
         if kwargs.get("device") is not None:
-            is_card = torch.device(kwargs["device"]).type == "cuda"
-            kwargs["device"] = "cpu"
+            device = torch.device(kwargs["device"])
+            kwargs["device"] = HOST
         if func in _COPIES:
-            args = self._check_copy(func, args, kwargs, is_card)
+            args = self._check_copy(func, args, kwargs, device)
         elif cards:
+            if len({card.device for card in cards}) > 1:
+                raise WrongDevice(
+                    f"{func} with tensors of {', '.join(str(card.device) for card in cards)} at {_place()}"
+                )
             self._check(func, args, [tensor for tensor in tensors if not isinstance(tensor, Card)])
-        return self._run(func, args, kwargs, cards) if is_card else func(*_inners(args), **_inners(kwargs))
+        if device.type != "cuda":
+            return func(*_inners(args), **_inners(kwargs))
+        return self._run(func, args, kwargs, cards, torch.device("cuda", device.index or 0))
 
-    def _run(self, func: Any, args: Any, kwargs: Any, cards: list[Card]) -> Any:
-        """An operator of the card, which a capture repeats."""
+    def _run(self, func: Any, args: Any, kwargs: Any, cards: list[Card], device: torch.device) -> Any:
+        """An operator of a card, which a capture repeats."""
         work, args, kwargs = _OTHERWISE.get(func, func), _inners(args), _inners(kwargs)
         found = work(*args, **kwargs)
         if self.recorded is not None:
@@ -155,7 +161,7 @@ class CardMode(TorchDispatchMode):
             self.recorded.append(lambda: _repeat(work, args, kwargs, results))
         known = {id(card.inner): card for card in cards}
         with torch.inference_mode(False):  # or a view could not be told from what it is a view of
-            return tree_map_only(Tensor, lambda one: known[id(one)] if id(one) in known else Card(one), found)
+            return tree_map_only(Tensor, lambda one: known[id(one)] if id(one) in known else Card(one, device), found)
 
     def _check(self, func: Any, args: Any, others: list[Tensor]) -> None:
         """What CUDA would refuse or wait for, in an operator that is given `others` from the host."""
@@ -168,16 +174,16 @@ class CardMode(TorchDispatchMode):
                 self.wait("a mask as index")
         name = func.name().removeprefix("aten::").split(".")[0].rstrip("_")
         if any(other.dim() for other in others) or (others and name not in (*_SCALARS, "index_put")):
-            raise WrongDevice(f"{func} with tensors of cuda:0 and cpu at {_place()}")
+            raise WrongDevice(f"{func} with tensors of a card and the host at {_place()}")
         if func in _READS:
             self.wait(str(func))
         return None
 
-    def _check_copy(self, func: Any, args: Any, kwargs: Any, is_card: bool) -> Any:
+    def _check_copy(self, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
         """A copy between devices waits unless it is told not to; the arguments for a copy on the host."""
         is_in_place = func is _aten.copy_.default
         is_patient = kwargs.pop("non_blocking", False) or (is_in_place and len(args) > 2 and args[2])
-        target_is_card = isinstance(args[0], Card) if is_in_place else is_card
+        target_is_card = isinstance(args[0], Card) if is_in_place else device.type == "cuda"
         source = args[1] if is_in_place else args[0]
         if isinstance(source, Card) != target_is_card:
             if not is_patient:

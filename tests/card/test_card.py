@@ -60,6 +60,10 @@ def test_generate_on_the_card_gives_what_it_gives_without_us() -> None:
     run("generated.py")
 
 
+def test_answers_of_a_target_on_two_cards_are_those_of_plain_decoding() -> None:
+    run("spread.py")
+
+
 def test_training_runs_on_the_card() -> None:
     run("trained.py")
 
