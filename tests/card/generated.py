@@ -20,7 +20,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     text = (PROJECT / "spec_engine" / "ui" / "sample" / "spectrum-policy-report.txt").read_text("utf-8")[:2000]
     with card():
-        model = AutoModelForCausalLM.from_pretrained(BUILTIN / "target", dtype=torch.bfloat16).to("cuda")
+        model = AutoModelForCausalLM.from_pretrained(BUILTIN / "target", dtype=torch.float32).to("cuda")
         ids = torch.tensor([AutoTokenizer.from_pretrained(BUILTIN / "target")(text)["input_ids"]], device="cuda")
         for way in WAYS:
             options = {"max_new_tokens": 24, "do_sample": False, **way}
