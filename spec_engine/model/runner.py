@@ -119,7 +119,6 @@ class Runner:
     def _forward(
         self, cache: SlotAdapter | ProbeCache, current: Pass, token_ids: Tensor, positions: Tensor, last: int
     ) -> Tensor:
-        num_new = len(token_ids)
         inputs: dict[str, object] = {
             "input_ids": token_ids.unsqueeze(0),
             "position_ids": positions.unsqueeze(0),
@@ -130,8 +129,9 @@ class Runner:
         if self._by_keyword:
             inputs["spec_pass"] = current
         if last and self._can_keep:
-            where = torch.device("cpu") if self.is_spread else self.device  # what lies on the host may index any states
-            inputs["logits_to_keep"] = torch.arange(num_new - last, num_new, device=where)
+            # No tensor: on several GPUs it would lie on another one than the states. No number: gemma4 would run its
+            # last layers on the last tokens alone, and trees need them all.
+            inputs["logits_to_keep"] = slice(-last, None)
         if self._by_keyword:
             logits: Tensor = self.model(**inputs).logits
             return logits[0, -last:]
