@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spec_engine.cache.slots import on_device
 from spec_engine.controller import BudgetController
 from spec_engine.drafters.guarded import GuardedSession
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, FinishReason, TokensAccepted
@@ -211,14 +212,17 @@ class Answer:
             return None
         if self._seen is None:
             self._seen = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-            self._seen[list(self.prompt)] = True
+            self._mark_seen(self.prompt)
         return seen_tokens(self._seen, tree)
 
     def _remember(self, token_ids: Sequence[int]) -> None:
         """Add to the answer."""
         self._token_ids.extend(token_ids)
+        self._mark_seen(token_ids)
+
+    def _mark_seen(self, token_ids: Sequence[int]) -> None:
         if self._seen is not None:
-            self._seen[list(token_ids)] = True
+            self._seen.index_fill_(0, on_device(token_ids, self._seen.device), True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ one, and the tokenizer for ``stop_strings``, so those are given as a ``StopStrin
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,6 +107,17 @@ class CustomGenerate:
         Raises `RequestError` for what speculation cannot do: batches, beams, padding, caches and outputs per step.
         """
         _check(input_ids, generation_config, model_kwargs)
+        with _host_by_default():
+            return self._generate(model, input_ids, logits_processor, stopping_criteria, generation_config)
+
+    def _generate(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
         held = self._hold(model, input_ids.shape[1], generation_config)
         choose = _Chooser(logits_processor, generation_config, held.target.device)
         text = _Text(input_ids, held.target.capacity, stopping_criteria)
@@ -170,6 +182,12 @@ class CustomGenerate:
             drafter = DRAFTERS[self._draft.kind](DrafterContext(preset, target, str(target.device)))
             self._held = held = _Held(model, version, target, drafter)
         return held
+
+
+def _host_by_default() -> AbstractContextManager[object]:
+    """Tensors whose device is not named are made on the host inside the block, whatever the caller's default is."""
+    host = torch.device("cpu")
+    return nullcontext() if torch.get_default_device() == host else host
 
 
 def _version(model: PreTrainedModel) -> object:

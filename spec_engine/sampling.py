@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spec_engine.cache.slots import on_device
 from spec_engine.errors import RequestError
 from spec_engine.tree import DraftTree
 
@@ -208,8 +209,8 @@ def seen_tokens(committed: Tensor, tree: DraftTree) -> Tensor:
     """bool [N, V]: for each node the tokens of `committed` (bool [V]) and of its path, the node itself included."""
     seen = committed.repeat(len(tree), 1)
     nodes, ancestors = tree.ancestor_mask().nonzero(as_tuple=True)
-    token_ids = torch.tensor(tree.token_ids)[ancestors]
-    seen[nodes.to(seen.device), token_ids.to(seen.device)] = True
+    places = nodes * seen.shape[1] + torch.tensor(tree.token_ids)[ancestors]
+    seen.view(-1).index_fill_(0, on_device(places, seen.device), True)
     return seen
 
 

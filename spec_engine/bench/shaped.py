@@ -139,7 +139,7 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
     with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
         torch.manual_seed(0)
         if draft.kind == "longspec":
-            rotary = target_rotary(target)
+            rotary = target_rotary(target)  # which makes numbers that belong on the host
             with target.device:
                 head = LongSpecHead(head_config(stored), rotary).to(target.dtype)
             join_products(head.requires_grad_(False))

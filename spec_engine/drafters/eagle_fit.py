@@ -50,6 +50,7 @@ def fit_head(files: HeadFiles, target: Target, dtype_name: DTypeName = "auto") -
         output=target.output if config.num_columns is None else None,
         target_ids=None if files.target_ids is None else files.target_ids.to(target.device),
         trained_length=files.trained_length,
+        is_apart=config.num_columns is None and target.runner.is_spread,
     )
 
 

@@ -131,6 +131,7 @@ class FittedHead:
     output: Callable[[Tensor], Tensor] | None
     target_ids: Tensor | None
     trained_length: int | None
+    is_apart: bool = False  # the target is spread over devices, and `output` may lie on another one than the head
 
     @property
     def device(self) -> torch.device:

@@ -55,7 +55,8 @@ class EagleMemory:
         self.token_ids: list[int] = []  # of the text, the first one included: one more than there are rows
         self._works: dict[int, EagleWork] = {}
         self.whole: WholeDrafts | None = None
-        if settings.graph_bytes and not why_not_whole(self._device, fitted.dtype, self._backend, config.head_size):
+        why_not = why_not_whole(self._device, fitted.dtype, self._backend, config.head_size)
+        if settings.graph_bytes and not why_not and not fitted.is_apart:
             self.whole = whole_drafts(settings.tree, self._device, settings.graph_bytes)
 
     @property

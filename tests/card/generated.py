@@ -28,3 +28,6 @@ if __name__ == "__main__":
             for kind, draft in DRAFTS.items():
                 own = generate_with(kind, draft and str(BUILTIN / draft), adaptive=False)  # type: ignore[arg-type]
                 assert torch.equal(model.generate(ids, custom_generate=own, **options), want), f"{kind}, {way}"
+                with torch.device("cuda"):  # as a caller's default
+                    found = model.generate(ids, custom_generate=own, **options)
+                assert torch.equal(found, want), f"{kind}, {way}, on the card by default"

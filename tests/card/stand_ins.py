@@ -93,13 +93,15 @@ class Graph:
 class Event:
     """A moment; nothing lies between the host and this device."""
 
-    def __init__(self, enable_timing: bool = False) -> None:
+    def __init__(self, mode: CardMode) -> None:
+        self._mode = mode
         self._at = 0.0
 
     def record(self, stream: object = None) -> None:
         self._at = time.perf_counter()
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        self._mode.arrive()
 
     def elapsed_time(self, end: "Event") -> float:
         return (end._at - self._at) * 1000
@@ -159,7 +161,7 @@ def _cuda(mode: CardMode, number: int) -> dict[str, object]:
         "graph_pool_handle": lambda: 0,
         "graph": capturing,
         "CUDAGraph": Graph,
-        "Event": Event,
+        "Event": lambda enable_timing=False: Event(mode),
         "Stream": Stream,
     }
 

@@ -108,9 +108,22 @@ class CardMode(TorchDispatchMode):
         self.warns = False
         self.recorded: list[Callable[[], None]] | None = None
         self._pinned: set[int] = set()
+        self._late: list[tuple[Tensor, Tensor]] = []
+
+    def arrive(self) -> None:
+        """What was sent to the host is there."""
+        for there, numbers in self._late:
+            there.copy_(numbers)
+        self._late.clear()
+
+    def _sent(self, found: Tensor) -> Tensor:
+        """`found` without its numbers, which come with the next wait."""
+        self._late.append((found, found.clone()))
+        return found.fill_(7)
 
     def wait(self, why: str) -> None:
         """The host waits for the device."""
+        self.arrive()
         if self.recorded is not None:
             raise NotCapturable(f"operation not permitted when stream is capturing: {why} at {_place()}")
         if self.warns:
@@ -136,12 +149,13 @@ class CardMode(TorchDispatchMode):
             return args[0].untyped_storage().data_ptr() in self._pinned
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         cards = [tensor for tensor in tensors if isinstance(tensor, Card)]
-        device = cards[0].device if cards else HOST
+        is_late, device = False, cards[0].device if cards else HOST
         if kwargs.get("device") is not None:
             device = torch.device(kwargs["device"])
             kwargs["device"] = HOST
         if func in _COPIES:
-            args = self._check_copy(func, args, kwargs, device)
+            device = args[0].device if func is _aten.copy_.default else device
+            args, is_late = self._check_copy(func, args, kwargs, device)
         elif cards:
             if len({card.device for card in cards}) > 1:
                 raise WrongDevice(
@@ -149,11 +163,14 @@ class CardMode(TorchDispatchMode):
                 )
             self._check(func, args, [tensor for tensor in tensors if not isinstance(tensor, Card)])
         if device.type != "cuda":
-            return func(*_inners(args), **_inners(kwargs))
+            found = func(*_inners(args), **_inners(kwargs))
+            return self._sent(found) if is_late else found
         return self._run(func, args, kwargs, cards, torch.device("cuda", device.index or 0))
 
     def _run(self, func: Any, args: Any, kwargs: Any, cards: list[Card], device: torch.device) -> Any:
         """An operator of a card, which a capture repeats."""
+        if self.recorded is not None:  # a capture keeps what the host has as it is now
+            args, kwargs = tree_map_only(Tensor, _kept, (args, kwargs))
         work, args, kwargs = _OTHERWISE.get(func, func), _inners(args), _inners(kwargs)
         found = work(*args, **kwargs)
         if self.recorded is not None:
@@ -180,17 +197,19 @@ class CardMode(TorchDispatchMode):
         return None
 
     def _check_copy(self, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
-        """A copy between devices waits unless it is told not to; the arguments for a copy on the host."""
+        """A copy between devices waits unless it is told not to, and reads memory that is not pinned at once; the
+        arguments for a copy on the host, and whether the host gets its numbers later."""
         is_in_place = func is _aten.copy_.default
         is_patient = kwargs.pop("non_blocking", False) or (is_in_place and len(args) > 2 and args[2])
-        target_is_card = isinstance(args[0], Card) if is_in_place else device.type == "cuda"
-        source = args[1] if is_in_place else args[0]
-        if isinstance(source, Card) != target_is_card:
-            if not is_patient:
+        target_is_card, source = device.type == "cuda", args[1] if is_in_place else args[0]
+        is_between = isinstance(source, Card) != target_is_card
+        if is_between:
+            is_read = target_is_card and source.untyped_storage().data_ptr() not in self._pinned
+            if not is_patient or is_read:
                 self.wait("a copy to the device" if target_is_card else "a copy to the host")
             elif self.recorded is not None:
                 raise NotCapturable(f"a copy between devices at {_place()}")
-        return args[:2] if is_in_place else args
+        return args[:2] if is_in_place else args, bool(is_between and is_patient and not target_is_card)
 
 
 @contextmanager
@@ -209,6 +228,10 @@ def _is_composed(func: Any) -> bool:
 
 def _inners(values: Any) -> Any:
     return tree_map_only(Tensor, inner, values)
+
+
+def _kept(value: Tensor) -> Tensor:
+    return value if isinstance(value, Card) else value.clone()
 
 
 def _repeat(work: Callable[..., Any], args: Any, kwargs: Any, results: list[Tensor]) -> None:
