@@ -107,22 +107,18 @@ class CustomGenerate:
         Raises `RequestError` for what speculation cannot do: batches, beams, padding, caches and outputs per step.
         """
         _check(input_ids, generation_config, model_kwargs)
-        with _host_by_default():
-            return self._generate(model, input_ids, logits_processor, stopping_criteria, generation_config)
+        usual = torch.get_default_device()
+        with _by_default(torch.device("cpu")):
+            held = self._hold(model, input_ids.shape[1], generation_config)
+            choose = _Chooser(logits_processor, generation_config, usual)
+            text = _Text(input_ids, held.target.capacity, stopping_criteria, usual)
+            return self._generate(held, text, choose, generation_config)
 
     def _generate(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
+        self, held: _Held, text: "_Text", choose: "_Chooser", config: GenerationConfig
     ) -> Tensor | GenerateDecoderOnlyOutput:
-        held = self._hold(model, input_ids.shape[1], generation_config)
-        choose = _Chooser(logits_processor, generation_config, held.target.device)
-        text = _Text(input_ids, held.target.capacity, stopping_criteria)
         if self._streamer is not None:
-            self._streamer.put(input_ids.cpu())  # as `generate` does with its own: a streamer may skip the prompt
+            self._streamer.put(text.ids.cpu())  # as `generate` does with its own: a streamer may skip the prompt
         try:
             with torch.inference_mode():
                 for new_ids in self._decode(held, text, choose):
@@ -133,8 +129,7 @@ class CustomGenerate:
             held.target.runner.release()  # the model is the caller's
         if self._streamer is not None:
             self._streamer.end()
-        ids = text.ids.to(input_ids.device)
-        return GenerateDecoderOnlyOutput(ids) if generation_config.return_dict_in_generate else ids  # type: ignore[arg-type]
+        return GenerateDecoderOnlyOutput(text.ids) if config.return_dict_in_generate else text.ids  # type: ignore[arg-type]
 
     def _decode(self, held: _Held, text: "_Text", choose: "_Chooser") -> Iterator[tuple[int, ...]]:
         """The engine's loop on transformers' terms; yields the new tokens of each pass."""
@@ -184,10 +179,10 @@ class CustomGenerate:
         return held
 
 
-def _host_by_default() -> AbstractContextManager[object]:
-    """Tensors whose device is not named are made on the host inside the block, whatever the caller's default is."""
-    host = torch.device("cpu")
-    return nullcontext() if torch.get_default_device() == host else host
+def _by_default(device: torch.device) -> AbstractContextManager[object]:
+    """Tensors whose device is not named are made on this one inside the block: ours on the host, whatever the caller's
+    default is, and the caller's where they expect it."""
+    return nullcontext() if torch.get_default_device() == device else device
 
 
 def _version(model: PreTrainedModel) -> object:
@@ -206,11 +201,12 @@ def _make_target(model: PreTrainedModel, limit: int) -> Target:
 class _Text:
     """Prompt and answer as one row of ids, cut where a stopping criterion says so."""
 
-    def __init__(self, input_ids: Tensor, capacity: int, criteria: StoppingCriteriaList) -> None:
+    def __init__(self, input_ids: Tensor, capacity: int, criteria: StoppingCriteriaList, usual: torch.device) -> None:
         self._row = torch.empty(1, capacity, dtype=torch.int64, device=input_ids.device)
         self._row[:, : input_ids.shape[1]] = input_ids
         self._length = input_ids.shape[1]
         self._criteria = criteria
+        self._usual = usual
         self.token_ids: list[int] = input_ids[0].tolist()
 
     @property
@@ -231,7 +227,9 @@ class _Text:
             self.token_ids.append(token_id)
             if self.num_left == 0:
                 return accepted.cut(num_taken, "length")
-            if bool(self._criteria(self.ids, None)[0]):  # type: ignore[arg-type]  # as transformers calls them
+            with _by_default(self._usual):
+                is_end = bool(self._criteria(self.ids, None)[0])  # type: ignore[arg-type]  # as transformers calls them
+            if is_end:
                 return accepted.cut(num_taken, "stop")
         return accepted
 
@@ -239,9 +237,9 @@ class _Text:
 class _Chooser:
     """The target's token after each node, through the caller's logits processors."""
 
-    def __init__(self, processors: LogitsProcessorList, config: GenerationConfig, device: torch.device) -> None:
+    def __init__(self, processors: LogitsProcessorList, config: GenerationConfig, usual: torch.device) -> None:
         self._processors = processors
-        self._device = device
+        self._usual = usual
         self._noise = GumbelNoise(int(torch.randint(2**62, (1,)))) if config.do_sample else None
 
     @property
@@ -267,7 +265,8 @@ class _Chooser:
             path = [tree.token_ids[step] for step in tree.path(node)[1:]]
             own = torch.tensor([path], dtype=torch.int64, device=scores.device)
             tokens = torch.cat((before, own), dim=1)
-            rows.append(self._processors(tokens, scores[node : node + 1].clone()))  # type: ignore[arg-type]
+            with _by_default(self._usual):
+                rows.append(self._processors(tokens, scores[node : node + 1].clone()))  # type: ignore[arg-type]
         return torch.cat(rows)
 
 
