@@ -107,7 +107,7 @@ class CardMode(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.warns = False
         self.recorded: list[Callable[[], None]] | None = None
-        self._pinned: set[int] = set()
+        self._pinned: dict[int, Tensor] = {}  # by address, held so that no other memory takes it
         self._late: list[tuple[Tensor, Tensor]] = []
 
     def arrive(self) -> None:
@@ -135,7 +135,7 @@ class CardMode(TorchDispatchMode):
         if isinstance(tensor, Card):
             raise WrongDevice(f"cannot pin memory of the card at {_place()}")
         pinned = tensor.clone()
-        self._pinned.add(pinned.untyped_storage().data_ptr())
+        self._pinned[pinned.untyped_storage().data_ptr()] = pinned
         return pinned
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -186,11 +186,11 @@ class CardMode(TorchDispatchMode):
             indices = [index for index in args[1] if index is not None]
             is_moved = all(any(other is index for index in indices) for other in others if other.dim())
             if others and is_moved:
-                return self.wait("an index from the host")
+                return self.wait("an index or a number from the host")
             if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
                 self.wait("a mask as index")
         name = func.name().removeprefix("aten::").split(".")[0].rstrip("_")
-        if any(other.dim() for other in others) or (others and name not in (*_SCALARS, "index_put")):
+        if any(other.dim() for other in others) or (others and name not in _SCALARS):
             raise WrongDevice(f"{func} with tensors of a card and the host at {_place()}")
         if func in _READS:
             self.wait(str(func))
