@@ -43,7 +43,11 @@ _ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the firs
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
 _LOSSES = 0.6  # weight of looks that lost, or did not, against the next one
 _TREND = 0.9  # weight of what drafts have brought so far against the next one
-_MEMORY = 0.9  # the same for what a token takes
+_MEMORY = 0.97  # the same for what a token takes in this answer …
+_OTHERS = 40.0  # … against what it took in answers before: tokens that these count as, …
+_OTHERS_MEMORY = 0.99  # … their memory, step by step, …
+_UNKNOWN_TOKENS = 5.0  # … and tokens at a plain step each, before any was made
+_HELD_UP = 8.0  # plain steps; a step that took longer counts as this
 _NOTE_EVERY = 16  # steps after which the figures of a note are brought up to date
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
 
@@ -60,6 +64,7 @@ class BudgetController:
         self._plain = PlainSteps()
         self._passes = PassCosts()
         self._levels = LevelCosts()
+        self._tokens = {False: [0.0, 0.0], True: [0.0, 0.0]}  # plain steps and tokens of all answers, if drawn or not
         self._looks = {False: [0.0, 0.0], True: [0.0, 0.0]}  # that lost, and all, if drawn or not; older ones for less
         self._num_steps = 0
         self.begin(0)
@@ -84,6 +89,7 @@ class BudgetController:
         is believed less with each answer; one of a single step, as for a prompt that is only read, is none."""
         is_later = self._num_steps > 1
         self._lost_looks = self._looks[is_drawn]
+        self._all = self._tokens[is_drawn]
         self._is_proven = not is_drawn  # drafts have been right in this answer: only then they go deep, if it is drawn
         self._plain.begin(num_tokens, is_later=is_later)
         self._passes.begin(is_drawn=is_drawn, is_later=is_later)
@@ -96,8 +102,8 @@ class BudgetController:
         self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
         self._silence, self._num_silent = _SILENCE, 0  # steps without any draft behind two of them at rest
         self._num_steps = self._num_looks = self._num_drafted = 0  # the last: in a row
-        self._recent_s = self._recent_tokens = 0.0  # of the newest steps …
-        self._look_s = self._look_tokens = 0.0  # … and of the newest looks
+        self._own = [0.0, 0.0]  # plain steps and tokens of this answer, the newest for most
+        self._look_s = self._look_tokens = 0.0  # seconds and tokens of the newest looks
         self._proposed: DraftTree | None = None  # the last draft before it was cut
         self._is_resting = self._is_adaptive
         self._is_off = False  # since the last look
@@ -139,10 +145,11 @@ class BudgetController:
         self._num_steps += 1
         beside_s = record.draft_s + record.other_s
         seconds = record.verify_s + beside_s
-        self._recent_s = _MEMORY * self._recent_s + seconds
-        self._recent_tokens = _MEMORY * self._recent_tokens + len(path)
         proposed, self._proposed = self._proposed or tree, None
         plain_s = self._plain.seconds or record.verify_s
+        took = min(seconds / max(plain_s, 1e-9), _HELD_UP)
+        for sums, memory in ((self._own, _MEMORY), (self._all, _OTHERS_MEMORY)):
+            sums[:] = memory * sums[0] + took, memory * sums[1] + len(path)
         is_dear = record.draft_s > _SMALL * plain_s
         usual = self._passes.num_steps(len(tree) - 1) if len(tree) > 1 else None
         if len(proposed) > 1:
@@ -205,8 +212,12 @@ class BudgetController:
         return took * plain_s / max(self._token_s(plain_s), 1e-9) / self._levels.trust
 
     def _token_s(self, plain_s: float) -> float:
-        """What a token costs otherwise: while drafting pays, less than a plain step."""
-        return min(plain_s, self._recent_s / max(self._recent_tokens, 1.0))
+        """What a token costs otherwise. A draft competes with all that could be done instead, drafts included, so it is
+        what tokens have cost, in this answer and before; a plain step at most."""
+        steps, tokens = self._all
+        others = (steps + _UNKNOWN_TOKENS) / (tokens + _UNKNOWN_TOKENS)
+        steps, tokens = self._own
+        return plain_s * min((steps + _OTHERS * others) / (tokens + _OTHERS), 1.0)
 
     def _reason(self) -> str:
         """The sentence, with figures."""

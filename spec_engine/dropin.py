@@ -148,14 +148,14 @@ class CustomGenerate:
             started = time.perf_counter()
             outputs = target.verify(tree, draft.taps)
             accepted = text.take(accept(tree, choose(tree, outputs.logits, text)))
-            step = target.commit(outputs, accepted.path, with_row=retriever.is_due)
+            step = target.commit(outputs, accepted.path, bonus=accepted.bonus, with_row=retriever.is_due)
             taken = _record(tree, accepted, draft_s, time.perf_counter() - started)
             controller.record(taken, tree, accepted.path)
             yield accepted.token_ids
-            if accepted.stop:
-                return
             started = time.perf_counter()
             draft.observe(step)
+            if accepted.stop:
+                return
             if focus := retriever.update(step):
                 draft.focus(focus)
             budget = controller.budget() if text.num_left > 1 else 0

@@ -135,9 +135,10 @@ class Engine:
             while not answer.is_cancelled():
                 outputs = self._target.verify(tree, answer.taps)
                 accepted = answer.clip(accept(tree, answer.choose(tree, outputs.logits)))
-                step = self._target.commit(outputs, accepted.path, with_row=answer.wants_row)
+                step = self._target.commit(outputs, accepted.path, bonus=accepted.bonus, with_row=answer.wants_row)
                 yield from show(answer.emit(tree, accepted))
                 if accepted.stop:
+                    answer.draft.observe(step)  # how answers end can be learned from
                     break
                 if looked := answer.attended(step):
                     yield from show(looked)
@@ -176,7 +177,7 @@ class Engine:
         if use_retrieval is not None:
             draft = replace(draft, retrieval=replace(draft.retrieval, enabled=use_retrieval))
         preset = replace(preset, draft=draft)
-        drafter = build_drafter(preset, kind, self.target)
+        drafter = build_drafter(preset, kind, self.target, self._tokenizer.special_token_ids)
         config = replace(self._config, max_nodes=max_draft_nodes(kind, draft), retrieval=draft.retrieval, preset=preset)
         sibling = Engine(self._target, drafter, self._tokenizer, config)
         sibling._turn, sibling._pacer = self._turn, self._pacer

@@ -68,4 +68,5 @@ def load_engine(
             watch.tell(LoadProgress(f"Loading {draft.id}"))
         config = EngineConfig(max_draft_nodes(kind, preset.draft), preset.draft.retrieval, adaptive, chunk, preset)
         warm_up(target.weights[1], READY_ROWS, target.capacity)
-        return Engine(target, build_drafter(preset, kind, target), tokenizer, config)
+        drafter_of_kind = build_drafter(preset, kind, target, tokenizer.special_token_ids)
+        return Engine(target, drafter_of_kind, tokenizer, config)

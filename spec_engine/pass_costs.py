@@ -1,6 +1,7 @@
 """Which part of a drafted tree is worth verifying, from what passes cost here and how right such drafts have been.
 
-Job: `PassCosts`, which learns what a row adds to a pass and the draft's calibration, and says where to cut a tree.
+Job: `PassCosts`, which learns what a row adds to a pass and how far a drafter can be believed; it says where to cut a
+tree.
 Non-job: whether to draft at all, and how deep (controller.py, level_costs.py).
 
 Drafting is paid for when the tree is there; what is left to decide is how many rows the target runs. Another node is
@@ -9,8 +10,9 @@ the pass. Where rows are nearly free the whole tree stays; on a CPU the unlikely
 unsure of the first token already, the pass is a plain one: any rows at all cost something too. Fixed thresholds on the
 draft's probability do the same with one number for every machine (llama.cpp's ``--draft-p-min``).
 
-How far a draft's probabilities can be believed is learned by the probability of its first token, because the tokens of
-a path are not independent: a copy whose first token is right goes on being right, whatever it said.
+A drafter whose first tokens are right less often than it says is believed less; only these are counted, because behind
+a wrong one no other can be right. One that says too little is not believed more: which of its nodes are likelier than
+it says, nobody knows.
 
 Costs are kept as multiples of a plain step, so they hold for other lengths of the context and for a machine that has
 become slower, and as one line through all newest passes with rows: single sizes are too few to tell a row from noise.
@@ -24,13 +26,9 @@ from typing import NamedTuple
 _NUM_PASSES = 48  # newest ones that the line goes through
 _MOST = 8.0  # a pass that took more plain steps than this was held up
 _PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
-_NUM_CLASSES = 10  # of the first token's probability
-_MEMORY = 0.95  # weight of what was expected and confirmed against the next draft's that is run
-_PRIOR = 2.0  # tokens for which …
-_HOPE = 1.25  # … so many times what the draft expects is hoped for: what is never run teaches nothing
-_HOPE_DRAWN = 0.75  # the same where tokens are drawn, which a draft foresees less
-_FADE = 0.8  # … and when a new answer begins: no more than this part of it …
-_KEPT = 4.0  # … and no more than so many expected tokens
+_MEMORY = 0.95  # weight of drafts that were run against the next one …
+_KEPT = 4.0  # … and no more than so many when a new answer begins
+_TRUST = 2.0  # drafts for which a drafter is believed
 _PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
@@ -39,21 +37,17 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._passes: deque[tuple[int, float]] = deque(maxlen=_NUM_PASSES)  # drafted nodes, plain steps that it took
-        num = _NUM_CLASSES + 1
-        self._beliefs = {is_drawn: ([0.0] * num, [0.0] * num) for is_drawn in (False, True)}
-        self._most = _HOPE
-        self._expected, self._confirmed = self._beliefs[False]  # tokens, by class of the first one's probability
+        self._beliefs = {is_drawn: [0.0, 0.0] for is_drawn in (False, True)}
+        self._belief = self._beliefs[False]  # first tokens that should have been right, and that were
         self._num_cut = 0  # drafts in a row that were cut to nothing
         self._line: _Line | None = None  # through the passes, until there is another
 
     def begin(self, *, is_drawn: bool = False, is_later: bool = True) -> None:
         """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
-        self._expected, self._confirmed = self._beliefs[is_drawn]
-        self._most = _HOPE_DRAWN if is_drawn else _HOPE
-        for kind, expected in enumerate(self._expected if is_later else ()):
-            share = min(_FADE, _KEPT / max(expected, _KEPT))
-            self._expected[kind] *= share
-            self._confirmed[kind] *= share
+        self._belief = self._beliefs[is_drawn]
+        if is_later:
+            share = _KEPT / max(self._belief[0], _KEPT)
+            self._belief[:] = (share * old for old in self._belief)
 
     def record(self, log_q: Sequence[float], num_run: int, num_accepted: int, seconds: float, plain_s: float) -> None:
         """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
@@ -62,20 +56,19 @@ class PassCosts:
         self._line = None
         if num_run == 0:
             return
-        kind = _class(log_q)
-        self._expected[kind] = _MEMORY * self._expected[kind] + sum(map(chance, log_q[1 : num_run + 1]))
-        self._confirmed[kind] = _MEMORY * self._confirmed[kind] + num_accepted
+        new = chance(log_q[1]), num_accepted > 0
+        self._belief[:] = (_MEMORY * old + found for old, found in zip(self._belief, new, strict=True))
 
     def num_worth(self, log_q: Sequence[float], token_s: float, plain_s: float) -> int:
         """How many of a tree's first nodes to run: `log_q` is best first, root included, and a token costs `token_s`
         seconds otherwise. All of them where the clock is too coarse to tell."""
         if len(log_q) == 1 or token_s <= 0:
             return len(log_q) - 1
-        kind = _class(log_q)
         line = self._fitted()
-        calibration = (self._confirmed[kind] + self._hope() * _PRIOR) / (self._expected[kind] + _PRIOR)
+        expected, confirmed = self._belief
+        trust = min((confirmed + _TRUST) / (expected + _TRUST), 1.0)
         best, best_gain, gain = 0, 0.0, -line.first * plain_s
-        worth, price = calibration * token_s, line.row * plain_s
+        worth, price = trust * token_s, line.row * plain_s
         for num_nodes in range(1, len(log_q)):
             gain += worth * chance(log_q[num_nodes]) - price
             if gain >= best_gain:
@@ -84,11 +77,6 @@ class PassCosts:
         if self._num_cut > _PROBE_EVERY:
             self._num_cut, best = 0, 1
         return best
-
-    def _hope(self) -> float:
-        """Times what a draft expects that it may bring where drafts of its class say little: as others did."""
-        every = (sum(self._confirmed) + self._most * _PRIOR) / (sum(self._expected) + _PRIOR)
-        return min(every, self._most)
 
     def num_steps(self, num_run: int) -> float | None:
         """Plain steps that a pass over a root and so many nodes takes; None before two with nodes were measured."""
@@ -130,8 +118,3 @@ def _fit(passes: Sequence[tuple[int, float]]) -> _Line:
 def chance(log_q: float) -> float:
     """A log-probability as a probability, whatever a drafter gave: above 1 is 1, and what is no number is 0."""
     return 0.0 if math.isnan(log_q) else math.exp(min(log_q, 0.0))
-
-
-def _class(log_q: Sequence[float]) -> int:
-    """By the probability of the likeliest first token."""
-    return int(_NUM_CLASSES * chance(log_q[1]))

@@ -38,7 +38,8 @@ def alongside(
     roots = (known.prompt[-1], *known.answer)
     for index in range(len(known.answer)):
         yield session, roots[index], known.answer[index:]
-        step = target.commit(target.verify(DraftTree.root(roots[index]), session.taps), (0,))
+        outputs = target.verify(DraftTree.root(roots[index]), session.taps)
+        step = target.commit(outputs, (0,), bonus=known.answer[index])
         session.observe(step)
         if focus := retriever.update(step):
             session.focus(focus)

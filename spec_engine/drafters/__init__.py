@@ -57,11 +57,13 @@ def max_draft_nodes(kind: DrafterKind, config: DraftConfig) -> int:
     return config.tree.num_nodes
 
 
-def build_drafter(preset: Preset, kind: DrafterKind, target: Target) -> Drafter:
-    """A drafter of this kind for the target."""
+def build_drafter(
+    preset: Preset, kind: DrafterKind, target: Target, special_ids: frozenset[int] = frozenset()
+) -> Drafter:
+    """A drafter of this kind for the target; `special_ids` are tokens that are not text."""
     check_kind(preset, kind)
     with allocating(preset.name):
-        return DRAFTERS[kind](DrafterContext(preset, target, str(target.device)))
+        return DRAFTERS[kind](DrafterContext(preset, target, str(target.device), special_ids))
 
 
 def check_kind(preset: Preset, kind: DrafterKind) -> None:

@@ -11,7 +11,7 @@ session that `Drafter.begin` returns. The engine runs one answer at a time and c
     for _ in session.reuse(prompt[:n]): ...
     session.observe(step)                        # for each prefilled chunk of prompt[n:-1]
     while answering:
-        session.observe(step)                    # the step's committed tokens, always a straight line
+        session.observe(step)                    # the step's committed tokens, always a straight line, also at the end
         session.focus(focus)                     # when retrieval chose a new view
         session.propose(bonus, max_nodes, …)     # a tree below the root `bonus`
 
@@ -37,6 +37,7 @@ class DrafterContext:
     preset: Preset
     target: Target
     device: str = "cpu"
+    special_ids: frozenset[int] = frozenset()  # tokens that are not text
 
 
 class DraftSession(Protocol):
@@ -61,7 +62,8 @@ class DraftSession(Protocol):
         """
 
     def observe(self, step: Step) -> None:
-        """Take committed tokens, each once and in order. Rejected drafts are never seen here."""
+        """Take committed tokens, each once and in order. Rejected drafts are never seen here. An answer's
+        last step comes too, as it says how answers end; nothing is proposed after it."""
 
     def focus(self, focus: Focus) -> None:
         """Take the view of the context that retrieval chose; a drafter without a view of its own ignores it."""

@@ -53,18 +53,11 @@ class SuffixAutomaton:
         self._end = [-1]  # index of the last token of the newest occurrence
         self._last = _ROOT
         self._undo: list[_Undo] = []
-        self._foretold: list[int] = []
 
     @property
     def tokens(self) -> Sequence[int]:
         """All tokens, oldest first."""
         return self._tokens
-
-    @property
-    def foretold(self) -> Sequence[int]:
-        """For each token the length of the longest suffix before it that had occurred; negative where the newest of the
-        earlier occurrences went on with another token, 0 where there was none."""
-        return self._foretold
 
     def end(self, state: int) -> int:
         """Index of the last token of a state's newest occurrence."""
@@ -113,7 +106,6 @@ class SuffixAutomaton:
 
     def _extend(self, token_id: int) -> None:
         follow, link, length, last = self._next, self._link, self._length, self._last
-        self._foretold.append(self._was_foretold(token_id))
         own = self._new_state(length[last] + 1, {}, 0, -1)
         state, clone, cloned = last, -1, -1
         while state != -1 and token_id not in follow[state]:
@@ -137,13 +129,6 @@ class SuffixAutomaton:
         self._undo.append((last, clone, cloned, self._count_end(len(self._tokens))))
         self._tokens.append(token_id)
 
-    def _was_foretold(self, token_id: int) -> int:
-        """An entry of `foretold`. The older ends of the last state's suffixes were noted when it was made."""
-        if not self._undo or len(ends := self._undo[-1][3]) < 2:
-            return 0
-        length = self._length[self._link[self._last]]
-        return length if self._tokens[ends[1] + 1] == token_id else -length
-
     def _count_end(self, position: int) -> tuple[int, ...]:
         """Book an occurrence that ends at `position` in the last state and its suffixes; their newest ends so far."""
         ends: list[int] = []
@@ -159,7 +144,6 @@ class SuffixAutomaton:
         """Undo the newest `_extend`."""
         last, clone, cloned, ends = self._undo.pop()
         token_id, own = self._tokens.pop(), self._last
-        self._foretold.pop()
         follow, link = self._next, self._link
         state = own
         for end in ends:

@@ -50,6 +50,7 @@ class Step:
     `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
     sees everything. `features` [n, F] in the target's dtype: the tapped hidden states of the n tokens, side by side in
     the order of the taps. Each is None unless asked for. `is_prompt`: they were given. `depth`: of the tree run.
+    `bonus`: what was chosen behind them, which ends the answer or is the root of the next tree.
     """
 
     token_ids: tuple[int, ...]
@@ -58,6 +59,7 @@ class Step:
     features: Tensor | None = None
     is_prompt: bool = False
     depth: int | None = None
+    bonus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +250,10 @@ class Target:
         logits = self._forward.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
-    def commit(self, outputs: Outputs, path: Sequence[int], *, with_row: bool = True) -> Step:
+    def commit(self, outputs: Outputs, path: Sequence[int], *, bonus: int | None = None, with_row: bool = True) -> Step:
         """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others.
 
-        `with_row`: compute the attention row, if the pass recorded what it takes.
+        `bonus`: see `Step`. `with_row`: compute the attention row, if the pass recorded what it takes.
         """
         assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
         self._slots.gather(path)
@@ -261,7 +263,7 @@ class Target:
         features = outputs.features
         if features is not None and len(path) < len(outputs.tree):
             features = features.index_select(0, on_device(path, features.device))
-        return Step(token_ids, self.length, row, features, depth=outputs.tree.depth)
+        return Step(token_ids, self.length, row, features, depth=outputs.tree.depth, bonus=bonus)
 
     def reuse(self, token_ids: Sequence[int]) -> int:
         """Hold the longest prefix of `token_ids` that is in memory, nothing else, and return its length.

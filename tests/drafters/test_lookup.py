@@ -4,11 +4,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from spec_engine.config import LookupConfig
-from spec_engine.drafters.lookup import CopyHabits, CopyRecord, LookupDrafter
+from spec_engine.drafters.lookup import LookupDrafter, LookupSession
 from spec_engine.model.target import Step
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
@@ -118,61 +119,64 @@ def test_longer_copies_behind_longer_matches() -> None:
     assert len(far) > len(near) > 1
 
 
-def record(foretold: Sequence[int], habits: CopyHabits | None = None) -> CopyRecord:
-    """Of an answer whose tokens all differ from one another."""
-    made = CopyRecord(16, habits or CopyHabits())
-    for token_id, signed in enumerate(foretold):
-        made.add(1000 + token_id, signed)
-    return made
+def answered(session: LookupSession, tokens: Sequence[int], end: int) -> None:
+    """The session follows an answer, one token a step, which ends with the token `end`."""
+    for token_id, bonus in pairwise((*tokens, end)):
+        session.propose(token_id, 8)
+        session.observe(Step((token_id,), 0, bonus=bonus))
 
 
-def test_the_record_follows_the_text() -> None:
-    """Copies that were right lately raise the estimate, wrong ones lower it; lengths never seen are guessed."""
-    guess = record(())
-    assert [guess.probability(n, 1) for n in range(1, 30)] == sorted(guess.probability(n, 1) for n in range(1, 30))
-    right, wrong = record([4] * 50), record([-4] * 50)
-    assert right.probability(4, 1) > 0.95 > guess.probability(4, 1) > 0.1 > wrong.probability(4, 1)
-    assert right.probability(7, 1) == guess.probability(7, 1)
-    assert record([-4] * 50 + [4] * 200).probability(4, 1) == pytest.approx(record([4] * 128).probability(4, 1))
-
-
-def test_where_copies_break_off_is_learned_over_answers() -> None:
-    """Always behind token 9, the end of a sentence; never within one."""
-    habits = CopyHabits()
-    for _ in range(5):
-        answer = CopyRecord(16, habits)
-        for length in range(3, 9):
-            answer.add(length, length)
-        answer.add(9, -9)
-    fresh = CopyRecord(16, habits)
-    assert fresh.probability(10, 9) < 0.15 < 0.9 < fresh.probability(10, 5)
-    assert fresh.probability(10, 77) == pytest.approx(11 / 11.6)  # behind a token never seen: by the length alone
+def begun(drafter: LookupDrafter, text: Sequence[int]) -> LookupSession:
+    session = drafter.begin(SamplingParams())
+    list(session.reuse(()))
+    session.observe(Step(tuple(text), len(text), is_prompt=True))
+    return session
 
 
 def test_what_a_prompt_repeats_does_not_count() -> None:
-    session = LookupDrafter(LookupConfig(), vocab_size=100).begin(SamplingParams())
-    before = session._record.probability(4, 5)
-    session.observe(Step((1, 2, 3, 4, 5, 6) * 20, 120, is_prompt=True))
-    assert session._record.probability(4, 5) == before
-    session.observe(Step((1, 2, 3, 4, 5, 60), 126))
-    assert session._record.probability(4, 5) < before
+    def chance(prompt: Sequence[int], answer: Sequence[int]) -> float:
+        session = begun(LookupDrafter(LookupConfig(), vocab_size=100), prompt)
+        answered(session, answer, 5)
+        return session.propose(5, 1).log_q[1]
+
+    once, often = (4, 5, 6, 7, 8, 9, 3), (4, 5, 6, 7, 8, 9, 3) * 20
+    assert chance(often, ()) == chance(once, ())
+    assert chance(once, (8, 9, 3, 4)) > chance(once, ()) > chance(once, (8, 40, 6, 41, 7, 42, 4))
 
 
-def test_a_drafter_keeps_what_it_learned() -> None:
-    """The same sentence quoted up to its end in each answer: what follows it in the text is drafted less and less."""
-    drafter = LookupDrafter(LookupConfig(num_draft=8), vocab_size=100)
-    text = tuple(range(40))
-    drafted = []
-    for _ in range(3):
-        session = drafter.begin(SamplingParams())
-        list(session.reuse(()))
-        session.observe(Step(text, len(text), is_prompt=True))
-        for token_id in (10, 11, 12, 13, 14, 50):  # 14 ends the sentence, 15 never follows
-            session.observe(Step((token_id,), len(text)))
-        session = drafter.begin(SamplingParams())
-        list(session.reuse(()))
-        session.observe(Step((*text, 10), len(text) + 1, is_prompt=True))
-        drafted.append(session.propose(11, 8))
-    past_the_end = [math.exp(tree.log_q[tree.token_ids.index(15)]) for tree in drafted if 15 in tree.token_ids]
-    assert len(past_the_end) == 3
-    assert past_the_end[0] > past_the_end[1] > past_the_end[2]
+def test_several_tokens_a_step_teach_as_much_as_one_by_one() -> None:
+    """Each token that was committed is learned from once, in whatever steps they came."""
+    text, chances = tuple(range(40)), []
+    for size in (1, 2, 6):
+        drafter = LookupDrafter(LookupConfig(), vocab_size=100)
+        session = begun(drafter, text)
+        answer = (10, 11, 12, 13, 14, 15, 16)
+        for start in range(0, 6, size):
+            session.propose(answer[start], 31)
+            session.observe(Step(answer[start : start + size], 0, bonus=answer[start + size]))
+        chances.append(begun(drafter, (*text, 19)).propose(20, 1).log_q[1])
+    assert chances == pytest.approx(chances[:1] * 3, rel=0.05)
+
+
+def test_how_an_answer_ends_is_learned() -> None:
+    """Quoted up to 14, then a token that stands nowhere: what follows 14 in the text is drafted less and less."""
+    drafter, text = LookupDrafter(LookupConfig(num_draft=8), vocab_size=100), tuple(range(40))
+    past_the_end, within = [], []
+    for _ in range(4):
+        answered(begun(drafter, text), (10, 11, 12, 13, 14), end=99)
+        tree = begun(drafter, (*text, 10)).propose(11, 8)
+        within.append(math.exp(tree.log_q[3] - tree.log_q[2]))
+        past_the_end.append(math.exp(tree.log_q[4] - tree.log_q[3]))
+    assert all(before > after for before, after in pairwise(past_the_end))
+    assert all(before < after for before, after in pairwise(within))
+    assert past_the_end[-1] < 0.1 < 0.9 < within[-1]
+
+
+@pytest.mark.parametrize("stray", [Step((50,), 0, bonus=51), Step((10,), 0), Step((10,), 0, is_prompt=True)])
+def test_a_step_that_is_not_the_proposals_teaches_nothing(stray: Step) -> None:
+    drafter, text = LookupDrafter(LookupConfig(), vocab_size=100), tuple(range(40))
+    before = begun(drafter, (*text, 19)).propose(20, 8)
+    session = begun(drafter, text)
+    session.propose(10, 8)
+    session.observe(stray)
+    assert begun(drafter, (*text, 19)).propose(20, 8) == before

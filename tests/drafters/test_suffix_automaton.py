@@ -75,19 +75,6 @@ def test_what_was_taken_back_never_happened(vocab_size: int) -> None:
         assert contents(automaton) == contents(filled(tokens))
 
 
-def test_foretold_says_what_the_newest_copy_would_have_been() -> None:
-    chance = random.Random(5)
-    tokens = [chance.randrange(3) for _ in range(150)]
-    automaton = filled(tokens)
-    for index in range(1, len(tokens)):
-        expected = longest(tokens[: index - 1], tokens[index - 1], 10**6)
-        if expected is None:
-            assert automaton.foretold[index] == 0
-        else:
-            length, end = expected
-            assert automaton.foretold[index] == (length if tokens[end + 1] == tokens[index] else -length)
-
-
 @pytest.mark.parametrize("kind", ["random", "one token", "two in turn"])
 def test_cost_per_token_does_not_grow(kind: str) -> None:
     """Text full of repeats, as tables are, must not make it quadratic: the last eighth would cost 15 first ones."""
