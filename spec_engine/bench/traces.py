@@ -24,8 +24,8 @@ from spec_engine.bench.alongside import Known, alongside
 from spec_engine.bench.run import BenchPlan, bench_cases
 from spec_engine.config import DrafterKind, Preset, RetrievalConfig
 from spec_engine.controller import BudgetController
-from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
-from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
+from spec_engine.drafters import available_drafters, build_drafter, max_draft_nodes
+from spec_engine.drafters.base import Drafter, DraftSession
 from spec_engine.drafters.blend import is_worth_asking
 from spec_engine.engine import Engine, Request, StopRules
 from spec_engine.errors import DocumentError
@@ -147,7 +147,7 @@ def record_traces(
     for preset in presets:
         first_with |= {kind: preset for kind in available_drafters(preset) if kind not in first_with}
     drafters = [
-        (preset, kind, DRAFTERS[kind](DrafterContext(preset, plain.target, plain.device)))
+        (preset, kind, build_drafter(preset, kind, plain.target, plain.tokenizer.special_token_ids))
         for kind, preset in first_with.items()
         if max_draft_nodes(kind, preset.draft)
     ]
