@@ -43,10 +43,10 @@ _ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the firs
 _SMALL = 0.1  # plain steps; a look that lost less lost nothing, a drafter that took less did nothing
 _LOSSES = 0.6  # weight of looks that lost, or did not, against the next one
 _TREND = 0.9  # weight of what drafts have brought so far against the next one
-_MEMORY = 0.97  # the same for what a token takes in this answer …
-_OTHERS = 40.0  # … against what it took in answers before: tokens that these count as, …
-_OTHERS_MEMORY = 0.99  # … their memory, step by step, …
-_UNKNOWN_TOKENS = 5.0  # … and tokens at a plain step each, before any was made
+_MEMORY = 0.97  # the same for what a token takes, in this answer
+_LONG_MEMORY = 0.99  # the same for what it takes in all answers
+_USUAL = 40.0  # tokens that count as much as those of all answers, against those of this one
+_UNKNOWN_TOKENS = 5.0  # tokens at a plain step each, before any was made
 _HELD_UP = 8.0  # plain steps; a step that took longer counts as this
 _NOTE_EVERY = 16  # steps after which the figures of a note are brought up to date
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
@@ -148,7 +148,7 @@ class BudgetController:
         proposed, self._proposed = self._proposed or tree, None
         plain_s = self._plain.seconds or record.verify_s
         took = min(seconds / max(plain_s, 1e-9), _HELD_UP)
-        for sums, memory in ((self._own, _MEMORY), (self._all, _OTHERS_MEMORY)):
+        for sums, memory in ((self._own, _MEMORY), (self._all, _LONG_MEMORY)):
             sums[:] = memory * sums[0] + took, memory * sums[1] + len(path)
         is_dear = record.draft_s > _SMALL * plain_s
         usual = self._passes.num_steps(len(tree) - 1) if len(tree) > 1 else None
@@ -213,11 +213,11 @@ class BudgetController:
 
     def _token_s(self, plain_s: float) -> float:
         """What a token costs otherwise. A draft competes with all that could be done instead, drafts included, so it is
-        what tokens have cost, in this answer and before; a plain step at most."""
+        what tokens have cost, in all answers and in this one; a plain step at most."""
         steps, tokens = self._all
-        others = (steps + _UNKNOWN_TOKENS) / (tokens + _UNKNOWN_TOKENS)
+        usual = (steps + _UNKNOWN_TOKENS) / (tokens + _UNKNOWN_TOKENS)
         steps, tokens = self._own
-        return plain_s * min((steps + _OTHERS * others) / (tokens + _OTHERS), 1.0)
+        return plain_s * min((steps + _USUAL * usual) / (tokens + _USUAL), 1.0)
 
     def _reason(self) -> str:
         """The sentence, with figures."""

@@ -12,7 +12,7 @@ one, and the tokenizer for ``stop_strings``, so those are given as a ``StopStrin
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from spec_engine.config import GRAPH_MEMORY, NEED_MODEL, DraftConfig, DrafterKin
 from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
+from spec_engine.drafters.guarded import FAILURES
 from spec_engine.errors import RequestError, UnsupportedModel
 from spec_engine.metrics import StepRecord
 from spec_engine.model.target import Target
@@ -152,10 +153,12 @@ class CustomGenerate:
             taken = _record(tree, accepted, draft_s, time.perf_counter() - started)
             controller.record(taken, tree, accepted.path)
             yield accepted.token_ids
+            if accepted.stop:
+                with suppress(*FAILURES):  # the answer is there already
+                    draft.observe(step)
+                return
             started = time.perf_counter()
             draft.observe(step)
-            if accepted.stop:
-                return
             if focus := retriever.update(step):
                 draft.focus(focus)
             budget = controller.budget() if text.num_left > 1 else 0

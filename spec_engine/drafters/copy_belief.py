@@ -24,9 +24,8 @@ _GUESSED = 2.0  # certainty of these guesses: as if so much had been seen …
 _UNSEEN = 0.5  # … and of a weight of which nothing is known
 _MOOD = 4.0  # … and of the answer's own; what it was in the answer before is worth …
 _MOOD_KEPT = 0.5  # … so much of it
-_MOST_CERTAIN = 30.0  # texts and questions change: nothing is ever known better
-_SUREST = 0.9995
-_LEAST = 1e-6
+_MOST_CERTAIN = 30.0  # texts and questions change: nothing is ever known better …
+_FARTHEST = 8.0  # … and no chance is farther from even odds, as a logarithm
 
 Weight = list[float]  # mean, and certainty, which is the inverse of the variance
 Weights = tuple[Weight, Weight, Weight, Weight, Weight]  # length, token before, copied one, special tokens, mood
@@ -46,19 +45,22 @@ class CopyBelief:
         ]
         self._special_ids = special_ids
         self._special = [[0.0, _UNSEEN] for _ in range(4)]  # neither token is, the copied one, the one before, both
+        self._special[0][1] = _MOOD  # of nearly every copy, so it is no surprise
         self._before: dict[int, Weight] = {}
         self._copied: dict[int, Weight] = {}
         self._moods = {False: [0.0, _MOOD], True: [0.0, _MOOD]}
         self._mood = self._moods[False]
 
     def begin(self, *, is_drawn: bool) -> None:
-        """A new answer; `is_drawn`: its tokens are drawn at a temperature, which other answers say little about."""
+        """A new answer; `is_drawn`: its tokens are drawn at a temperature, which other answers say little about. One
+        that nothing was learned from, as where a prompt is only read, is none."""
         self._mood = self._moods[is_drawn]
-        self._mood[:] = self._mood[0] * _MOOD_KEPT, _MOOD
+        if self._mood[1] != _MOOD:
+            self._mood[:] = self._mood[0] * _MOOD_KEPT, _MOOD
 
     def weights(self, length: int, before: int, token_id: int) -> Weights:
         """Of a copy behind a match of `length` tokens, of which `before` is the last. Called for every node of every
-        tree, and so written to be fast."""
+        tree, and so written to be fast; each token that was ever offered keeps its weights."""
         by_length, above, copied = self._by_length, self._before.get(before), self._copied.get(token_id)
         if above is None:
             above = self._before[before] = [0.0, _UNSEEN]
@@ -76,13 +78,15 @@ class CopyBelief:
 def chance_of(weights: Weights, share: float) -> float:
     """That a copied token is right which stands for `share` of what followed there: the chance that the answer goes on
     as one of these, times the share."""
-    length, before, copied, special, mood = weights
-    odds = math.exp(min(length[0] + before[0] + copied[0] + special[0] + mood[0], 30.0))
-    return share * min(max(odds / (1.0 + odds), _LEAST), _SUREST)
+    odds = math.exp(min(max(_log_odds(weights), -_FARTHEST), _FARTHEST))
+    return share * odds / (1.0 + odds)
 
 
 def learn(weights: Weights, share: float, *, was_right: bool) -> None:
     """What became of such a copy."""
+    log_odds = _log_odds(weights)
+    if abs(log_odds) > _FARTHEST and (log_odds > 0) == was_right:
+        return  # as sure as may be
     chance = chance_of(weights, share)
     slope = 1 - chance / share  # of its logarithm
     gradient = (was_right - chance) * slope / (1 - chance)
@@ -90,3 +94,8 @@ def learn(weights: Weights, share: float, *, was_right: bool) -> None:
     for weight in weights:
         weight[1] = min(weight[1] + curvature, _MOST_CERTAIN)
         weight[0] += gradient / weight[1]
+
+
+def _log_odds(weights: Weights) -> float:
+    length, before, copied, special, mood = weights
+    return length[0] + before[0] + copied[0] + special[0] + mood[0]

@@ -14,7 +14,7 @@ from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
-_FAILURES = (SpecEngineError, RuntimeError, ValueError, IndexError)  # torch runs out of memory by RuntimeError
+FAILURES = (SpecEngineError, RuntimeError, ValueError, IndexError)  # torch runs out of memory by RuntimeError
 
 
 class GuardedSession:
@@ -28,7 +28,7 @@ class GuardedSession:
         self._session: DraftSession = NoSession()
         try:
             self._session = drafter.begin(sampling)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
 
     @property
@@ -38,32 +38,32 @@ class GuardedSession:
     def reusable(self, prefix: Sequence[int]) -> int:
         try:
             return self._session.reusable(prefix)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
             return len(prefix)
 
     def reuse(self, prefix: Sequence[int]) -> Iterator[int]:
         try:
             yield from self._session.reuse(prefix)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
 
     def observe(self, step: Step) -> None:
         try:
             self._session.observe(step)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
 
     def focus(self, focus: Focus) -> None:
         try:
             self._session.focus(focus)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
 
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         try:
             return self._session.propose(root, max_nodes, min_gain, first_gain)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(error)
             return DraftTree.root(root)
 

@@ -149,6 +149,7 @@ class LookupSession:
 
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """What followed the longest match of the text and `root`; a bare root where there is none."""
+        self._newest = None
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)

@@ -76,14 +76,55 @@ def test_an_answer_that_does_not_quote_is_taken_as_such_and_drawn_ones_are_apart
     assert in_it < drawn < greedy <= before
 
 
-def test_nothing_is_ever_certain() -> None:
+def test_the_share_is_told_from_the_chance_that_the_answer_goes_on() -> None:
+    """Three in four answers go on as the text does, each continuation in half of these: the weights say the former."""
+    belief, dice = CopyBelief(16), random.Random(1)
+    for _ in range(4000):
+        next_token = dice.choice((2, 3)) if dice.random() < 0.75 else None
+        for token_id in (2, 3):
+            learn(belief.weights(4, WORD, token_id), 0.5, was_right=token_id == next_token)
+    for token_id in (2, 3):
+        assert chance_of(belief.weights(4, WORD, token_id), 1.0) == pytest.approx(0.75, abs=0.12)
+
+
+def test_a_special_token_before_a_copy_is_learned_of_too() -> None:
+    """Behind a mark an answer goes on as the text does, behind words it does not."""
+    belief = CopyBelief(16, frozenset(range(500)))
+    for number in range(12):
+        learn(belief.weights(2, number, 1000 + number), 1.0, was_right=True)
+        learn(belief.weights(2, 2000 + number, 3000 + number), 1.0, was_right=False)
+    assert chance(belief, 2, 400, 5000) > 0.8 > 0.4 > chance(belief, 2, 4000, 5001)
+
+
+def test_wrong_copies_elsewhere_say_little() -> None:
+    """The first wrong copies of a drafter's life do not end all copying."""
     belief = CopyBelief(16)
-    for was_right in (True, False):
-        for _ in range(5000):
-            learn(belief.weights(3, WORD, 2), 0.25, was_right=was_right)
-        found = chance_of(belief.weights(3, WORD, 2), 0.25)
-        assert 0.0 < found < 0.25
-        assert math.isfinite(math.log(found))
-    for _ in range(40):  # a new kind of text: it is not too late to learn
-        learn(belief.weights(3, WORD, 2), 1.0, was_right=True)
-    assert chance(belief, 3, WORD, 2) > 0.5
+    before = chance(belief, 16, 1, 2)
+    for number in range(2):
+        learn(belief.weights(1, 100 + number, 200 + number), 1.0, was_right=False)
+    assert before > chance(belief, 16, 1, 2) > 0.8
+
+
+def test_a_prompt_that_is_only_read_is_no_answer() -> None:
+    belief = CopyBelief(16)
+    for number in range(10):
+        learn(belief.weights(1, 100 + number, 200 + number), 1.0, was_right=False)
+    belief.begin(is_drawn=False)
+    once = chance(belief)
+    for _ in range(5):
+        belief.begin(is_drawn=False)
+    assert chance(belief) == once
+
+
+@pytest.mark.parametrize("was_right", [True, False])
+def test_nothing_is_ever_certain(was_right: bool) -> None:
+    """However long one thing was seen, another is learned soon: a new kind of text has come."""
+    belief = CopyBelief(16)
+    for _ in range(50_000):
+        learn(belief.weights(3, WORD, 2), 1.0, was_right=was_right)
+    sure = chance(belief, 3, WORD, 2)
+    assert 0.0 < sure < 1.0
+    assert math.isfinite(math.log(sure))
+    for _ in range(40):
+        learn(belief.weights(3, WORD, 2), 1.0, was_right=not was_right)
+    assert (chance(belief, 3, WORD, 2) < 0.5) == was_right
