@@ -9,6 +9,7 @@ import runpy
 import socket
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,8 @@ def serve(address: str) -> None:
             _, status = os.waitpid(child, 0)
             for file in files:
                 os.close(file)
-            connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+            with suppress(OSError):  # a script that took too long was ended, its commands with it
+                connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
             connection.close()
 
 

