@@ -48,7 +48,7 @@ class Step:
     """Tokens that were committed, in order; the cache holds `num_done` tokens after them.
 
     `attention_row` [num_done] float32: mean over heads of the last committed token's attention in the last layer that
-    sees everything. `features` [n, F] in the target's dtype: the tapped hidden states, in the order of the taps. Each is
+    sees everything. `features` [n, F] in the target's dtype: the tapped hidden states in the order of the taps. Each is
     None unless asked for. `is_prompt`: they were given. `depth`: of the tree run. `bonus`: what was chosen behind them.
     """
 
@@ -251,6 +251,7 @@ class Target:
 
     def commit(self, outputs: Outputs, path: Sequence[int], *, bonus: int | None = None, with_row: bool = True) -> Step:
         """Keep the nodes `path`, from the root down, of the tree just verified, and forget the others.
+
         `bonus`: see `Step`. `with_row`: compute the attention row, if the pass recorded what it takes.
         """
         assert outputs.prefix_len == self.length, "the cache moved on since this tree was verified"
