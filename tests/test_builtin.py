@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 
 from spec_engine.bench.tasks import as_document, bundled_text, read_texts
 from spec_engine.chat.session import Session
@@ -20,9 +21,13 @@ QUESTION = 'What does the document say about "spectrum sharing"?'
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
+    """With more than one thread, as users have it, where other tests run beside and have one."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(max(num_threads, 2))
     engine = load_engine(load_preset("builtin-retrieval"))
     yield engine
     engine.close()
+    torch.set_num_threads(num_threads)
 
 
 class Button:

@@ -14,6 +14,7 @@ from spec_engine import onednn
 _MIN_S = 0.15  # of repetitions, of which the fastest counts
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
 _CUDA_BYTES = 1 << 32  # a GPU's cache is passed over, and a read takes far longer than its start
+_SIZE, _CUDA_SIZE = 1536, 8192  # rows and columns of matrices
 
 
 def bandwidth(device: torch.device, num_bytes: int) -> float:
@@ -30,7 +31,7 @@ def bandwidth(device: torch.device, num_bytes: int) -> float:
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second, multiplications and additions, in a product of large square matrices; on a CPU that of
     oneDNN, where it is faster than torch's own."""
-    size = 8192 if device.type == "cuda" else 1536
+    size = _CUDA_SIZE if device.type == "cuda" else _SIZE
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = fastest(lambda: left @ right, device)
     if device.type == "cpu" and onednn.has_products(dtype):

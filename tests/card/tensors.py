@@ -15,13 +15,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 HOST = torch.device("cpu")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -147,7 +147,7 @@ class CardMode(TorchDispatchMode):
             return self.pin(args[0])
         if func is _aten.is_pinned.default:
             return args[0].untyped_storage().data_ptr() in self._pinned
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [*_tensors(args), *_tensors(kwargs)]
         cards = [tensor for tensor in tensors if isinstance(tensor, Card)]
         is_late, device = False, cards[0].device if cards else HOST
         if kwargs.get("device") is not None:
@@ -170,15 +170,15 @@ class CardMode(TorchDispatchMode):
     def _run(self, func: Any, args: Any, kwargs: Any, cards: list[Card], device: torch.device) -> Any:
         """An operator of a card, which a capture repeats."""
         if self.recorded is not None:  # a capture keeps what the host has as it is now
-            args, kwargs = tree_map_only(Tensor, _kept, (args, kwargs))
+            args, kwargs = _mapped(_kept, args), _mapped(_kept, kwargs)
         work, args, kwargs = _OTHERWISE.get(func, func), _inners(args), _inners(kwargs)
         found = work(*args, **kwargs)
         if self.recorded is not None:
-            results = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+            results = list(_tensors(found))
             self.recorded.append(lambda: _repeat(work, args, kwargs, results))
         known = {id(card.inner): card for card in cards}
         with torch.inference_mode(False):  # or a view could not be told from what it is a view of
-            return tree_map_only(Tensor, lambda one: known[id(one)] if id(one) in known else Card(one, device), found)
+            return _mapped(lambda one: known[id(one)] if id(one) in known else Card(one, device), found)
 
     def _check(self, func: Any, args: Any, others: list[Tensor]) -> None:
         """What CUDA would refuse or wait for, in an operator that is given `others` from the host."""
@@ -219,6 +219,7 @@ def on_host() -> Iterator[None]:
         yield
 
 
+@cache
 def _is_composed(func: Any) -> bool:
     """Whether an operator is made of others, which are what a device sees."""
     key = "CompositeImplicitAutograd"
@@ -226,8 +227,30 @@ def _is_composed(func: Any) -> bool:
     return has_parts and func.namespace == "aten" and func not in _OTHERWISE
 
 
+def _mapped(change: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """Arguments or results with other tensors. torch's own walk knows more kinds and takes most of a test's time."""
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, (tuple, list)):
+        return type(values)([_mapped(change, value) for value in values])
+    if isinstance(values, dict):
+        return {name: _mapped(change, value) for name, value in values.items()}
+    return values
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Those among arguments or results."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(tuple(values.values()))
+
+
 def _inners(values: Any) -> Any:
-    return tree_map_only(Tensor, inner, values)
+    return _mapped(inner, values)
 
 
 def _kept(value: Tensor) -> Tensor:
@@ -236,8 +259,7 @@ def _kept(value: Tensor) -> Tensor:
 
 def _repeat(work: Callable[..., Any], args: Any, kwargs: Any, results: list[Tensor]) -> None:
     """Do it once more, and leave the results where they were."""
-    again = [leaf for leaf in tree_leaves(work(*args, **kwargs)) if isinstance(leaf, Tensor)]
-    for there, here in zip(results, again, strict=True):
+    for there, here in zip(results, _tensors(work(*args, **kwargs)), strict=True):
         if there.data_ptr() != here.data_ptr():
             there.copy_(here)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card"),
@@ -20,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="torch's library has another name here"),
 ]
 SUITE = [f"tests/{name}.py" for name in ("model/test_cuda", "model/test_graphs", "test_retrieval", "bench/test_replay")]
+_MOST_S = 900  # of a script; most take less than a minute
 KINDS = {
     "lookup": "builtin",
     "longspec": "builtin-longspec",
@@ -33,7 +35,7 @@ def run(script: str, *arguments: str, **variables: str) -> str:
     """What `script` of this folder prints."""
     command = [sys.executable, str(HERE / script), *arguments]
     env = {**os.environ, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE.parents[1], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=PROJECT, timeout=_MOST_S, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout
 
