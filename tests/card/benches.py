@@ -21,7 +21,7 @@ OPTIONS = "bench --limit --shape tiny --lengths 128 --rows 1,8 --parts passes,re
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    machine._CUDA_BYTES, machine._CUDA_SIZE = 1 << 20, 128  # a processor without bfloat16 takes hours for a card's sizes
+    machine._CUDA_BYTES, machine._CUDA_SIZE = 1 << 20, 128  # a card's take a processor hours
     with tempfile.TemporaryDirectory() as folder, card():
         out = Path(folder, "out.json")
         assert cli.main([*OPTIONS.split(), "--out", str(out)]) == 0
