@@ -47,6 +47,7 @@ _MEMORY = 0.97  # the same for what a token takes, in this answer
 _LONG_MEMORY = 0.99  # the same for what it takes in all answers
 _USUAL = 40.0  # tokens that count as much as those of all answers, against those of this one
 _UNKNOWN_TOKENS = 5.0  # tokens at a plain step each, before any was made
+_SHORTEST = 1e-9  # seconds; a coarse clock may say 0
 _HELD_UP = 8.0  # plain steps; a step that took longer counts as this
 _NOTE_EVERY = 16  # steps after which the figures of a note are brought up to date
 _PLAIN_EVERY = 64  # drafted steps after which a plain one is measured again
@@ -72,7 +73,7 @@ class BudgetController:
     @property
     def may_draft(self) -> bool:
         """Whether a pass of the draft model may follow the next pass; if not, that one need record nothing for it."""
-        return not self._is_adaptive or (self._wait <= 1 and self._affords(_RATE))
+        return not self._is_adaptive or (self._wait <= 1 and self._risk <= self._account + _RATE)
 
     @property
     def note(self) -> str:
@@ -96,6 +97,7 @@ class BudgetController:
         self._levels.begin(is_drawn=is_drawn, is_later=is_later)
         num_lost, num_known = self._lost_looks
         self._account = _CREDIT * (1 - (_CAUTION if is_drawn else 0.0) * (num_lost + _UNKNOWN) / (num_known + 1))
+        self._weigh_risk()
         self._wait = 1  # steps until the next look
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
@@ -124,10 +126,12 @@ class BudgetController:
         return gain if self._is_proven else max(gain, _ONE_LEVEL)
 
     def first_gain(self) -> float:
-        """The same of the first pass of a draft, for a drafter that has copies besides."""
-        plain_s = self._plain.seconds
-        if not self._is_adaptive or plain_s is None:
+        """The same of the first pass of a draft, for a drafter that has copies besides; infinite at rest."""
+        if not self._is_adaptive:
             return 0.0
+        plain_s = self._plain.seconds
+        if self._is_resting or plain_s is None:
+            return math.inf
         return self._gain_of(self._levels.first, plain_s)
 
     def cut(self, tree: DraftTree) -> DraftTree:
@@ -146,45 +150,54 @@ class BudgetController:
         beside_s = record.draft_s + record.other_s
         seconds = record.verify_s + beside_s
         proposed, self._proposed = self._proposed or tree, None
-        plain_s = self._plain.seconds or record.verify_s
-        took = min(seconds / max(plain_s, 1e-9), _HELD_UP)
-        for sums, memory in ((self._own, _MEMORY), (self._all, _LONG_MEMORY)):
-            sums[:] = memory * sums[0] + took, memory * sums[1] + len(path)
-        is_dear = record.draft_s > _SMALL * plain_s
-        usual = self._passes.num_steps(len(tree) - 1) if len(tree) > 1 else None
-        if len(proposed) > 1:
-            self._passes.record(proposed.log_q, len(tree) - 1, len(path) - 1, record.verify_s, plain_s)
+        plain_s = self._plain.seconds or record.verify_s or _SHORTEST
+        self._count(min(seconds / plain_s, _HELD_UP), len(path))
         if len(tree) > 1:
-            self._plain.add_pass(record.verify_s, usual)
+            self._plain.add_pass(record.verify_s, self._passes.num_steps(len(tree) - 1))
         else:
             self._plain.add_step(record.verify_s + min(beside_s, _SMALL * record.verify_s))
-        if self.budget():
-            is_vain = is_dear and not proposed.num_passes and len(path) == 1
-            self._num_dear = self._num_dear + 1 if is_vain else 0
-            self._silence = _SILENCE if len(path) > 1 else self._silence
-        else:
-            self._num_silent += 1
-            if self._num_silent >= self._silence:  # the content may have changed: once more
-                self._num_dear, self._num_silent, self._silence = 1, 0, 2 * self._silence
+        if len(proposed) > 1:
+            self._passes.record(proposed.log_q, len(tree) - 1, len(path) - 1, record.verify_s, plain_s)
+        is_dear = record.draft_s > _SMALL * plain_s
+        if is_dear or self._num_dear or len(path) > 1:
+            self._book_cost(is_vain=is_dear and not proposed.num_passes and len(path) == 1, is_right=len(path) > 1)
         num_passes = proposed.num_passes or int(self._num_dear > 1 and not self._is_resting)
-        was_proven, self._is_proven = self._is_proven, self._is_proven or (num_passes > 0 and len(path) > 1)
         if num_passes:
+            was_proven, self._is_proven = self._is_proven, self._is_proven or len(path) > 1
             expected = sum(map(chance, tree.log_q[1:]))
-            self._levels.record(num_passes, record.draft_s / max(plain_s, 1e-9), expected, len(path) - 1)
+            self._levels.record(num_passes, record.draft_s / plain_s, expected, len(path) - 1)
             self._book_look(seconds, record.draft_s, len(path), is_first=not was_proven and len(path) > 1)
+            self._weigh_risk()
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
             self._account = min(self._account + _RATE, _MOST)
-        is_off = self._wait > 0 or not self._affords(0.0)
+        is_off = self._wait > 0 or self._account < self._risk
         self._is_off = (is_off and self._num_looks > 0) or (self._is_off and not num_passes)
         self._is_resting = is_off or self._num_drafted >= _PLAIN_EVERY
 
-    def _affords(self, more: float) -> bool:
-        """Whether the account, and so much, covers a look: the first pass of a draft, as often as looks lose."""
+    def _count(self, took: float, num_tokens: int) -> None:
+        """What tokens cost, in this answer and in all: a step of so many plain steps brought so many."""
+        own, every = self._own, self._all
+        own[0] = _MEMORY * own[0] + took
+        own[1] = _MEMORY * own[1] + num_tokens
+        every[0] = _LONG_MEMORY * every[0] + took
+        every[1] = _LONG_MEMORY * every[1] + num_tokens
+
+    def _book_cost(self, *, is_vain: bool, is_right: bool) -> None:
+        """Whether what costs nothing is proposed in the next step: not behind two drafts that took time in vain."""
+        if self.budget():
+            self._num_dear = self._num_dear + 1 if is_vain else 0
+            self._silence = _SILENCE if is_right else self._silence
+            return
+        self._num_silent += 1
+        if self._num_silent >= self._silence:  # the content may have changed: once more
+            self._num_dear, self._num_silent, self._silence = 1, 0, 2 * self._silence
+
+    def _weigh_risk(self) -> None:
+        """What the account has to cover for a look: the first pass of a draft, as often as looks lose."""
         num_lost, num_known = self._lost_looks
-        risk = self._levels.risk * (num_lost + 1) / (num_known + 1)
-        return risk <= self._account + more
+        self._risk = self._levels.risk * (num_lost + 1) / (num_known + 1)
 
     def _book_look(self, seconds: float, draft_s: float, num_tokens: int, *, is_first: bool) -> None:
         """What a step with passes of the draft model does to the account, and how long to wait if it did not pay.

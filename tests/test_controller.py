@@ -205,7 +205,7 @@ def test_a_first_pass_that_takes_long_is_asked_for_more_than_a_further_one() -> 
     """It reads the newest tokens too: here half a plain step, and a tenth for each further pass."""
     machine = Machine(gpu, lambda num_passes: 0.012 + 0.003 * num_passes, accept=0.8, noise=0.0)
     controller = BudgetController(16)
-    assert controller.first_gain() == 0.0  # nothing is known
+    assert controller.first_gain() == math.inf  # an answer begins at rest
     machine.first_step(controller)
     for machine.accept in (0.9, 0.5, 0.8):  # so that drafts are of several depths
         machine.speed(controller, 20)
