@@ -17,7 +17,8 @@ Nodes. Of a draft the first nodes are run, likeliest first, as long as each is w
 Rest. Before a draft is confirmed nobody knows whether this text can be predicted, so a look may lose time. All of that
 is paid from one account, in plain steps: each answer begins with `_CREDIT`, or with less where drawn answers lose,
 plain decoding pays `_RATE` a step in, a look pays what it gained or takes what it lost, at most `_LOOK`,
-or `_DEAR_LOOK` after a draft that took long. While drafts lose, the waits between two looks double.
+or `_DEAR_LOOK` after a draft that took long. A look that brought tokens is followed by another, whatever is left: this
+text can be predicted. While drafts lose, the waits between two looks double.
 """
 
 import math
@@ -168,6 +169,8 @@ class BudgetController:
             self._levels.record(num_passes, record.draft_s / plain_s, expected, len(path) - 1)
             self._book_look(seconds, record.draft_s, len(path), is_first=not was_proven and len(path) > 1)
             self._weigh_risk()
+            if len(path) > 1:  # this text can be predicted: another look, when the wait is over
+                self._account = max(self._account, self._risk)
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)

@@ -9,6 +9,7 @@ guessed to be low: a pass that is thought too dear is never run, and so never me
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 _NUM_DRAFTS = 16  # newest ones that the line goes through …
 _FEW_DRAFTS = 3  # … if there are so many
@@ -71,20 +72,26 @@ class LevelCosts:
         self._fit()
 
     def _fit(self) -> None:
-        """The line through all drafts but the one that took longest for its passes, and those beyond `_MOST` where they
-        are few: they were held up."""
-        drafts = sorted(self._drafts, key=lambda one: one[1] / one[0])
+        """The line through all drafts but the one that lies farthest above a line through all, and those beyond `_MOST`
+        where they are few: they were held up."""
+        drafts = list(self._drafts)
         usual = [one for one in drafts if one[1] < _MOST]
         drafts = usual if 2 * len(usual) > len(drafts) else drafts
         if len(drafts) < _FEW_DRAFTS:  # what was measured may have been held up: not believed beyond a plain step
-            self.first = min(drafts[0][1] / drafts[0][0], 1.0) if drafts else _GUESS
+            self.first = min(min((took / num for num, took in drafts), default=_GUESS), 1.0)
             self.further = min(self.first, _GUESS)
             return
-        drafts.pop()
-        passes = sum(num for num, _ in drafts) / len(drafts)
-        steps = sum(took for _, took in drafts) / len(drafts)
-        spread = _PRIOR + sum((num - passes) ** 2 for num, _ in drafts)
-        together = sum((num - passes) * (took - steps) for num, took in drafts)
-        together += _PRIOR * min(steps / passes, _GUESS)
-        self.further = min(max(together / spread, 0.0), steps / passes)
-        self.first = steps - self.further * (passes - 1)
+        first, further = _line(drafts)
+        drafts.remove(max(drafts, key=lambda one: one[1] - first - further * (one[0] - 1)))
+        self.first, self.further = _line(drafts)
+
+
+def _line(drafts: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Plain steps of a first pass and of each further one."""
+    passes = sum(num for num, _ in drafts) / len(drafts)
+    steps = sum(took for _, took in drafts) / len(drafts)
+    spread = _PRIOR + sum((num - passes) ** 2 for num, _ in drafts)
+    together = sum((num - passes) * (took - steps) for num, took in drafts)
+    together += _PRIOR * min(steps / passes, _GUESS)
+    further = min(max(together / spread, 0.0), steps / passes)
+    return steps - further * (passes - 1), further

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from spec_engine.controller import BudgetController
+from spec_engine.level_costs import LevelCosts
 from spec_engine.metrics import StepRecord
 from spec_engine.pacer import PrefillPacer
 from spec_engine.tree import DraftTree
@@ -199,6 +200,33 @@ def test_a_look_is_remembered_where_each_answer_has_one() -> None:
         looks.append(sum(machine.step(controller)[1] > 1.5 * machine.verify(0) for _ in range(60)))
     assert max(looks) == 1
     assert 2 <= sum(looks[4:]) <= 5  # still now and then, as the text may be another
+
+
+@pytest.mark.parametrize("accept", [0.8, 0.9])
+def test_drafts_that_bring_tokens_are_tried_again_where_tokens_are_drawn(accept: float) -> None:
+    """All looks at drawn answers have lost, so one more may cost little; if it is right, that counts for more."""
+    machine = Machine(gpu, lambda num_passes: 0.018 + 0.006 * num_passes, accept=0.0, noise=0.0, says=0.5)
+    controller = BudgetController(16)
+    for _ in range(4):
+        machine.first_step(controller, is_drawn=True)
+        machine.speed(controller, 60)
+    machine.accept = machine.says = accept
+    num_tokens = []
+    for _ in range(5):
+        machine.first_step(controller, is_drawn=True)
+        num_tokens.append(sum(machine.step(controller)[0] for _ in range(60)))
+    assert min(num_tokens[1:]) > 180
+
+
+def test_one_short_draft_among_long_ones_tells_what_a_first_pass_takes() -> None:
+    """It takes the longest for its passes, which does not mean that it was held up."""
+    levels = LevelCosts()
+    for num_passes, took in ((1, 1.1), (12, 4.3), (12, 4.0), (12, 4.4)):
+        levels.record(num_passes, took, 1, 1)
+    assert 0.9 < levels.first < 1.3
+    assert 0.2 < levels.further < 0.35
+    levels.record(12, 9.0, 1, 1)  # held up
+    assert 0.9 < levels.first < 1.3
 
 
 def test_a_first_pass_that_takes_long_is_asked_for_more_than_a_further_one() -> None:
@@ -618,7 +646,7 @@ def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -
         long.speed(controller, 60)
         short.first_step(controller)
         seconds = sum(short.step(controller)[1] for _ in range(128))
-    assert seconds / short.verify(0) < 128 + 2.5
+    assert seconds / short.verify(0) <= 128 + 3.01  # three looks
 
 
 def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
