@@ -36,6 +36,7 @@ from spec_engine.verify import Accepted, accept
 
 _ROUND_UP = 1024  # capacities are multiples of this, so that a slightly longer prompt needs no new cache
 _PREFILL_CHUNK = 512
+_COLDEST = 1e-3  # temperature; below, drafts are ranked as if it were this
 _GRAPH_BYTES = GRAPH_MEMORY << 20
 _UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
@@ -136,7 +137,7 @@ class CustomGenerate:
         """The engine's loop on transformers' terms; yields the new tokens of each pass."""
         target, controller, retriever = held.target, self._controller, Retriever(self._draft.retrieval)
         prompt = text.token_ids
-        draft = held.drafter.begin(SamplingParams())
+        draft = held.drafter.begin(choose.sampling)
         num_held = draft.reusable(prompt[: target.reuse(prompt[:-1])])
         target.truncate(num_held)
         for _ in draft.reuse(prompt[:num_held]):
@@ -177,7 +178,8 @@ class CustomGenerate:
             target = _make_target(model, limit)
             name = str(getattr(model, "name_or_path", "") or type(model).__name__)
             preset = Preset(name, name, "", ModelRef(name), target.capacity, draft=self._draft)
-            drafter = DRAFTERS[self._draft.kind](DrafterContext(preset, target, str(target.device)))
+            context = DrafterContext(preset, target, str(target.device), _special_ids(config))
+            drafter = DRAFTERS[self._draft.kind](context)
             self._held = held = _Held(model, version, target, drafter)
         return held
 
@@ -237,13 +239,34 @@ class _Text:
         return accepted
 
 
+def _special_ids(config: GenerationConfig) -> frozenset[int]:
+    """Tokens that are not text, as far as a model says so without its tokenizer."""
+    named = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+    return frozenset(number for one in named if one is not None for number in (one if isinstance(one, list) else [one]))
+
+
+def _sampling(config: GenerationConfig) -> SamplingParams:
+    """What a draft has to know of how the caller's processors choose: it proposes what may be drawn with this seed."""
+    if not config.do_sample:
+        return SamplingParams()
+    return SamplingParams(
+        temperature=max(config.temperature or 1.0, _COLDEST),
+        top_k=config.top_k or 0,
+        top_p=config.top_p or 1.0,
+        min_p=config.min_p or 0.0,
+        seed=int(torch.randint(2**62, (1,))),
+    )
+
+
 class _Chooser:
-    """The target's token after each node, through the caller's logits processors."""
+    """The target's token after each node, through the caller's logits processors. `sampling` is what drafts are told
+    of them; with its seed tokens are drawn."""
 
     def __init__(self, processors: LogitsProcessorList, config: GenerationConfig, usual: torch.device) -> None:
+        self.sampling = _sampling(config)
         self._processors = processors
         self._usual = usual
-        self._noise = GumbelNoise(int(torch.randint(2**62, (1,)))) if config.do_sample else None
+        self._noise = GumbelNoise(self.sampling.seed) if config.do_sample else None
 
     @property
     def is_drawn(self) -> bool:

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from spec_engine import generate_with
 from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, LookupConfig, TreeConfig
+from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS
 from spec_engine.dropin import CustomGenerate
 from spec_engine.errors import PresetError, RequestError
@@ -180,6 +181,31 @@ def test_sampled_text_depends_on_torchs_seed_alone(load: Callable[[], PreTrained
         texts.append(generate(model, prompt_of(90), custom, do_sample=True, temperature=0.5, top_k=20).tolist())
     assert all(text == texts[0] for text in texts[:-1])
     assert texts[-1] != texts[0]
+
+
+def test_drafts_of_sampled_text_know_the_noise(
+    load: Callable[[], PreTrainedModel], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models that nearly agree, at a temperature at which nobody could foresee a draw without its noise."""
+    model, custom = load(), custom_for("lm", folder)
+    steps = []
+    record = BudgetController.record
+    monkeypatch.setattr(BudgetController, "record", lambda *given: (steps.append(given[1]), record(*given)))
+    torch.manual_seed(3)
+    options = {"do_sample": True, "temperature": 1.5, "top_k": 0, "max_new_tokens": 60, "eos_token_id": None}
+    generate(model, prompt_of(60), custom, **options)
+    assert sum(step.num_new_tokens for step in steps) == 60
+    assert len(steps) < 40  # 49 to 55 without
+
+
+def test_a_temperature_near_zero_and_settings_that_switch_warpers_off_are_served(
+    load: Callable[[], PreTrainedModel], folder: Path
+) -> None:
+    model, prompt = load(), prompt_of(40)
+    greedy = generate(model, prompt, None, max_new_tokens=8)
+    for more in ({"temperature": 1e-4}, {"top_k": 1, "top_p": 1.0, "min_p": None}):
+        drawn = generate(model, prompt, custom_for("lm", folder), do_sample=True, max_new_tokens=8, **more)
+        assert torch.equal(drawn, greedy)
 
 
 def test_sampled_tokens_have_the_models_distribution(load: Callable[[], PreTrainedModel], folder: Path) -> None:

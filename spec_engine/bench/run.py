@@ -108,8 +108,7 @@ class BenchReport:
 
     def by_length(self) -> list[BenchRow]:
         """All work that has to do with the document summed by length and method; free text only if that is all."""
-        of_document = [row for row in self.rows if row.work != "free"]
-        return summed(of_document or self.rows, lambda row: (row.length, row.method))
+        return summed(_of_document(self.rows), lambda row: (row.length, row.method))
 
     def by_work(self) -> list[BenchRow]:
         """All lengths, summed by kind of work and method; `length` is 0."""
@@ -143,6 +142,11 @@ _COUNTED = (
 def _plus(left: BenchRow, right: BenchRow) -> BenchRow:
     """All that is counted, together."""
     return replace(left, **{name: getattr(left, name) + getattr(right, name) for name in _COUNTED})
+
+
+def _of_document(rows: Sequence[BenchRow]) -> Sequence[BenchRow]:
+    """Without free text, which has nothing to do with a document; with it if that is all."""
+    return [row for row in rows if row.work != "free"] or rows
 
 
 def summed(rows: Sequence[BenchRow], key: Callable[[BenchRow], object]) -> list[BenchRow]:
@@ -195,7 +199,7 @@ def run_bench(
             measured += _measure_text(engines, peers, cases, plan)
         found = [replace(row, length=length) for row in measured]
         rows += summed(found, lambda row: (row.method, row.work))
-        totals = summed(found, lambda row: row.method)
+        totals = summed(_of_document(found), lambda row: row.method)
         speeds = ", ".join(f"{row.method} {row.tokens_per_second:.0f}" for row in totals)
         tell(f"{length} tokens: {speeds} tokens/s" if totals else f"{length} tokens: no text is so long, left out")
     if not rows:
