@@ -17,8 +17,8 @@ Nodes. Of a draft the first nodes are run, likeliest first, as long as each is w
 Rest. Before a draft is confirmed nobody knows whether this text can be predicted, so a look may lose time. All of that
 is paid from one account, in plain steps: each answer begins with `_CREDIT`, or with less where drawn answers lose,
 plain decoding pays `_RATE` a step in, a look pays what it gained or takes what it lost, at most `_LOOK`,
-or `_DEAR_LOOK` after a draft that took long. A look that brought tokens is followed by another, whatever is left: this
-text can be predicted. While drafts lose, the waits between two looks double.
+or `_DEAR_LOOK` after a draft that took long. While drafts lose, the waits between two looks double. Where tokens are
+drawn and little credit is given, a look that brought tokens but did not pay gets enough for another, `_UNPAID` times.
 """
 
 import math
@@ -38,6 +38,7 @@ _LOOK = 0.7  # plain steps; a look takes no more than this off the account: a dr
 _DEAR = 4.0  # … unless drafting alone took so long: then …
 _DEAR_LOOK = 1.3  # … so much, and another look has to wait
 _MOST = 4.0  # the account holds no more, so that old gains do not pay for a long loss
+_UNPAID = 2  # looks in a row that brought tokens and did not pay: this text can be predicted, so another one is allowed
 _LONGEST_WAIT = 32  # steps; the wait doubles with each look that does not pay
 _SILENCE = 8  # steps without even copies, behind two that took long for nothing; doubles while they go on so
 _ONE_LEVEL = 1.5  # tokens; more than any level brings, so none follows the first
@@ -102,6 +103,7 @@ class BudgetController:
         self._wait = 1  # steps until the next look
         self._gap = 1  # what the wait will be if that does not pay
         self._trend = 0.0  # plain steps that looks have brought lately
+        self._is_drawn, self._num_unpaid = is_drawn, 0  # looks in a row that did not pay
         self._num_dear = 0  # drafts in a row that took time for nothing and named no pass; one may have been held up
         self._silence, self._num_silent = _SILENCE, 0  # steps without any draft behind two of them at rest
         self._num_steps = self._num_looks = self._num_drafted = 0  # the last: in a row
@@ -169,8 +171,8 @@ class BudgetController:
             self._levels.record(num_passes, record.draft_s / plain_s, expected, len(path) - 1)
             self._book_look(seconds, record.draft_s, len(path), is_first=not was_proven and len(path) > 1)
             self._weigh_risk()
-            if len(path) > 1:  # this text can be predicted: another look, when the wait is over
-                self._account = max(self._account, self._risk)
+            if self._is_drawn and len(path) > 1 and self._num_unpaid <= _UNPAID:
+                self._account = max(self._account, min(self._risk, _MOST))
         else:
             self._num_drafted = 0
             self._wait = max(self._wait - 1, 0)
@@ -212,6 +214,7 @@ class BudgetController:
         if self._plain.seconds is None:
             return
         gain = num_tokens - seconds / self._plain.seconds  # in plain steps
+        self._num_unpaid = self._num_unpaid + 1 if gain < 0 else 0
         gain = max(gain, 0.0) if is_first else gain
         is_dear = draft_s > _DEAR * self._plain.seconds
         booked = max(gain, -_DEAR_LOOK if is_dear else -_LOOK)

@@ -36,7 +36,7 @@ from spec_engine.verify import Accepted, accept
 
 _ROUND_UP = 1024  # capacities are multiples of this, so that a slightly longer prompt needs no new cache
 _PREFILL_CHUNK = 512
-_COLDEST = 1e-3  # temperature; below, drafts are ranked as if it were this
+_COLDEST, _HOTTEST = 1e-3, 1e3  # temperatures; beyond, drafts are ranked as if it were these
 _GRAPH_BYTES = GRAPH_MEMORY << 20
 _UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
@@ -240,20 +240,21 @@ class _Text:
 
 
 def _special_ids(config: GenerationConfig) -> frozenset[int]:
-    """Tokens that are not text, as far as a model says so without its tokenizer."""
+    """Tokens that are not text, as far as a model says so without its tokenizer: numbers, lists or tensors of them."""
     named = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
-    return frozenset(number for one in named if one is not None for number in (one if isinstance(one, list) else [one]))
+    return frozenset(number for one in named if one is not None for number in torch.as_tensor(one).flatten().tolist())
 
 
 def _sampling(config: GenerationConfig) -> SamplingParams:
-    """What a draft has to know of how the caller's processors choose: it proposes what may be drawn with this seed."""
+    """What a draft has to know of how the caller's processors choose: it proposes what may be drawn with this seed. It
+    is a hint, so what the engine would refuse and transformers does not is brought into range."""
     if not config.do_sample:
         return SamplingParams()
     return SamplingParams(
-        temperature=max(config.temperature or 1.0, _COLDEST),
-        top_k=config.top_k or 0,
-        top_p=config.top_p or 1.0,
-        min_p=config.min_p or 0.0,
+        temperature=min(max(float(config.temperature or 1.0), _COLDEST), _HOTTEST),
+        top_k=max(int(config.top_k or 0), 0),
+        top_p=1.0 if config.top_p is None else min(max(float(config.top_p), _COLDEST), 1.0),
+        min_p=min(max(float(config.min_p or 0.0), 0.0), 1.0),
         seed=int(torch.randint(2**62, (1,))),
     )
 

@@ -8,12 +8,13 @@ Costs are multiples of a plain step, so they hold for other lengths of the conte
 guessed to be low: a pass that is thought too dear is never run, and so never measured.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 _NUM_DRAFTS = 16  # newest ones that the line goes through …
 _FEW_DRAFTS = 3  # … if there are so many
 _MOST = 8.0  # a draft that took more plain steps than this was held up
+_HELD_UP = 1.25  # as is one that took so many times what one of more passes did
 _GUESS = 0.2  # plain steps that a pass takes, until that was measured
 _PRIOR = 2.0  # weight of that guess against drafts, in passes that they differ by
 _TRUST = 2.0  # tokens for which a draft is believed …
@@ -73,7 +74,8 @@ class LevelCosts:
 
     def _fit(self) -> None:
         """The line through all drafts but the one that lies farthest above a line through all, and those beyond `_MOST`
-        where they are few: they were held up."""
+        where they are few: they were held up. The only one of its passes is kept, for it says what no other does,
+        unless one with more passes took less."""
         drafts = list(self._drafts)
         usual = [one for one in drafts if one[1] < _MOST]
         drafts = usual if 2 * len(usual) > len(drafts) else drafts
@@ -82,7 +84,13 @@ class LevelCosts:
             self.further = min(self.first, _GUESS)
             return
         first, further = _line(drafts)
-        drafts.remove(max(drafts, key=lambda one: one[1] - first - further * (one[0] - 1)))
+        counts = Counter(num for num, _ in drafts)
+        alike = [
+            (num, took)
+            for num, took in drafts
+            if counts[num] > 1 or any(more > num and _HELD_UP * less < took for more, less in drafts)
+        ]
+        drafts.remove(max(alike or drafts, key=lambda one: one[1] - first - further * (one[0] - 1)))
         self.first, self.further = _line(drafts)
 
 

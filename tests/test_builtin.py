@@ -24,10 +24,12 @@ def engine() -> Iterator[Engine]:
     """With more than one thread, as users have it, where other tests run beside and have one."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(max(num_threads, 2))
-    engine = load_engine(load_preset("builtin-retrieval"))
-    yield engine
-    engine.close()
-    torch.set_num_threads(num_threads)
+    try:
+        engine = load_engine(load_preset("builtin-retrieval"))
+        yield engine
+        engine.close()
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 class Button:

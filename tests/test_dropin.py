@@ -1,5 +1,6 @@
 """`generate(custom_generate=...)` gives what plain `generate` gives, with all that the caller hands to it."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -22,7 +24,7 @@ from spec_engine import generate_with
 from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, LookupConfig, TreeConfig
 from spec_engine.controller import BudgetController
 from spec_engine.drafters import DRAFTERS
-from spec_engine.dropin import CustomGenerate
+from spec_engine.dropin import CustomGenerate, _sampling, _special_ids
 from spec_engine.errors import PresetError, RequestError
 from tests.fakes import END_ID, HEADS, byte_tokenizer, perturbed, save_pair, tiny_lm
 from tests.heads import save_taught_head
@@ -203,9 +205,22 @@ def test_a_temperature_near_zero_and_settings_that_switch_warpers_off_are_served
 ) -> None:
     model, prompt = load(), prompt_of(40)
     greedy = generate(model, prompt, None, max_new_tokens=8)
-    for more in ({"temperature": 1e-4}, {"top_k": 1, "top_p": 1.0, "min_p": None}):
+    for more in ({"temperature": 1e-4}, {"top_k": 1, "top_p": 1.5, "min_p": None}, {"top_k": None, "top_p": 0.0}):
         drawn = generate(model, prompt, custom_for("lm", folder), do_sample=True, max_new_tokens=8, **more)
         assert torch.equal(drawn, greedy)
+
+
+def test_special_tokens_are_those_that_the_settings_name() -> None:
+    config = GenerationConfig(bos_token_id=1, eos_token_id=[2, 3], pad_token_id=None)
+    assert _special_ids(config) == {1, 2, 3}
+    config.eos_token_id = torch.tensor([[4]])
+    assert _special_ids(config) == {1, 4}
+    assert _special_ids(GenerationConfig(bos_token_id=None)) == frozenset()
+
+
+def test_what_the_engine_would_refuse_is_only_a_hint_here() -> None:
+    hot = _sampling(GenerationConfig(do_sample=True, temperature=math.inf, top_p=2.0, top_k=-1, min_p=1.2))
+    assert (hot.temperature, hot.top_p, hot.top_k, hot.min_p) == (1e3, 1.0, 0, 1.0)
 
 
 def test_sampled_tokens_have_the_models_distribution(load: Callable[[], PreTrainedModel], folder: Path) -> None:
