@@ -665,9 +665,8 @@ def test_a_long_answer_does_not_change_what_plain_decoding_costs_in_the_next() -
         long.speed(controller, 60)
         short.first_step(controller)
         seconds = sum(short.step(controller)[1] for _ in range(128))
-    assert (
-        seconds / short.verify(0) <= 128 + 3.01
-    )  # three looks: behind a long answer that drafted well, its looks count as good
+    # Three looks of a step each: the long answer drafts on to its end, so its looks count as good.
+    assert seconds / short.verify(0) <= 128 + 3.01
 
 
 def test_a_drafter_that_thinks_long_and_says_nothing_is_asked_rarely() -> None:
