@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 import torch
@@ -34,10 +35,20 @@ KINDS = {
 def run(script: str, *arguments: str, **variables: str) -> str:
     """What `script` of this folder prints."""
     command = [sys.executable, str(HERE / script), *arguments]
-    env = {**os.environ, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=PROJECT, timeout=_MOST_S, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
+    with TemporaryFile("w+") as printed:  # a file: what was printed is there, too, when time has run out
+        child = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env, cwd=PROJECT)
+        try:
+            status: object = child.wait(_MOST_S)
+        except subprocess.TimeoutExpired:
+            status = f"none within {_MOST_S} s"
+        finally:
+            child.kill()
+            child.wait()
+        printed.seek(0)
+        text = printed.read()
+    assert status == 0, f"exit status: {status}\n{text[-3000:]}"
+    return text
 
 
 @pytest.mark.parametrize("kind", KINDS)
