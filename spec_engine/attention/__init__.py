@@ -18,16 +18,35 @@ from dataclasses import dataclass
 import torch
 
 from spec_engine.attention import flash
-from spec_engine.attention.base import AttentionBackend, BoundedAttention, Bounds, Scoring, TreeBias, tree_bias
+from spec_engine.attention.base import (
+    AttentionBackend,
+    BoundedAttention,
+    Bounds,
+    Scoring,
+    TreeBias,
+    starts_early,
+    tree_bias,
+)
 from spec_engine.attention.contest import measured
 from spec_engine.attention.flash import FlashBackend
 from spec_engine.attention.sdpa import CpuBackend, CudaBackend, MatmulBackend
 from spec_engine.errors import MissingDependency
 
-__all__ = ["AttentionBackend", "BoundedAttention", "Bounds", "Pick", "Scoring", "TreeBias", "pick", "tree_bias"]
+__all__ = [
+    "AttentionBackend",
+    "BoundedAttention",
+    "Bounds",
+    "Pick",
+    "Scoring",
+    "TreeBias",
+    "pick",
+    "starts_early",
+    "tree_bias",
+]
 
 _HALF = (torch.float16, torch.bfloat16)
 _FIRST_FLASH_CAPABILITY = 8  # Ampere
+_TRIED = (32, 8, 128, 64)  # heads, key heads, their size, keys: those of many models, so that it is compiled only once
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +72,21 @@ def pick(device: torch.device, dtype: torch.dtype) -> Pick:
         return Pick(prefill.backend, f"{prefill.reason}; Triton, whose kernels of ours check a tree faster, is absent")
     kernels = importlib.import_module("spec_engine.attention.triton")  # cannot be imported without Triton
     backend: AttentionBackend = kernels.TritonBackend(prefill.backend)
+    if failure := _failure(backend, dtype, device):
+        return Pick(prefill.backend, f"{prefill.reason}; Triton's kernels of ours cannot be used: {failure}")
     return Pick(backend, f"our Triton kernels for trees; for prefill {prefill.reason}")
+
+
+def _failure(backend: AttentionBackend, dtype: torch.dtype, device: torch.device) -> str:
+    """Why a small call does not work, which may be the first that compiles anything here; "" where it does."""
+    num_heads, num_kv_heads, size, num_keys = _TRIED
+    q = torch.zeros(1, num_heads, 1, size, dtype=dtype, device=device)
+    k = torch.zeros(1, num_kv_heads, num_keys, size, dtype=dtype, device=device)
+    try:
+        backend.hybrid(q, k, k, num_keys, None, Scoring(1.0))
+    except RuntimeError as error:  # of Triton, of the C compiler that it calls, of CUDA
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
 
 
 def _pick_for_cpu(dtype: torch.dtype) -> Pick:

@@ -2,6 +2,7 @@
 
 Job: `AttentionBackend`, and the values that a call takes: `Scoring` (how logits are made), `TreeBias` (who sees whom in
 the small masked part) and `Bounds` (where the parts lie, on the device); `BoundedAttention` takes the last.
+`starts_early`: what kernels of a card can do.
 Non-job: any kernel.
 
 Shapes are named in the alphabet of ``spec_engine/attention/__init__.py``.
@@ -44,6 +45,13 @@ def tree_bias(visible: Tensor, dtype: torch.dtype, device: torch.device) -> Tree
     seen = visible.any(dim=1)
     dead = None if bool(seen.all()) else ~seen
     return TreeBias(values.to(device), None if dead is None else dead.to(device))
+
+
+def starts_early(device: torch.device) -> bool:
+    """Whether a kernel on this device can begin while the one before it ends (NVIDIA's programmatic dependent launch,
+    from compute capability 9 on)."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @dataclass(frozen=True, slots=True)

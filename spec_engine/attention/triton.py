@@ -1,8 +1,8 @@
 """Hybrid tree attention as two Triton kernels (CUDA).
 
 Job: `TritonBackend`: a split-KV kernel over the unmasked prefix with the group fold, and one over the masked part that
-also merges the splits and the sink. Nothing else is launched, whatever the number of rows. `Tuning`: how both are cut.
-Non-job: prefill, which another backend does; choosing a backend (`pick`).
+also merges the splits and the sink. Nothing else is launched, whatever the number of rows.
+Non-job: how both are cut (`cuts`), prefill, which another backend does, choosing a backend (`pick`).
 
 The first kernel is FlashDecoding's (arXiv 2311.01282): each program takes one share of the keys for a block of rows.
 The grid is the same at every length, because where the shares begin is computed on the device from numbers that lie
@@ -11,13 +11,16 @@ tree, and the keys at the edge of a window) through the same online softmax, sta
 little of it per head, so each of its programs makes a slice of the values' columns, and reads several splits at a time:
 one program a head that took one split after the other would wait for memory longer than the first kernel runs.
 
+Both may begin early, as the kernels around them do (`model.streamed`): they let the next one start at once, which has
+its weights brought into the cache, and wait themselves for what came before.
+
 Without a GPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested everywhere.
 Its product of bfloat16 blocks is wrong, so blocks are made float32 there.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from subprocess import CalledProcessError
 from typing import Final
 
 import torch
@@ -27,14 +30,11 @@ from torch import Tensor
 from triton import knobs
 from triton.errors import TritonError
 
-from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBias
+from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBias, starts_early
+from spec_engine.attention.cuts import USUAL, Tuning, grid_of, launch_options, prefix_options, tree_options
 
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
 _LARGEST_HEAD: Final = 256
-_LEAST_ROWS: Final = 16  # of a block: what the matrix units take
-_TREE_KEYS: Final = 32  # of a block in the second kernel; with 64 the registers of Ampere do not suffice
-_MANY_ROWS: Final = 64  # of a block: from here on 8 warps, because with 4 registers are spilled
-_WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
 
 
 class CannotLaunch(RuntimeError):
@@ -47,25 +47,16 @@ def launching(x: Tensor) -> Iterator[None]:
     try:
         with torch.cuda.device_of(x):
             yield
-    except TritonError as error:
+    except (TritonError, CalledProcessError) as error:
         raise CannotLaunch(f"{type(error).__name__}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How the work is cut. Pairs are for rows of keys up to `_WIDE_BYTES` long, and for longer ones: the shared memory
-    of small cards must hold the keys and values of two blocks.
-
-    The values are right for any card and fast by reasoning alone; ``spec-engine bench --kernels`` tries others.
-    """
-
-    keys: tuple[int, int] = (64, 32)  # of a block
-    stages: tuple[int, int] = (3, 2)  # blocks of keys on their way at once
-    most_rows: int = 64  # of a block
-    programs_per_sm: int = 2
-    most_splits: int = 64
-    slice: int = 32  # columns of values that a program of the second kernel makes
-    merged: int = 4  # splits that it reads at once
+@triton.jit
+def let_next_start(IS_EARLY: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What kernels before wrote may be read from here on; the next one may start."""
+    if IS_EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -101,9 +92,11 @@ def _prefix_kernel(  # type: ignore[no-untyped-def]
     q_head, q_row, k_head, k_row, v_head, v_row,
     GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, SPLITS: tl.constexpr, HAS_CAP: tl.constexpr, UPCAST: tl.constexpr,
+    IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """A block of rows of one key head over one share of the keys [start, end) -> part [Hk, splits, rows, Dv] float32,
     normalised, and its log2-sum-exp [Hk, splits, rows]."""
+    let_next_start(IS_EARLY)
     head, split, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     k_ptr += head.to(tl.int64) * k_head  # long contexts of many heads have more than 2^31 numbers
     v_ptr += head.to(tl.int64) * v_head
@@ -142,11 +135,12 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
     out_head, out_row, bias_row,
     GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr, SLICE: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr, HAS_CAP: tl.constexpr,
-    HAS_SINK: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_SINK: tl.constexpr, UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """A slice of the values' columns for a block of rows of one key head: the splits merged, the `num_keys` masked keys
     and the sink taken in; lse in the order of the query heads. The first `num_edge` masked keys lie from `first` on,
     the others from `end` on."""
+    let_next_start(IS_EARLY)
     head, block, column = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     k_ptr += head.to(tl.int64) * k_head
     v_ptr += head.to(tl.int64) * v_head
@@ -197,20 +191,11 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + out_at[:, None] + dv, out, mask=is_row[:, None] & (dv < DV))
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """Blocks of rows, rows in one, and shares of the keys."""
-
-    num_blocks: int
-    rows: int
-    num_splits: int
-
-
 class TritonBackend:
     """The kernels of this file; `prefill` does chunks of a prompt, and what the kernels cannot do: other dtypes than
     float16 and bfloat16, heads larger than 256."""
 
-    def __init__(self, prefill: AttentionBackend, tuning: Tuning = Tuning()) -> None:
+    def __init__(self, prefill: AttentionBackend, tuning: Tuning = USUAL) -> None:
         self._prefill = prefill
         self._tuning = tuning
         self._bounds: tuple[tuple[int, int, torch.device], Tensor] | None = None
@@ -247,11 +232,11 @@ class TritonBackend:
     ) -> tuple[Tensor, Tensor]:
         """Attention within `bounds`, under `bias` [T, E + N] to the edge and to the keys behind the end. The numbers
         may change between two replays of a captured call."""
-        tuning = self._tuning
+        tuning, interpreted = self._tuning, bool(knobs.runtime.interpret)
         _, num_heads, num_new, size = q.shape
         num_kv_heads, value_size = k.shape[1], v.shape[3]
         num_rows = num_heads // num_kv_heads * num_new
-        grid = _grid(num_rows, num_kv_heads, q.device, tuning)
+        grid = grid_of(num_rows, num_kv_heads, q.device, tuning)
         q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
         part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
         part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
@@ -260,21 +245,23 @@ class TritonBackend:
         lse = torch.empty(1, num_heads, num_new, dtype=torch.float32, device=q.device)
         strides = (q.stride(1), q.stride(2), k.stride(1), k.stride(2), v.stride(1), v.stride(2))
         shape = {
-            **launch_options(grid.rows, size, value_size, q.dtype, tuning),
+            **launch_options(
+                grid.rows, size, value_size, q.dtype, tuning, is_early=starts_early(q.device) and not interpreted
+            ),
             "GROUP": num_heads // num_kv_heads,
             "D": size,
             "DV": value_size,
             "SPLITS": grid.num_splits,
             "HAS_CAP": scoring.softcap is not None,
-            "UPCAST": bool(knobs.runtime.interpret),
+            "UPCAST": interpreted,
         }
         softcap = scoring.softcap or 1.0
         _prefix_kernel[(num_kv_heads, grid.num_splits, grid.num_blocks)](
             q, k, v, bounds.values, part, part_lse, scoring.scale, softcap, num_rows, num_new, *strides, **shape,
-            **prefix_options(size, value_size, q.dtype, tuning),
+            **prefix_options(grid.rows, size, value_size, q.dtype, tuning),
         )  # fmt: skip
         few = bias if bias is not None else lse  # not looked at
-        cut = tree_options(grid.num_splits, value_size, tuning)
+        cut = tree_options(grid.rows, grid.num_splits, value_size, tuning)
         _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
             q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
             scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,
@@ -294,46 +281,3 @@ class TritonBackend:
 def _can_run(dtype: torch.dtype) -> bool:
     """Whether the kernels take this type."""
     return dtype in _DTYPES or (dtype == torch.float32 and knobs.runtime.interpret)
-
-
-def launch_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
-    """Block sizes, warps and stages of both kernels for blocks of `rows` rows and these head sizes."""
-    return {
-        "ROWS": rows,
-        "BLOCK_D": _padded(size),
-        "num_warps": 8 if rows >= _MANY_ROWS else 4,
-        "num_stages": tuning.stages[_is_wide(size, value_size, dtype)],
-    }
-
-
-def prefix_options(size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
-    """How the first kernel is cut besides."""
-    return {"KEYS": tuning.keys[_is_wide(size, value_size, dtype)], "BLOCK_DV": _padded(value_size)}
-
-
-def tree_options(num_splits: int, value_size: int, tuning: Tuning) -> dict[str, int]:
-    """How the second kernel is cut besides."""
-    cut = {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": min(tuning.merged, num_splits)}
-    return {"KEYS": _TREE_KEYS, **cut}
-
-
-def _is_wide(size: int, value_size: int, dtype: torch.dtype) -> bool:
-    return max(size, value_size) * dtype.itemsize > _WIDE_BYTES
-
-
-def _padded(size: int) -> int:
-    """A head size as the matrix units take it."""
-    return int(max(triton.next_power_of_2(size), _LEAST_ROWS))
-
-
-def _grid(num_rows: int, num_kv_heads: int, device: torch.device, tuning: Tuning) -> _Grid:
-    """As many programs as the device runs at once, whatever the length; a power of two of them for each block."""
-    rows = min(max(triton.next_power_of_2(num_rows), _LEAST_ROWS), tuning.most_rows)
-    num_blocks = triton.cdiv(num_rows, rows)
-    num_splits = max(tuning.programs_per_sm * _num_sms(device) // (num_kv_heads * num_blocks), 1)
-    return _Grid(num_blocks, rows, min(1 << (num_splits.bit_length() - 1), tuning.most_splits))
-
-
-def _num_sms(device: torch.device) -> int:
-    """Multiprocessors; a few where there are none."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8

@@ -21,6 +21,7 @@ _NUM_ROWS: Final = (1, 16, 64)
 _FIELDS: Final[dict[str, tuple[int, ...]]] = {  # the most important first; pairs: for short rows of keys
     "programs_per_sm": (1, 3, 4),
     "most_rows": (128, 32),
+    "is_early": (False,),
     "stages": (2, 4),
     "keys": (128, 32),
     "slice": (64, 128, 16),

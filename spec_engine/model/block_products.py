@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spec_engine.attention import starts_early
 from spec_engine.model.capture import CudaCapture, Work
 from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
@@ -94,8 +95,8 @@ class TorchProducts:
         return matrix(norm(x))
 
     def added(self, matrix: Matrix, x: Tensor, base: Tensor) -> Tensor:
-        """`base` [T, out] and what x [T, in] gives."""
-        return matrix.added_to(base, x)
+        """`base` [T, out] and what x [T, in] gives; `base` is used up."""
+        return matrix.add_to(base, x)
 
     def gated(self, matrix: Matrix, x: Tensor, norm: Norm) -> Tensor:
         """[T, out / 2] of normalised x: SiLU of the first half of the results times the second half."""
@@ -174,9 +175,7 @@ class Choice:
 def usual_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
     """Those that are worth trying for so many rows; where kernels can begin early, each of them also so."""
     usual = ONE_ROW if num_rows == 1 else FEW_ROWS
-    is_nvidia = device.type == "cuda" and torch.version.hip is None
-    can_be_early = is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
-    return usual + tuple(replace(cut, is_early=True) for cut in usual if can_be_early)
+    return usual + tuple(replace(cut, is_early=True) for cut in usual if starts_early(device))
 
 
 def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts = usual_cuts) -> Choice:
@@ -246,7 +245,7 @@ class _Match:
     def _works(self, cut: Cut | None) -> list[Callable[[], Tensor]]:
         """Each member's product."""
         products = self._plain if cut is None else ChosenProducts(self._plain, {self._form: cut})
-        return [_work(products, self.use.kind, *member, self._x, self._base) for member in self._members]
+        return [_work(products, self.use.kind, *member, self._x, self._base.clone()) for member in self._members]
 
 
 def _work(
@@ -265,7 +264,7 @@ def cuda_timer(device: torch.device) -> Timer:
     def seconds(work: Work) -> float:
         times = []
         with torch.cuda.device(device):
-            replay = CudaCapture(device)(work)
+            replay = CudaCapture(device, is_brief=True)(work)
             for _ in range(_TURNS):
                 began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 replay()  # keeps the device busy while the host goes ahead

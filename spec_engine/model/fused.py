@@ -103,7 +103,7 @@ class Fused:
         features = {}
         for number, block in enumerate(self._blocks):
             if number in current.feature_layers:
-                features[number] = x
+                features[number] = x.clone()  # `added` writes to it
             mixed = products.normed(block.qkv, x, block.input_norm)
             query, keys, values = self._placed(mixed, block, number, cache, angles)
             if number == current.tap_layer:

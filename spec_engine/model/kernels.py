@@ -5,7 +5,8 @@ and values written to their slots; `gate`: the middle of the feed-forward part.
 Non-job: products, attention (`attention.triton`), deciding when to use them (`fused`).
 
 As torch's own operators the same takes seven kernels a layer, ten with normalised heads, and each costs a microsecond
-or two, also within a captured graph. All numbers are computed in float32 and rounded once.
+or two, also within a captured graph. All numbers are computed in float32 and rounded once. Where a card can, they
+begin early and let the next kernel do so, see `streamed`.
 
 Without a GPU they run in Triton's interpreter, as those of `attention.triton` do.
 """
@@ -19,9 +20,14 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from spec_engine.attention.triton import CannotLaunch, launching
+from spec_engine.attention import starts_early
+from spec_engine.attention.triton import launching, let_next_start
 
 _GATE_BLOCK: Final = 1024
+_FEW_ROWS, _MANY_HEADS = (
+    64,
+    8,
+)  # of more rows a program turns so many heads: else a prompt takes 400,000 programs a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +43,47 @@ class Heads:
 def _turn_kernel(  # type: ignore[no-untyped-def]
     mixed_ptr, cos_ptr, sin_ptr, norms_ptr, slots_ptr, query_ptr, keys_ptr, values_ptr,
     eps, mixed_row, query_head, keys_head, values_head,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    HAS_NORMS: tl.constexpr, IS_TURNED: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
+    HAS_NORMS: tl.constexpr, IS_TURNED: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One head of one row. Entry i turns with entry i + D / 2; the sign lies in the sine."""
-    row, head = tl.program_id(0), tl.program_id(1)
-    d = tl.arange(0, BLOCK_D)
-    is_there = d < D
+    """`AT_ONCE` heads of one row. Entry i turns with entry i + D / 2; the sign lies in the sine."""
+    let_next_start(IS_EARLY)
+    row = tl.program_id(0)
+    head = (tl.program_id(1) * AT_ONCE + tl.arange(0, AT_ONCE))[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    is_there = (head < HEADS + 2 * KV_HEADS) & (d < D)
+    is_turned = head < HEADS + KV_HEADS
     from_ptr = mixed_ptr + row * mixed_row + head * D
     x = tl.load(from_ptr + d, mask=is_there, other=0.0).to(tl.float32)
     slot = tl.load(slots_ptr + row).to(tl.int64)
-    if head < HEADS + KV_HEADS:
-        scale = 1.0
-        across = (d + D // 2) % D
+    across = (d + D // 2) % D
+    scale = 1.0
+    norm_ptr = norms_ptr + tl.where(head >= HEADS, D, 0)
+    if HAS_NORMS:
+        scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
+        weight = tl.load(norm_ptr + d, mask=is_there & is_turned, other=0.0).to(tl.float32)
+        x = tl.where(is_turned, x * scale * weight, x)
+    if IS_TURNED:
+        other = tl.load(from_ptr + across, mask=is_there, other=0.0).to(tl.float32)
         if HAS_NORMS:
-            scale = tl.rsqrt(tl.sum(x * x, 0) / D + eps)
-            norm_ptr = norms_ptr + (head >= HEADS) * D
-            x = x * scale * tl.load(norm_ptr + d, mask=is_there, other=0.0).to(tl.float32)
-        if IS_TURNED:
-            other = tl.load(from_ptr + across, mask=is_there, other=0.0).to(tl.float32)
-            if HAS_NORMS:
-                other = other * scale * tl.load(norm_ptr + across, mask=is_there, other=0.0).to(tl.float32)
-            cos = tl.load(cos_ptr + row * D + d, mask=is_there, other=0.0).to(tl.float32)
-            sin = tl.load(sin_ptr + row * D + d, mask=is_there, other=0.0).to(tl.float32)
-            x = x * cos + other * sin
-    if head < HEADS:
-        tl.store(query_ptr + head * query_head + row * D + d, x.to(query_ptr.dtype.element_ty), mask=is_there)
-    elif head < HEADS + KV_HEADS:
-        at = (head - HEADS) * keys_head + slot * D
-        tl.store(keys_ptr + at + d, x.to(keys_ptr.dtype.element_ty), mask=is_there)
-    else:
-        at = (head - HEADS - KV_HEADS) * values_head + slot * D
-        tl.store(values_ptr + at + d, x.to(values_ptr.dtype.element_ty), mask=is_there)
+            other = other * scale * tl.load(norm_ptr + across, mask=is_there & is_turned, other=0.0).to(tl.float32)
+        cos = tl.load(cos_ptr + row * D + d, mask=d < D, other=0.0).to(tl.float32)
+        sin = tl.load(sin_ptr + row * D + d, mask=d < D, other=0.0).to(tl.float32)
+        x = tl.where(is_turned, x * cos + other * sin, x)
+    to_query = query_ptr + head * query_head + row * D + d
+    tl.store(to_query, x.to(query_ptr.dtype.element_ty), mask=is_there & (head < HEADS))
+    to_keys = keys_ptr + (head - HEADS) * keys_head + slot * D + d
+    tl.store(to_keys, x.to(keys_ptr.dtype.element_ty), mask=is_there & (head >= HEADS) & is_turned)
+    to_values = values_ptr + (head - HEADS - KV_HEADS) * values_head + slot * D + d
+    tl.store(to_values, x.to(values_ptr.dtype.element_ty), mask=is_there & (head >= HEADS + KV_HEADS))
 
 
 @triton.jit
-def _gate_kernel(both_ptr, out_ptr, both_row, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate_kernel(  # type: ignore[no-untyped-def]
+    both_ptr, out_ptr, both_row, WIDTH: tl.constexpr, BLOCK: tl.constexpr, IS_EARLY: tl.constexpr
+):
     """A block of one row: SiLU of the first half of the columns times the second half."""
+    let_next_start(IS_EARLY)
     row, block = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
     is_there = column < WIDTH
@@ -103,8 +113,9 @@ def turn_and_put(mixed: Tensor, heads: Heads, turn: Turn, slots: Tensor, memory:
     assert keys.stride(2) == values.stride(2) == heads.size, "rows of a head lie next to each other"
     query = torch.empty(1, heads.num, num_rows, heads.size, dtype=mixed.dtype, device=mixed.device)
     unused = mixed  # what is not there is not looked at
+    at_once = _MANY_HEADS if num_rows > _FEW_ROWS else 1
     with launching(mixed):
-        _turn_kernel[(num_rows, heads.num + 2 * heads.num_kv)](
+        _turn_kernel[(num_rows, triton.cdiv(heads.num + 2 * heads.num_kv, at_once))](
             mixed,
             unused if turn.cos is None else turn.cos,
             unused if turn.sin is None else turn.sin,
@@ -112,7 +123,8 @@ def turn_and_put(mixed: Tensor, heads: Heads, turn: Turn, slots: Tensor, memory:
             slots, query, keys, values,
             turn.eps, mixed.stride(0), query.stride(1), keys.stride(1), values.stride(1),
             HEADS=heads.num, KV_HEADS=heads.num_kv, D=heads.size, BLOCK_D=triton.next_power_of_2(heads.size),
-            HAS_NORMS=turn.norms is not None, IS_TURNED=turn.cos is not None, num_warps=1,
+            AT_ONCE=at_once, HAS_NORMS=turn.norms is not None, IS_TURNED=turn.cos is not None,
+            num_warps=1 if at_once == 1 else 4, **_early(mixed),
         )  # fmt: skip
     return query
 
@@ -123,9 +135,15 @@ def gate(both: Tensor) -> Tensor:
     out = torch.empty(num_rows, width, dtype=both.dtype, device=both.device)
     with launching(both):
         _gate_kernel[(num_rows, triton.cdiv(width, _GATE_BLOCK))](
-            both, out, both.stride(0), WIDTH=width, BLOCK=_GATE_BLOCK, num_warps=4
+            both, out, both.stride(0), WIDTH=width, BLOCK=_GATE_BLOCK, num_warps=4, **_early(both)
         )
     return out
+
+
+def _early(x: Tensor) -> dict[str, bool]:
+    """Options of a kernel on the device of `x` that may begin while the one before it ends."""
+    is_early = starts_early(x.device) and not knobs.runtime.interpret
+    return {"IS_EARLY": is_early, **({"launch_pdl": True} if is_early else {})}  # not every platform knows the option
 
 
 def can_run(device: torch.device, dtype: torch.dtype, heads: Heads) -> bool:
@@ -139,6 +157,6 @@ def can_run(device: torch.device, dtype: torch.dtype, heads: Heads) -> bool:
             mixed, heads, Turn(None, None, None, 1e-6), torch.zeros(1, dtype=torch.int64, device=device), memory
         )
         gate(mixed)
-    except CannotLaunch:
+    except RuntimeError:  # `CannotLaunch`, or no compiler for what starts a kernel
         return False
     return True

@@ -73,6 +73,13 @@ class Matrix:
         assert self._weight is not None, "held where it is not packed"
         return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
 
+    def add_to(self, base: Tensor, x: Tensor) -> Tensor:
+        """The same written to `base`: on a GPU a result elsewhere takes one kernel more, which copies `base` first."""
+        if self._packed is not None and len(x) > self._most_plain:
+            return base.add_(self(x))
+        assert self._weight is not None, "held where it is not packed"
+        return (base if self.bias is None else base.add_(self.bias)).addmm_(x, self._weight)
+
     def fill_up_beyond(self, num_rows: int) -> None:
         """Run up to so many rows as they are, and more of them filled up."""
         self._num_exact = num_rows

@@ -1,6 +1,9 @@
 """Every backend against the float64 reference, over a grid of shapes."""
 
+import importlib.util
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -182,6 +185,40 @@ def test_pick_on_the_cpu_says_why() -> None:
     picked = pick(CPU, torch.float32)
     assert picked.backend.name == "torch-cpu-flash"
     assert "fold" in picked.reason
+
+
+class Kernels(CpuBackend):
+    """In the place of our Triton kernels; `error` is raised where it is one."""
+
+    name = "kernels"
+    error = ""
+
+    def __init__(self, prefill: AttentionBackend) -> None:
+        super().__init__()
+
+    def hybrid(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        if self.error:
+            raise RuntimeError(self.error)
+        return super().hybrid(q, k, v, prefix_len, bias, scoring)
+
+
+@pytest.mark.parametrize("error", ["", "Failed to find C compiler. Please specify via CC.\nMore."])
+def test_kernels_that_do_not_run_on_this_card_are_not_picked(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    make = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device, **options: make(*shape, **options))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
+    module = types.ModuleType("spec_engine.attention.triton")
+    module.TritonBackend = Kernels  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Kernels, "error", error)
+    picked = pick(torch.device("cuda"), torch.bfloat16)
+    assert picked.backend.name == ("torch-cuda-flash" if error else "kernels")
+    assert picked.reason.startswith("torch's flash operator for CUDA, because" if error else "our Triton kernels")
+    assert picked.reason.endswith("Triton's kernels of ours cannot be used: Failed to find C compiler. Please specify "
+                                  "via CC.") == bool(error)  # fmt: skip
 
 
 @pytest.mark.gpu

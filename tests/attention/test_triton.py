@@ -42,11 +42,12 @@ def test_the_kernels_compile_for_ampere_ada_and_hopper() -> None:
     lines = run("triton_compile.py", interpret=False).splitlines()
     assert len(lines) == 3 * 2 * 3 * 2
     for line in lines:
-        kernel, capability, _, _, shared, products, spilled = line.split()
+        kernel, capability, _, _, shared, products, spilled, waits = line.split()
         assert int(products) > 0, line
         assert int(spilled) <= (8 if version("triton").startswith("3.6.") else 0), line  # one kernel, two registers
         assert int(shared) <= (SMALL_CARD if capability != "90" else 227 * 1024), line
         assert kernel in ("_prefix_kernel", "_tree_kernel")
+        assert int(waits) == (capability == "90"), line  # they begin early there, and wait before they read
 
 
 @pytest.mark.gpu

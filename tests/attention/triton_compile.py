@@ -1,6 +1,7 @@
 """Run by test_triton: compile the kernels as they are launched, for cards that need not be here.
 
-A line for each: kernel, compute capability, head size, rows, shared memory, matrix instructions, bytes spilled.
+A line for each: kernel, compute capability, head size, rows, shared memory, matrix instructions, bytes spilled, waits
+for the kernels before.
 """
 
 import re
@@ -17,9 +18,11 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from spec_engine.attention import cuts
 from spec_engine.attention import triton as kernels
 
 POINTERS = {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "bias_ptr": "*bf16", "out_ptr": "*bf16"}
+BUILD = ("num_warps", "num_stages", "launch_pdl")  # options of the compiler, no arguments
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -33,15 +36,15 @@ def spilled(cubin: bytes) -> int:
     return max(int(size) for size in re.findall(r"STACK:(\d+)", told))
 
 
-def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, tuning: kernels.Tuning) -> str:
+def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, tuning: cuts.Tuning) -> str:
     """Compile one kernel with the constants of a launch."""
-    options = kernels.launch_options(rows, size, size, torch.bfloat16, tuning)
+    options = cuts.launch_options(rows, size, size, torch.bfloat16, tuning, is_early=capability >= 90)
     constants = {**options, "GROUP": 4, "D": size, "DV": size, "SPLITS": 32, "HAS_CAP": False, "UPCAST": False}
-    num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
     if kernel is kernels._tree_kernel:
-        constants |= {"HAS_SINK": False, **kernels.tree_options(32, size, tuning)}
+        constants |= {"HAS_SINK": False, **cuts.tree_options(rows, 32, size, tuning)}
     else:
-        constants |= kernels.prefix_options(size, size, torch.bfloat16, tuning)
+        constants |= cuts.prefix_options(rows, size, size, torch.bfloat16, tuning)
+    build = {name: constants.pop(name) for name in BUILD if name in constants}
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else kind(name) for name in names}
     aligned = [place for place, name in enumerate(names) if re.search("_ptr$|_head$|([qkv]|out)_row$", name)]
@@ -52,9 +55,10 @@ def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, 
         attrs={(place,): [["tt.divisibility", 16]] for place in aligned},
     )
     target = GPUTarget("cuda", capability, 32)
-    made = triton.compile(source, target=target, options={"num_warps": num_warps, "num_stages": num_stages})
+    made = triton.compile(source, target=target, options=build)
     products = made.asm["ptx"].count("mma.sync") + made.asm["ptx"].count("wgmma.mma_async")
-    figures = (capability, size, rows, made.metadata.shared, products, spilled(made.asm["cubin"]))
+    waits = made.asm["ptx"].count("griddepcontrol.wait")
+    figures = (capability, size, rows, made.metadata.shared, products, spilled(made.asm["cubin"]), waits)
     return " ".join([kernel.__name__, *map(str, figures)])
 
 
@@ -68,4 +72,4 @@ def kind(name: str) -> str:
 if __name__ == "__main__":
     both = (kernels._prefix_kernel, kernels._tree_kernel)
     for capability, rows, size, kernel in product((80, 89, 90), (16, 64), (64, 128, 256), both):
-        print(compiled(kernel, capability, size, rows, kernels.Tuning()))
+        print(compiled(kernel, capability, size, rows, cuts.Tuning()))

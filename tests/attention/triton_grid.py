@@ -86,7 +86,7 @@ def check_tunings() -> None:
     assert fields == {"keys": {(64, 32), (128, 32), (32, 32)}, "most_rows": {64, 128, 32}, "slice": {32, 64, 128, 16},
                       "merged": {4, 8, 2}}  # fmt: skip
     assert all(tried.ratio == 1.0 for tried in found)
-    assert "of 15 tunings" in tuning.sweep_line(found)
+    assert "of 16 tunings" in tuning.sweep_line(found)
     assert len(tuning.sweep(heads, 200, where, 0, print)) == 1
     tuning.error_of = lambda *call: 1.0  # type: ignore[assignment]
     assert len(tuning.sweep(heads, 200, where, 1e6, print)) == 1

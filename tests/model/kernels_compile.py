@@ -62,7 +62,10 @@ if __name__ == "__main__":
         sys.exit()
     for capability, size, has_norms in product((80, 89, 90), (64, 96, 128, 256), (False, True)):
         heads = {"HEADS": 32, "KV_HEADS": 8, "D": size, "BLOCK_D": triton.next_power_of_2(size)}
-        flags = {"HAS_NORMS": has_norms, "IS_TURNED": True}
-        print(compiled(kernels._turn_kernel, capability, {**heads, **flags}, 1))
+        for at_once, num_warps in ((1, 1), (8, 4)):
+            flags = {"AT_ONCE": at_once, "HAS_NORMS": has_norms, "IS_TURNED": True, "IS_EARLY": capability >= 90}
+            print(compiled(kernels._turn_kernel, capability, {**heads, **flags}, num_warps))
     for capability in (80, 89, 90):
-        print(compiled(kernels._gate_kernel, capability, {"WIDTH": 14336, "BLOCK": 1024}, 4))
+        print(
+            compiled(kernels._gate_kernel, capability, {"WIDTH": 14336, "BLOCK": 1024, "IS_EARLY": capability >= 90}, 4)
+        )

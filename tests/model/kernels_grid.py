@@ -44,16 +44,16 @@ def check_kernels(dtype: torch.dtype, device: str) -> None:
 
     grid = [(4, 2, 64), (2, 2, 16), (8, 1, 96), (3, 3, 128)]
     for number, (num, num_kv, size) in enumerate(grid):
-        for num_rows in (1, 3, 16):
+        for num_rows in (1, 3, 16, 70):
             mixed = random(num_rows, (num + 2 * num_kv) * size + 8)[:, :-8]  # rows may lie apart
             angles = torch.rand(num_rows, size // 2, generator=generator).repeat(1, 2) * 6
             cos, sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
             signed = torch.cat((-sin[:, : size // 2], sin[:, size // 2 :]), dim=-1).contiguous()
             norms = random(2, size) if (num_rows + number) % 2 else None
             is_turned = num_rows != 3
-            memory = random(1, num_kv, 40, size), random(1, num_kv, 40, size)
+            memory = random(1, num_kv, 80, size), random(1, num_kv, 80, size)
             before = [x.clone() for x in memory]
-            slots = torch.randperm(40, generator=generator)[:num_rows].to(device)
+            slots = torch.randperm(80, generator=generator)[:num_rows].to(device)
             turn = kernels.Turn(cos if is_turned else None, signed if is_turned else None, norms, 1e-5)
             query = kernels.turn_and_put(mixed, kernels.Heads(num, num_kv, size), turn, slots, memory)
             rows = mixed.double().view(num_rows, -1, size).transpose(0, 1)
@@ -68,7 +68,7 @@ def check_kernels(dtype: torch.dtype, device: str) -> None:
             near(query[0], q)
             for store, old, new in zip(memory, before, (k, v), strict=True):
                 near(store[0][:, slots], new)
-                others = [slot for slot in range(40) if slot not in slots.tolist()]
+                others = [slot for slot in range(80) if slot not in slots.tolist()]
                 assert torch.equal(store[0][:, others], old[0][:, others])
             both = random(num_rows, 2 * 1200 + 8)[:, :-8]
             gate, up = both.double().chunk(2, -1)

@@ -24,8 +24,10 @@ def test_they_give_what_torch_gives(what: str) -> None:
 
 def test_they_compile_for_ampere_ada_and_hopper_without_spilling() -> None:
     lines = run("kernels_compile.py", "between", interpret=False).splitlines()
-    assert len(lines) == 3 * 4 * 2 + 3
+    assert len(lines) == 3 * 4 * 2 * 2 + 3
     assert [line for line in lines if line.split()[2] != "0"] == []
+    waits = {line.split()[1]: line.split()[5] for line in lines}
+    assert waits == {"80": "0", "89": "0", "90": "1"}, "on Hopper they begin early, and wait before they read"
 
 
 @pytest.mark.gpu
