@@ -7,7 +7,7 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from spec_engine.bench.report import (
     work_table,
 )
 from spec_engine.bench.run import PLAIN, BenchPlan, Work, hardware, run_bench
-from spec_engine.bench.shaped import ReplayPlan, measure_replay, replay_json, replay_table
+from spec_engine.bench.shaped import ReplayPlan, ReplayRow, measure_replay, replay_json, replay_table
 from spec_engine.bench.shapes import random_model
 from spec_engine.bench.tasks import bundled_text, parse_lengths, read_texts
 from spec_engine.bench.traces import record_traces, save_traces
@@ -261,9 +261,13 @@ def _replay(arguments: argparse.Namespace) -> _Made:
     means = tuple(parse_means(arguments.replay, len(lengths)))
     dtype = pick_dtype(arguments.dtype, device, torch.bfloat16)
     plan = ReplayPlan(lengths, means, arguments.max_tokens, device, dtype, arguments.fixed_budget)
-    found, graphs = measure_replay(preset, plan, progress)
-    where = f"Sizes of {preset.name}, {plan.dtype}, {hardware()}, torch {torch.__version__}. {graphs}"
-    return replay_json(found, where), replay_table(found, where)
+    where = f"Sizes of {preset.name}, {plan.dtype}, {hardware()}, torch {torch.__version__}."
+
+    def save(rows: Sequence[ReplayRow], graphs: str) -> None:
+        _write(arguments.out, replay_json(rows, f"{where} {graphs}"))
+
+    found, graphs = measure_replay(preset, plan, progress, save)
+    return replay_json(found, f"{where} {graphs}"), replay_table(found, f"{where} {graphs}")
 
 
 def _traces(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,15 @@ def test_a_script_runs_to_its_end_and_writes_what_it_promises(script: str, pytho
         assert weights == {f"builtin-{part}" for part in ("target", "draft", "longspec", "eagle3")}
 
 
+def test_all_parts_of_the_first_script_have_their_time() -> None:
+    """Within the seconds of all together, so that none is cut short for those before it."""
+    parts = re.findall(r"^(?:tests|bench) \S+ (\d+) ", (QUEUE / "0-goals.sh").read_text("utf-8"), re.MULTILINE)
+    limit = re.search(r"^LIMIT=\$\{LIMIT:-(\d+)\}", (QUEUE / "common.sh").read_text("utf-8"), re.MULTILINE)
+    assert limit is not None
+    assert len(parts) == 4
+    assert sum(map(int, parts)) <= int(limit[1]) < 600
+
+
 @needs_bash
 @pytest.mark.slow
 def test_what_is_tested_on_a_card_is_found(python: Path, tmp_path: Path) -> None:
@@ -132,6 +142,8 @@ def test_goals_are_judged_from_files_as_the_benches_write_them(tmp_path: Path) -
     replayed = {"acceptance": "replayed", "where": "Sizes of llama31-8b-eagle3"}
     assert verdicts({**replayed, "rows": [eagle, longest]}) == [True, None, False]
     assert verdicts({**replayed, "where": "Sizes of vicuna", "rows": [eagle]}) == [None]
+    late = told({**replayed, "rows": [{**eagle, "num_captured": 2}]})
+    assert late[0].measured == "2.81 x, though 2 passes were captured meanwhile"
     cut = {"ratio": 0.9, "keys": [32, 32]}
     product = {"title": "normed 64 x 96, 1 rows", "cut": "cuBLAS", "seconds": 2, "share": 0.7}
     products = [product, {**product, "cut": "Cut(8)", "seconds": 1, "share": 0.9}]

@@ -13,8 +13,8 @@ tests() { part "$1" "$2" "$PYTHON" -m pytest -m gpu -q -rfE --tb=short -p no:cac
 tests right 120 tests/attention tests/model/test_graphs.py tests/model/test_streamed.py -k "bfloat16 or captured or graph"
 bench limits 170 --limit --shape "$shape" --lengths "$lengths" --rows "$rows" --parts passes,retrieval,reading \
     --out "$OUT/limit-llama-8b.json"
-bench eagle3-answers 60 --preset "$eagle3" --replay "$mean" --lengths "$at" --max-tokens "$tokens" \
+bench eagle3-answers 70 --preset "$eagle3" --replay "$mean" --lengths "$at" --max-tokens "$tokens" \
     --out "$OUT/replay-eagle3.json"
-bench eagle3-lengths 80 --preset "$eagle3" --fixed-budget --replay "$mean" --lengths "$ends" --max-tokens "$tokens" \
+bench eagle3-lengths 140 --preset "$eagle3" --fixed-budget --replay "$mean" --lengths "$ends" --max-tokens "$tokens" \
     --out "$OUT/drafting-eagle3.json"
 finish limit-llama-8b.json replay-eagle3.json drafting-eagle3.json

@@ -5,7 +5,7 @@ Non-job: answers to questions (`run`), the machine's limit (`limit`).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
@@ -44,14 +44,13 @@ def measure_against(
     lengths: tuple[Sequence[int], Sequence[int]],
     num_tokens: int,
     tell: Callable[[str], None],
-) -> list[AgainstRow]:
+) -> Iterator[AgainstRow]:
     """Both decode `num_tokens` tokens greedily behind each of the first `lengths`, after a few that are not timed;
     transformers, on the same weights in `peer`, behind the second ones also with a compiled step.
 
     In narrow types a likeliest token may change with the order of a sum, so the texts may part. The target forgets its
     text.
     """
-    measured = []
     for length in lengths[0]:
         fill(target, length)
         decode(target, _UNTIMED)
@@ -65,10 +64,9 @@ def measure_against(
         num_same = next((index for index, (one, other) in enumerate(pairs) if one != other), len(theirs))
         compiled_s = _compiled_seconds(target, peer, rows, num_tokens, tell) if length in lengths[1] else None
         row = AgainstRow(length, num_tokens, ours_s, theirs_s, num_same, compiled_s)
-        measured.append(row)
         tell(f"{length:,} tokens: {1 / ours_s:.1f} tokens/s, transformers {1 / theirs_s:.1f}, {row.ratio:.1f} x")
+        yield row
     target.reset()
-    return measured
 
 
 def _compiled_seconds(

@@ -84,7 +84,9 @@ def replay_goals(table: _Table) -> list[Goal]:
         is_met = None
         if "eagle3" in table["where"] and row["given_mean"] == 3.8 and row["length"] == _LONG:
             text, is_met = f"{text} (goal: 2.8 x)", row["speedup"] >= 2.8
-        found.append(Goal(text, f"{row['speedup']:.2f} x", is_met))
+        captured = row.get("num_captured", 0)
+        meanwhile = f", though {captured} passes were captured meanwhile" if captured else ""
+        found.append(Goal(text, f"{row['speedup']:.2f} x{meanwhile}", is_met))
     if len(rows) > 1 and len({row["given_mean"] for row in rows}) == 1:
         first, last = rows[0], rows[-1]
         ratio = last["draft_s"] / first["draft_s"]

@@ -153,7 +153,7 @@ def seconds_of(backend: AttentionBackend, calls: Sequence[Call]) -> float:
     def work() -> tuple[Tensor, ...]:
         return tuple(call.run(backend)[0] for call in calls)
 
-    replay = CudaCapture(device)(work) if device.type == "cuda" else work
+    replay = CudaCapture(device, is_brief=True)(work) if device.type == "cuda" else work
     replay()
     times: list[float] = []
     while len(times) < _REPEATS[0] or (len(times) < _REPEATS[1] and sum(times) < _MOST_S):

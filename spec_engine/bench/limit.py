@@ -8,7 +8,7 @@ cannot be faster than the memory, nor than the arithmetic: the limit is the slow
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -55,9 +55,8 @@ class LimitRow:
 
 def measure_limits(
     target: Target, lengths: Sequence[int], num_rows: Sequence[int], tell: Callable[[str], None]
-) -> list[LimitRow]:
+) -> Iterator[LimitRow]:
     """Passes behind random keys and values: what they cost does not depend on the text. The target forgets its text."""
-    found = []
     for length in lengths:
         fill(target, length)
         for number in num_rows:
@@ -72,10 +71,9 @@ def measure_limits(
                 bandwidth(target.device, num_bytes),
                 matrix_rate(target.device, target.dtype),
             )
-            found.append(row)
             tell(f"{length:,} tokens, {number} rows: {1000 * seconds:.2f} ms, {100 * row.share:.0f} % of the limit")
+            yield row
     target.reset()
-    return found
 
 
 def fill(target: Target, length: int) -> None:

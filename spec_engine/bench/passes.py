@@ -1,12 +1,13 @@
-"""All that ``bench --limit`` measures of one target, part by part, so that a part that fails costs its figures alone.
+"""All that ``bench --limit`` measures of one target, part by part, so that a part that fails costs its figures alone,
+and row by row, so that one that is stopped keeps those it had.
 
 Job: the order of the parts, what failed, the peak of memory, the table and the JSON as far as they have come.
 Non-job: measuring (`limit`, `reading`, `against`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 
@@ -27,8 +28,11 @@ from spec_engine.model.target import Target
 
 PARTS: Final = ("passes", "retrieval", "reading", "generate", "compiled", "modules")
 USUAL: Final = ("passes", "retrieval", "generate", "compiled")  # what takes no text, and a minute on most machines
+_OURS: Final = ("passes", "retrieval", "reading")  # before transformers takes memory
 _TOKENS: Final = 16  # continued by this engine and by transformers
 _MODULE_LENGTHS: Final = 2  # the first ones: what modules cost does not depend on the length
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +91,42 @@ def measure_parts(
     tell: Callable[[str], None],
     save: Callable[[str], None],
 ) -> LimitReport:
-    """All parts of the plan in their order; after each, `save` gets the JSON of what is there. `peer` is the model that
-    transformers runs: the target's, where its weights are as transformers left them."""
+    """All parts of the plan in their order; after each row, `save` gets the JSON of what is there. `peer` is the model
+    that transformers runs: the target's, where its weights are as transformers left them."""
     report, lengths = LimitReport(where), plan.lengths
     compiled = lengths if "compiled" in plan.parts else ()
 
-    def against() -> None:
-        report.plain += measure_against(target, peer, (lengths, compiled), _TOKENS, tell)
+    def modules() -> Iterator[None]:
+        for length, seconds in measure_modules(target, lengths[:_MODULE_LENGTHS], plan.graph_bytes, tell):
+            report.modules[length] = seconds
+            yield
 
-    def modules() -> None:
-        report.modules |= measure_modules(target, lengths[:_MODULE_LENGTHS], plan.graph_bytes, tell)
+    def keep(part: str) -> None:
+        if target.device.type == "cuda" and part in _OURS:
+            report.peak_bytes = int(torch.cuda.max_memory_allocated(target.device))
+        report.graphs = target.passes_note
+        save(report.to_json())
 
-    works: dict[str, Callable[[], object]] = {
-        "passes": lambda: report.passes.extend(measure_limits(target, lengths, plan.num_rows, tell)),
-        "retrieval": lambda: report.looks.extend(measure_retrieval(target, lengths, tell)),
-        "reading": lambda: report.reading.extend(measure_reading(target, lengths, tell)),
-        "generate": against,
+    works: dict[str, Callable[[], Iterator[None]]] = {
+        "passes": lambda: _added(report.passes, measure_limits(target, lengths, plan.num_rows, tell)),
+        "retrieval": lambda: _added(report.looks, measure_retrieval(target, lengths, tell)),
+        "reading": lambda: _added(report.reading, measure_reading(target, lengths, tell)),
+        "generate": lambda: _added(report.plain, measure_against(target, peer, (lengths, compiled), _TOKENS, tell)),
         "modules": modules,
     }
     for part in (part for part in works if part in plan.parts or (part == "generate" and compiled)):
         try:
-            works[part]()
+            for _ in works[part]():
+                keep(part)
         except RuntimeError as error:  # of CUDA, memory among them
             report.failed[part] = str(error).splitlines()[0]
             tell(f"{part} failed: {report.failed[part]}")
-        if target.device.type == "cuda" and part in ("passes", "retrieval", "reading"):
-            report.peak_bytes = int(torch.cuda.max_memory_allocated(target.device))
-        report.graphs = target.passes_note
-        save(report.to_json())
+        keep(part)
     return report
+
+
+def _added(rows: list[_Row], found: Iterable[_Row]) -> Iterator[None]:
+    """Each row found, when it is there, to the others."""
+    for row in found:
+        rows.append(row)
+        yield

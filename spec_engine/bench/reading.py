@@ -6,7 +6,7 @@ Non-job: passes as shares of the machine's limit (`limit`), decoding (`against`)
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
@@ -59,18 +59,17 @@ class RetrievalRow:
         return self.look_s / _EVERY / self.step_s
 
 
-def measure_reading(target: Target, lengths: Sequence[int], tell: Callable[[str], None]) -> list[ReadingRow]:
+def measure_reading(target: Target, lengths: Sequence[int], tell: Callable[[str], None]) -> Iterator[ReadingRow]:
     """How fast prompts are read, in the target's chunks. The target forgets its text."""
-    found, chunk = [], target.prefill_chunk
+    chunk = target.prefill_chunk
     for length in lengths:
         seconds = min(_read(target, length) for _ in range(2))
         sizes = [(start, min(chunk, length - start)) for start in range(0, length, chunk)]
         operations = sum(pass_operations(target, start, size, is_chunk=True) for start, size in sizes)
         row = ReadingRow(length, seconds, operations, matrix_rate(target.device, target.dtype))
-        found.append(row)
         tell(f"{length:,} tokens read in {seconds:.2f} s, {row.share:.0%} of the matrix units' rate")
+        yield row
     target.reset()
-    return found
 
 
 def _read(target: Target, length: int) -> float:
@@ -83,17 +82,15 @@ def _read(target: Target, length: int) -> float:
     return perf_counter() - began
 
 
-def measure_retrieval(target: Target, lengths: Sequence[int], tell: Callable[[str], None]) -> list[RetrievalRow]:
+def measure_retrieval(target: Target, lengths: Sequence[int], tell: Callable[[str], None]) -> Iterator[RetrievalRow]:
     """What a look costs behind random keys. The target forgets its text."""
-    found = []
     for length in lengths:
         fill(target, length)
         steps, looks = _steps(target, length)
         row = RetrievalRow(length, statistics.median(steps), statistics.median(looks))
-        found.append(row)
         tell(f"{length:,} tokens: a look takes {1000 * row.look_s:.3f} ms, {row.share:.2%} of a step of four")
+        yield row
     target.reset()
-    return found
 
 
 def _steps(target: Target, length: int) -> tuple[list[float], list[float]]:
@@ -125,14 +122,13 @@ def _steps(target: Target, length: int) -> tuple[list[float], list[float]]:
 @torch.inference_mode()
 def measure_modules(
     target: Target, lengths: Sequence[int], graph_bytes: int, tell: Callable[[str], None]
-) -> dict[int, float]:
-    """Seconds of a pass over one row by length through transformers' own modules, captured on a GPU. Empty for a target
-    that runs them anyway, and for one whose modules gave their weights up (`model.products`)."""
+) -> Iterator[tuple[int, float]]:
+    """A length and the seconds of a pass over one row behind it through transformers' own modules, captured on a GPU.
+    None for a target that runs them anyway, and for one whose modules gave their weights up (`model.products`)."""
     runner = target.runner
     gave_up = any(isinstance(module, Part) for module in target.model.modules())
     if gave_up or not target.is_joined:
-        return {}
-    found = {}
+        return
     for length in lengths:
         forward = graphed(runner, runner, graph_bytes)
         slots = SlotCache(runner.shapes, length + NUM_NODES)
@@ -147,9 +143,9 @@ def measure_modules(
             forward.run(cache, Pass(runner.backend, length), [1], position)
             wait(target.device)
             times.append(perf_counter() - began)
-        found[length] = statistics.median(times[_MODULE_PASSES[0] :])
-        tell(f"{length:,} tokens, 1 row, through transformers' modules: {1000 * found[length]:.2f} ms")
-    return found
+        seconds = statistics.median(times[_MODULE_PASSES[0] :])
+        tell(f"{length:,} tokens, 1 row, through transformers' modules: {1000 * seconds:.2f} ms")
+        yield length, seconds
 
 
 def reading_table(reading: Sequence[ReadingRow], looks: Sequence[RetrievalRow], modules: Mapping[int, float]) -> str:

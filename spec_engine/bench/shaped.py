@@ -6,6 +6,7 @@ Non-job: the replayed acceptance (`replay`), single passes (`limit`), answers to
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -25,6 +26,7 @@ from spec_engine.drafters.lm import LMDrafter
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.drafters.longspec import LongSpecDrafter, target_rotary
 from spec_engine.drafters.longspec_head import LongSpecHead, head_config
+from spec_engine.drafters.whole import WholeDrafts
 from spec_engine.engine import Engine, EngineConfig
 from spec_engine.errors import RequestError
 from spec_engine.events import Finished
@@ -36,7 +38,8 @@ from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
 
-_WARM_UP = 32  # tokens: enough to capture what is used often
+_UNTIMED = (3, 5)  # answers before one is timed, where passes are captured: until each was used so often, and at most
+_SPARE = 32  # tokens
 _CHUNK = {"cpu": 512}  # tokens of a prompt read at once …
 _LONG_CHUNK = 2048  # … and elsewhere
 
@@ -71,6 +74,7 @@ class ReplayRow:
     other_s: float
     num_same: int
     num_tokens: int
+    num_captured: int  # passes, while these answers were timed: so much the slower were they
 
     @property
     def speedup(self) -> float:
@@ -78,8 +82,11 @@ class ReplayRow:
         return self.plain_token_s / self.token_s
 
 
-def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]) -> tuple[list[ReplayRow], str]:
-    """Both answers behind each length, in one run on one target, and what it says of its graphs.
+def measure_replay(
+    preset: Preset, plan: ReplayPlan, tell: Callable[[str], None], save: Callable[[Sequence[ReplayRow], str], None]
+) -> tuple[list[ReplayRow], str]:
+    """Both answers behind each length, in one run on one target, and what it says of its graphs; after each length,
+    `save` gets what is there.
 
     Raises `RequestError` for a preset without a draft model, for a size that is not known, and for a mean that its
     trees cannot reach.
@@ -91,15 +98,18 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
         raise RequestError(f"The preset '{preset.name}' has no draft model whose cost could be measured.")
     for mean in plan.means:
         Profile(mean).chance(depth)
-    capacity = max(plan.lengths) + plan.num_tokens + _WARM_UP
+    capacity = max(plan.lengths) + plan.num_tokens + _SPARE
     model = echoing(random_model(preset.target.id, 2 * capacity, plan.dtype, plan.device))
     chunk = _CHUNK.get(plan.device.type, _LONG_CHUNK)
     target = Target(model, capacity, chunk, preset.graph_memory << 20, may_join=True)
     drafter = random_drafter(preset, target)
-    whole = drafter.whole if isinstance(drafter, EagleDrafter | LongSpecDrafter) else None
-    may_stop = whole is not None and not plan.is_fixed
+    may_stop = _whole(drafter) is not None and not plan.is_fixed
     builtin = load_preset("builtin")
     tokenizer = load_tokenizer(builtin, builtin.target)
+
+    def where() -> str:
+        return f"{_captures(target, drafter)}{' The controller chose the levels.' if may_stop else ''}"
+
     source = random.Random(0)
     known = range(300, min(tokenizer.vocab_size, target.vocab_size))
     rows = []
@@ -111,11 +121,26 @@ def measure_replay(preset: Preset, plan: ReplayPlan, tell: Callable[[str], None]
         none = DRAFTERS["none"](DrafterContext(preset, target, str(plan.device)))
         plain = Engine(target, none, tokenizer, config)
         engine = Engine(target, ReplayDrafter(drafter, Profile(mean), depth, may_stop=may_stop), tokenizer, drafted)
-        row = _row(mean, _answered(plain, request), _answered(engine, request))
+        # drafted first: what target and drafter read of a prompt together is not read again for the plain answer
+        drafted_answer, plain_answer = (_answered(one, request, drafter) for one in (engine, plain))
+        row = _row(mean, plain_answer, drafted_answer)
         rows.append(row)
+        save(rows, where())
         tell(f"{length:,} tokens: {1000 * row.plain_token_s:.1f} ms a token plainly, {row.speedup:.2f} x drafted")
+    return rows, where()
+
+
+def _whole(drafter: Drafter) -> WholeDrafts | None:
+    """Its captured drafts."""
+    return drafter.whole if isinstance(drafter, EagleDrafter | LongSpecDrafter) else None
+
+
+def _captures(target: Target, drafter: Drafter) -> str:
+    """What both say of captured passes."""
+    whole = _whole(drafter)
     note = f" Whole drafts: {whole.note}." if whole else ""
-    return rows, f"{target.passes_note}{note}{' The controller chose the levels.' if may_stop else ''}"
+    note += f" The draft model: {drafter.passes_note}" if isinstance(drafter, LMDrafter) else ""
+    return f"{target.passes_note}{note}"
 
 
 def at_full_depth(tree: TreeConfig) -> TreeConfig:
@@ -152,19 +177,31 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
     return EagleDrafter(fit_head(files, target), settings)
 
 
-def _answered(engine: Engine, request: Request) -> Finished:
-    """The answer behind a prompt that was read and passes that were captured. Raises `RequestError` for a drafter that
-    broke: what was measured then is something else."""
-    for _ in engine.generate(replace(request, stop=StopRules(_WARM_UP))):
-        pass
+def _answered(engine: Engine, request: Request, drafter: Drafter) -> tuple[Finished, int]:
+    """The answer behind a prompt that was read and passes that were captured, and how many were captured meanwhile all
+    the same. Raises `RequestError` for a drafter that broke: what was measured then is something else."""
+    least, most = _UNTIMED
+    for number in range(1, most + 1):
+        before = _captures(engine.target, drafter)
+        for _ in engine.generate(request):
+            pass
+        if before == _captures(engine.target, drafter) and (number == 1 or number >= least):
+            break
+    num_before = _num_captured(engine.target, drafter)
     *_, finished = engine.generate(request)
     assert isinstance(finished, Finished), "every answer ends with Finished"
     if finished.metrics.drafter_failure:
         raise RequestError(finished.metrics.drafter_failure)
-    return finished
+    return finished, _num_captured(engine.target, drafter) - num_before
 
 
-def _row(mean: float, plain: Finished, drafted: Finished) -> ReplayRow:
+def _num_captured(target: Target, drafter: Drafter) -> int:
+    """Captured passes so far."""
+    return sum(int(number) for number in re.findall(r"(\d+) captured passes", _captures(target, drafter)))
+
+
+def _row(mean: float, plain_answer: tuple[Finished, int], drafted_answer: tuple[Finished, int]) -> ReplayRow:
+    (plain, num_captured), (drafted, num_more) = plain_answer, drafted_answer
     found: GenerationMetrics = drafted.metrics
     pairs = zip(plain.token_ids, drafted.token_ids, strict=False)
     num_tokens = len(plain.token_ids)
@@ -179,22 +216,25 @@ def _row(mean: float, plain: Finished, drafted: Finished) -> ReplayRow:
         other_s=found.other_s / found.num_spec_steps,
         num_same=next((index for index, (one, other) in enumerate(pairs) if one != other), num_tokens),
         num_tokens=num_tokens,
+        num_captured=num_captured + num_more,
     )
 
 
 def replay_table(rows: Sequence[ReplayRow], where: str) -> str:
     """As Markdown."""
     lines = [
-        "| context | mean given | drawn | plain | drafted | speed-up | draft | verify | other | same tokens |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| context | mean given | drawn | plain | drafted | speed-up | draft | verify | other | same | captured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.length:,} | {row.given_mean:.2f} | {row.mean:.2f} | {1000 * row.plain_token_s:.2f} ms a token | "
         f"{1000 * row.token_s:.2f} ms a token | {row.speedup:.2f} x | {1000 * row.draft_s:.2f} ms | "
-        f"{1000 * row.verify_s:.2f} ms | {1000 * row.other_s:.2f} ms | {row.num_same} of {row.num_tokens} |"
+        f"{1000 * row.verify_s:.2f} ms | {1000 * row.other_s:.2f} ms | {row.num_same} of {row.num_tokens} | "
+        f"{row.num_captured} |"
         for row in rows
     ]
     said = "Random weights, acceptance replayed from the means given: costs are measured, acceptance is not."
+    said += " Same: tokens, before the answers part. Captured: passes, while they were timed."
     return "\n".join([*lines, "", f"{said} {where}"])
 
 

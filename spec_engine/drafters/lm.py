@@ -56,6 +56,11 @@ class LMDrafter:
         self._memory.warm_up(READY_LEVEL_ROWS)
 
     @property
+    def passes_note(self) -> str:
+        """Which of its passes were captured, or why none are, in a sentence."""
+        return self._memory.passes_note
+
+    @property
     def memories(self) -> tuple[TextMemory, ...]:
         """The rows of the text."""
         return (self._memory,)

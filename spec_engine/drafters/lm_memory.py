@@ -16,7 +16,7 @@ from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
 from spec_engine.config import RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused, warm_up
-from spec_engine.model.graphs import NUM_ROWS, Graphed, graphed
+from spec_engine.model.graphs import NUM_ROWS, Graphed, graphed, graphs_note
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
@@ -71,6 +71,11 @@ class LMMemory:
         self._on_view = runner.bind(self.cache.view)
         self.token_ids: list[int] = []
         self.pacer = PrefillPacer(_READ_CHUNK)
+
+    @property
+    def passes_note(self) -> str:
+        """Which of its passes were captured, or why none are, in a sentence."""
+        return graphs_note(self._forward, self._runner)
 
     def warm_up(self, num_rows: int) -> None:
         """Make passes of up to so many rows ready, see `fused.warm_up`."""

@@ -5,7 +5,9 @@ and why nothing more is.
 Non-job: the work itself (`graphs`, `drafters.whole`).
 """
 
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -26,20 +28,30 @@ class Capture(Protocol):
 
 
 class CudaCapture:
-    """CUDA graphs that share one pool of memory, because only one of them runs at a time."""
+    """CUDA graphs that share one pool of memory, because only one of them runs at a time. `is_brief`: they will be
+    dropped soon, as those that are only timed."""
 
-    def __init__(self, device: torch.device) -> None:
+    # Destroying a graph frees cuBLAS's workspace of the stream that it was captured on, and with it the memory that all
+    # other graphs of that stream go on using (pytorch#193402); and torch hands out 32 streams of a priority in turn. So
+    # no graph is destroyed before all, whether it is used or not, and brief ones keep to streams of another priority.
+
+    def __init__(self, device: torch.device, *, is_brief: bool = False) -> None:
         self.num_bytes = 0
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device, priority=-1 if is_brief else 0)
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, work: Work) -> Work:
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                work()  # kernels are compiled and workspaces taken before the capture
-            torch.cuda.current_stream().wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    work()  # kernels are compiled and workspaces taken before the capture
+                    with _no_waits():
+                        work()
+            finally:
+                torch.cuda.current_stream().wait_stream(self._stream)  # it writes where the next pass reads
             graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
@@ -47,6 +59,7 @@ class CudaCapture:
                     results = work()
             finally:
                 torch.cuda.set_stream(usual)  # which a capture that fails does not restore
+            self._graphs.append(graph)
             self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
 
         def replay() -> tuple[Tensor, ...]:
@@ -54,6 +67,21 @@ class CudaCapture:
             return results
 
         return replay
+
+
+@contextmanager
+def _no_waits() -> Iterator[None]:
+    """Work that waits for the device raises `RuntimeError` in the block, as it would in a capture; but after a capture
+    that failed, torch's allocator goes on as if it still ran. The mode is the whole process's, hence for a moment only.
+    """
+    usual = torch.cuda.get_sync_debug_mode()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(usual)
 
 
 class Mirror:

@@ -56,7 +56,7 @@ def test_shared_embeddings_are_read_once_as_the_output() -> None:
 
 def test_passes_are_measured_and_the_text_is_forgotten() -> None:
     target, told = Target(tiny_model("llama"), 256, 16), list[str]()
-    rows = measure_limits(target, (64, 200), (1, 4), told.append)
+    rows = list(measure_limits(target, (64, 200), (1, 4), told.append))
     assert [(row.length, row.num_rows) for row in rows] == [(64, 1), (64, 4), (200, 1), (200, 4)]
     assert all(0 < row.share < 1.5 and row.pass_s > 0 for row in rows)
     assert target.length == 0

@@ -29,7 +29,7 @@ def test_results_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path: Path) -> None:
     """Files as the two benches write them; plain decoding is drawn once, from the first file that has it."""
     lengths = (2048, 16384, 131072)
     plain = [AgainstRow(length, 16, 0.006, 0.03, 16, 0.01 if length > 2048 else None) for length in lengths]
-    rows = [ReplayRow(length, 3.8, 3.8, 0.009, 0.003, 0.002, 0.006, 0.0, 256, 256) for length in lengths]
+    rows = [ReplayRow(length, 3.8, 3.8, 0.009, 0.003, 0.002, 0.006, 0.0, 256, 256, 0) for length in lengths]
     files = tmp_path / "limit.json", tmp_path / "replay.json"
     files[0].write_text(limit_json("Llama-3.1-8B, torch.bfloat16, a card, torch 2. More.", [], plain), "utf-8")
     files[1].write_text(replay_json(rows, "Sizes of a preset."), "utf-8")

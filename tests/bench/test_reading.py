@@ -1,6 +1,7 @@
 """Prompts read, looks, transformers' modules, and all of them as the parts of ``bench --limit``."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,13 @@ import torch
 from spec_engine.bench import passes
 from spec_engine.bench.limit import pass_operations
 from spec_engine.bench.passes import LimitPlan, measure_parts, parse_parts
-from spec_engine.bench.reading import RetrievalRow, measure_modules, measure_reading, measure_retrieval
+from spec_engine.bench.reading import (
+    ReadingRow,
+    RetrievalRow,
+    measure_modules,
+    measure_reading,
+    measure_retrieval,
+)
 from spec_engine.cli import main
 from spec_engine.errors import RequestError
 from spec_engine.model.target import Target
@@ -33,7 +40,7 @@ def test_operations_of_a_text_are_those_of_its_chunks() -> None:
 def test_a_look_in_every_fourth_step() -> None:
     assert RetrievalRow(1024, 0.01, 0.002).share == pytest.approx(0.05)
     target, told = tiny_target(), list[str]()
-    rows = measure_retrieval(target, (200, 600), told.append)
+    rows = list(measure_retrieval(target, (200, 600), told.append))
     assert [row.length for row in rows] == [200, 600]
     assert all(row.step_s > 0 and row.look_s > 0 for row in rows)
     assert target.length == 0
@@ -41,8 +48,8 @@ def test_a_look_in_every_fourth_step() -> None:
 
 def test_modules_are_measured_where_passes_do_without_them() -> None:
     joined = Target(tiny_model("llama"), 300, 64, may_join=True)
-    assert measure_modules(joined, (100,), 0, lambda line: None)[100] > 0
-    assert measure_modules(tiny_target(), (100,), 0, lambda line: None) == {}
+    assert dict(measure_modules(joined, (100,), 0, lambda line: None))[100] > 0
+    assert not list(measure_modules(tiny_target(), (100,), 0, lambda line: None))
 
 
 def test_a_part_that_fails_costs_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +64,33 @@ def test_a_part_that_fails_costs_its_own_figures(monkeypatch: pytest.MonkeyPatch
     assert report.failed == {"retrieval": "CUDA out of memory"}
     assert "NOT MEASURED: retrieval: CUDA out of memory" in report.table()
     tables = [json.loads(one) for one in saved]
-    assert [len(one["passes"]) for one in tables] == [2, 2, 2, 2]
-    assert [len(one["reading"]) for one in tables] == [0, 0, 1, 1]
-    assert [len(one["plain"]) for one in tables] == [0, 0, 0, 1]
+    assert [len(tables[-1][name]) for name in ("passes", "retrieval", "reading", "plain")] == [2, 0, 1, 1]
     assert tables[-1]["failed"] == report.failed
+
+
+@pytest.mark.parametrize("part", ["passes", "retrieval", "reading", "generate"])
+def test_rows_are_saved_as_they_come(part: str) -> None:
+    """What is there when time runs out in the middle of a part was measured."""
+    saved = list[str]()
+    target = tiny_target()
+    measure_parts(
+        target, target.model, LimitPlan((100, 200), (1,), (part,), 0), "here.", lambda line: None, saved.append
+    )
+    name = "plain" if part == "generate" else part
+    assert [len(json.loads(one)[name]) for one in saved] == [1, 2, 2]
+
+
+def test_rows_before_a_failure_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reading(target: Target, *others: object) -> Iterator[ReadingRow]:
+        yield ReadingRow(100, 1.0, 10, 20.0)
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(passes, "measure_reading", reading)
+    target = tiny_target()
+    plan = LimitPlan((100, 200), (1,), ("reading",), 0)
+    report = measure_parts(target, target.model, plan, "here.", lambda line: None, lambda made: None)
+    assert [row.length for row in report.reading] == [100]
+    assert report.failed == {"reading": "CUDA out of memory"}
 
 
 def test_the_command_takes_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,26 +3,42 @@
 import json
 import math
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from spec_engine.attention import Pick
+from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.bench import shaped
 from spec_engine.bench.replay import Profile, arranged, parse_means
 from spec_engine.bench.shaped import ReplayPlan, at_full_depth, measure_replay
 from spec_engine.bench.shapes import CONFIGS, echoing, random_model, shape_config
 from spec_engine.cli import main
 from spec_engine.config import ModelRef, Preset, RetrievalConfig, TreeConfig, load_preset, preset_names
+from spec_engine.drafters import eagle_memory, lm_memory
 from spec_engine.drafters.eagle_files import stored_config
 from spec_engine.drafters.longspec_head import head_config
 from spec_engine.errors import RequestError
+from spec_engine.model import runner
+from spec_engine.model import target as target_module
+from spec_engine.model.capture import Captures
 from spec_engine.model.checkpoint import Checkpoint
-from spec_engine.model.target import Taps, Target
+from spec_engine.model.graphs import Graphed
+from spec_engine.model.target import NO_TAPS, Step, Taps, Target
 from spec_engine.tree import DraftTree
 from spec_engine.verify import accept
+from tests.traced import Traced
 
 CPU = torch.device("cpu")
+
+
+def unsaved(rows: object, graphs: str) -> None:
+    """Nowhere."""
+
+
 SMALL = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
@@ -106,7 +122,13 @@ def test_an_echoing_model_repeats_its_newest_token(shape: str, dtype: torch.dtyp
 @pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
 def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
     plan, told = ReplayPlan((40, 90), (1.8, 3.0), 120, CPU, torch.float32), list[str]()
-    rows, graphs = measure_replay(small_preset(kind, has_retrieval=kind != "longspec"), plan, told.append)
+    saved = list[list[int]]()
+    rows, graphs = measure_replay(
+        small_preset(kind, has_retrieval=kind != "longspec"),
+        plan,
+        told.append,
+        lambda rows, graphs: saved.append([row.length for row in rows]),
+    )
     assert [row.length for row in rows] == [40, 90]
     for row, mean in zip(rows, plan.means, strict=True):
         assert row.mean == pytest.approx(mean, rel=0.1)
@@ -114,7 +136,39 @@ def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
         assert min(row.plain_token_s, row.draft_s, row.verify_s) > 0
     assert rows[1].mean > rows[0].mean
     assert len(told) == 2
+    assert saved == [[40], [40, 90]]
     assert graphs.startswith("No CUDA graphs")
+
+
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+def test_a_prompt_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is answered, drafted and plainly."""
+    read, prefill = [], Target.prefill
+
+    def counted(self: Target, token_ids: Sequence[int], taps: Taps = NO_TAPS) -> Iterator[Step]:
+        read.append(len(token_ids))
+        return prefill(self, token_ids, taps)
+
+    monkeypatch.setattr(Target, "prefill", counted)
+    measure_replay(small_preset(kind), ReplayPlan((200,), (2.0,), 10, CPU, torch.float32), print, unsaved)
+    assert sum(read) < 220
+
+
+@pytest.mark.parametrize("kind", ["lm", "eagle3"])
+def test_nothing_is_captured_while_answers_are_timed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what an answer runs once, like its first pass, and so has been used often enough only in the third."""
+    for module in (runner, eagle_memory):
+        monkeypatch.setattr(module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
+    for module in (target_module, lm_memory):
+        traced = lambda runner, plain, num_bytes: Graphed(runner, plain, Captures(Traced(), 1 << 30))  # noqa: E731
+        monkeypatch.setattr(module, "graphed", traced)
+    plan = ReplayPlan((40, 60), (2.0, 2.0), 12, CPU, torch.float32, is_fixed=True)
+    rows, graphs = measure_replay(small_preset(kind), plan, print, unsaved)
+    assert [row.num_captured for row in rows] == [0, 0]
+    assert graphs.count("captured passes") == (2 if kind == "lm" else 1)
+    monkeypatch.setattr(shaped, "_UNTIMED", (1, 1))
+    rows, _ = measure_replay(small_preset(kind), plan, print, unsaved)
+    assert rows[0].num_captured > 0, "counted"
 
 
 def test_levels_do_not_end_where_random_weights_are_unsure() -> None:
@@ -127,7 +181,7 @@ def test_levels_do_not_end_where_random_weights_are_unsure() -> None:
 def test_a_preset_without_a_draft_model_is_refused() -> None:
     plan = ReplayPlan((40,), (1.8,), 20, CPU, torch.float32)
     with pytest.raises(RequestError, match="has no draft model whose cost could be measured"):
-        measure_replay(load_preset("any-lookup"), plan, print)
+        measure_replay(load_preset("any-lookup"), plan, print, unsaved)
 
 
 def test_the_command_says_that_acceptance_is_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,8 +235,9 @@ def test_answers_are_drafted_on_the_card(kind: str, dtype: torch.dtype, graph_me
     """The whole loop, with captured passes and without them: the same tokens as plain decoding."""
     plan = ReplayPlan((90, 300), (1.8, 3.0), 100, torch.device("cuda"), dtype, is_fixed=True)
     preset = replace(small_preset(kind, has_retrieval=kind != "longspec"), graph_memory=graph_memory)
-    rows, graphs = measure_replay(preset, plan, print)
+    rows, graphs = measure_replay(preset, plan, print, unsaved)
     for row, mean in zip(rows, plan.means, strict=True):
+        assert row.num_captured == 0
         assert row.mean == pytest.approx(mean, rel=0.1)
         assert row.num_same == row.num_tokens == 100
     assert ("captured passes" in graphs) == bool(graph_memory)

@@ -7,6 +7,7 @@ a number that the host gave stays as it was, as it does on a card.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from spec_engine.model import fused, runner
 from tests.card.tensors import HOST, Card, CardMode, inner, on_host
 
 GIB = 1 << 30
+SYNC_DEBUG = {"default": 0, "warn": 1, "error": 2}
 PROPERTIES = SimpleNamespace(name="pretended", multi_processor_count=1, total_memory=80 * GIB, major=8, minor=0)
 
 
@@ -78,13 +80,25 @@ class TorchBackend(CudaBackend):
 
 
 class Graph:
-    """What ran while it was captured."""
+    """What ran while it was captured on `stream`, whose workspace it needs and frees."""
 
     def __init__(self) -> None:
         self.steps: list[Callable[[], None]] = []
+        self.stream: Stream | None = None
+        self._num_freed = 0
+
+    def captured(self, stream: "Stream") -> None:
+        """The capture is over."""
+        self.stream, self._num_freed = stream, stream.num_freed
+
+    def __del__(self) -> None:
+        if self.stream is not None:
+            self.stream.num_freed += 1
 
     def replay(self) -> None:
         """Do it again."""
+        assert self.stream is not None, "not captured"
+        assert self.stream.num_freed == self._num_freed, "another graph freed the workspace of this stream"
         with on_host(), torch.inference_mode():
             for step in self.steps:
                 step()
@@ -108,9 +122,10 @@ class Event:
 
 
 class Stream:
-    """The only one."""
+    """Nothing but a name; `num_freed` counts how often its workspace was freed."""
 
-    def __init__(self, device: object = None) -> None: ...
+    def __init__(self) -> None:
+        self.num_freed = 0
 
     def wait_stream(self, stream: object) -> None: ...
 
@@ -124,12 +139,15 @@ def _cuda(mode: CardMode, number: int) -> dict[str, object]:
     """By name what takes the place of ``torch.cuda``'s own."""
 
     @contextmanager
-    def capturing(graph: Graph, *_: object, **__: object) -> Iterator[None]:
+    def capturing(graph: Graph, pool: object, stream: Stream, **_: object) -> Iterator[None]:
         mode.recorded = graph.steps
         try:
             yield
+            graph.captured(stream)
         finally:
             mode.recorded = None
+
+    streams = {priority: cycle([Stream() for _ in range(32)]) for priority in (0, -1)}
 
     return {
         "is_available": lambda: True,
@@ -151,7 +169,8 @@ def _cuda(mode: CardMode, number: int) -> dict[str, object]:
         "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda device=None: torch.zeros(1),
         "set_rng_state": lambda state, device=None: None,
-        "set_sync_debug_mode": lambda name: setattr(mode, "warns", name == "warn"),
+        "get_sync_debug_mode": lambda: mode.sync_debug,
+        "set_sync_debug_mode": lambda wanted: setattr(mode, "sync_debug", SYNC_DEBUG.get(wanted, wanted)),
         "synchronize": lambda device=None: mode.wait("for the device"),
         "device": _anything,
         "device_of": _anything,
@@ -162,7 +181,7 @@ def _cuda(mode: CardMode, number: int) -> dict[str, object]:
         "graph": capturing,
         "CUDAGraph": Graph,
         "Event": lambda enable_timing=False: Event(mode),
-        "Stream": Stream,
+        "Stream": lambda device=None, priority=0: next(streams[priority]),
     }
 
 

@@ -105,7 +105,7 @@ class CardMode(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
-        self.warns = False
+        self.sync_debug = 0  # what a wait does besides: 1 warns, 2 raises
         self.recorded: list[Callable[[], None]] | None = None
         self._pinned: dict[int, Tensor] = {}  # by address, held so that no other memory takes it
         self._late: list[tuple[Tensor, Tensor]] = []
@@ -126,8 +126,11 @@ class CardMode(TorchDispatchMode):
         self.arrive()
         if self.recorded is not None:
             raise NotCapturable(f"operation not permitted when stream is capturing: {why} at {_place()}")
-        if self.warns:
-            warnings.warn(f"called a synchronizing CUDA operation: {why} at {_place()}", stacklevel=2)
+        told = f"called a synchronizing CUDA operation: {why} at {_place()}"
+        if self.sync_debug == 2:
+            raise RuntimeError(told)
+        if self.sync_debug:
+            warnings.warn(told, stacklevel=2)
         self.waits[f"{why} at {_place()}"] += 1
 
     def pin(self, tensor: Tensor) -> Tensor:

@@ -66,6 +66,10 @@ def test_passes_through_our_kernels_are_captured_and_right() -> None:
     assert run("passes.py", "kernels", TRITON_INTERPRET="1").count("2 captured passes") == 2
 
 
+def test_graphs_outlive_others_and_what_waits_is_not_captured() -> None:
+    run("captures.py")
+
+
 def test_what_the_queue_measures_of_passes_runs_on_the_card() -> None:
     run("benches.py")
 

@@ -261,4 +261,5 @@ def test_cuda_graphs_equal_plain_passes_on_the_card(name: str, dtype: torch.dtyp
             assert step.token_ids == true_step.token_ids
     note = target.passes_note
     assert "2 captured passes" in note or "because" in note
-    assert "2 captured passes" in note or name == "mixtral", note
+    waits = name == "mixtral" or (name, dtype) == ("gpt_oss", torch.float16)  # torch's grouped products but in bfloat16
+    assert "2 captured passes" in note or waits, note
