@@ -29,10 +29,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No environment could be made. On Debian and Ubuntu: sudo apt install python3-venv. Then call make again."; exit 1; }
 
 $(VENV)/.app: $(BIN)/python pyproject.toml
+	@echo "Installing into $(VENV): torch and what else is needed. The first time this takes a minute or two."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
+	@echo "Installing into $(VENV): torch, the development tools and what else is needed. The first time this takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/.app
 

@@ -10,29 +10,34 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
-from spec_engine.chat.session import Session
+from spec_engine.chat.session import Session, check_question
 from spec_engine.cli_bench import add_bench
 from spec_engine.cli_options import add_parts, add_preset, chosen_document, chosen_preset, progress
 from spec_engine.cli_train import add_train
 from spec_engine.config import DrafterKind, Preset, load_preset, preset_dict, preset_names, resolve_model
 from spec_engine.doctor import examine
+from spec_engine.documents.budget import plan
 from spec_engine.engine import Engine
-from spec_engine.errors import PasswordRequired, SpecEngineError
+from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.frozen import freeze_imports
 from spec_engine.loading import load_engine
 from spec_engine.metrics import describe
 from spec_engine.model.load import load_tokenizer
+from spec_engine.model.memory import free_on
 from spec_engine.model.watch import spoken
-from spec_engine.needs import is_downloaded, need_of
 from spec_engine.sampling import SamplingParams
+from spec_engine.stopping import StopRules
+from spec_engine.ui.shelf import Fit, PresetShelf
+from spec_engine.ui.text import gigabytes
 
 DRAFTER_KINDS = get_args(DrafterKind)
 _TIMED_TOKENS = 50  # a shorter answer says nothing about speed
@@ -84,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--top-p", type=float)
     ask.add_argument("--seed", type=int)
     ask.add_argument("--verify", action="store_true", help="answer once more by plain decoding and compare the tokens")
-    ask.add_argument("--json", action="store_true", help="one JSON object with token ids and metrics")
+    ask.add_argument("--json", action="store_true", help="one JSON object with the answer's token ids and metrics")
+    ask.add_argument("--prompt-ids", action="store_true", help="with --json: the token ids of the whole prompt too")
     ask.set_defaults(command=_ask)
 
     read = commands.add_parser("read", help="show what is read from files")
@@ -118,6 +124,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace) -> int:
     preset = chosen_preset(arguments)
+    sampling, max_tokens = _asked_for(preset, arguments)
     document = None if arguments.document is None else chosen_document(arguments.document, arguments)
     engine = load_engine(preset, drafter=arguments.drafter, device=arguments.device, watch=spoken(progress))
     session = Session(engine, document, context_length=engine.capacity, instruction=preset.instruction)
@@ -128,12 +135,7 @@ def _ask(arguments: argparse.Namespace) -> int:
             f"measured; this prompt has {len(prompt):,}. All are read, but the answer may quote a wrong passage."
         )
     finished: Finished | None = None
-    events = session.ask(
-        arguments.question,
-        sampling=_sampling(preset, arguments),
-        max_tokens=preset.generation.max_tokens if arguments.max_tokens is None else arguments.max_tokens,
-    )
-    for event in events:
+    for event in session.ask(arguments.question, sampling=sampling, max_tokens=max_tokens):
         if isinstance(event, TokensAccepted) and not arguments.json:
             print(event.text, end="", flush=True)
         elif isinstance(event, Finished):
@@ -143,12 +145,14 @@ def _ask(arguments: argparse.Namespace) -> int:
     if arguments.json:
         answer = {
             "text": finished.text,
-            "prompt_token_ids": prompt,
+            "num_prompt_tokens": len(prompt),
             "token_ids": list(finished.token_ids),
             "finish_reason": finished.reason,
             "metrics": finished.metrics.as_dict(),
             "model_path": resolve_model(preset, preset.target),
         }
+        if arguments.prompt_ids:
+            answer["prompt_token_ids"] = prompt
         if compared is not None:
             answer["verify"] = asdict(compared) | {"identical": compared.difference is None}
         print(json.dumps(answer))
@@ -180,30 +184,40 @@ def _verdict(result: Comparison) -> str:
     )
 
 
-def _sampling(preset: Preset, arguments: argparse.Namespace) -> SamplingParams:
-    """The preset's way of sampling with what was given on the command line."""
+def _asked_for(preset: Preset, arguments: argparse.Namespace) -> tuple[SamplingParams, int]:
+    """How to sample and how many tokens at most: the preset's way with what was given on the command line. Raises
+    `RequestError` for what cannot be asked, so that no model is loaded for it."""
+    check_question(arguments.question)
+    if arguments.prompt_ids and not arguments.json:
+        raise RequestError("--prompt-ids is read with --json. Give both, or leave it out.")
     defaults = preset.generation
     given = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
     values = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
-    return SamplingParams(**values, min_p=defaults.min_p, repetition_penalty=defaults.repetition_penalty)
+    if values["seed"] < 0:
+        raise RequestError(f"seed is {values['seed']}, it must be at least 0. Choose another value.")
+    rules = StopRules(defaults.max_tokens if arguments.max_tokens is None else arguments.max_tokens)
+    sampling = SamplingParams(**values, min_p=defaults.min_p, repetition_penalty=defaults.repetition_penalty)
+    return sampling, rules.max_tokens
 
 
 def _read(arguments: argparse.Namespace) -> int:
     document = chosen_document(arguments.file, arguments)
     preset = load_preset(arguments.preset)
     tokenizer = load_tokenizer(preset, preset.target)
-    num_tokens = count_document_tokens(tokenizer, [document.text])[0]
+    budget = plan(document, partial(count_document_tokens, tokenizer), preset.context_length, 0)
     if arguments.json:
         blocks = [{"anchor": block.anchor.label, "text": block.text} for block in document.blocks]
         problems = [problem.message for problem in document.problems]
-        print(json.dumps({"title": document.title, "blocks": blocks, "num_tokens": num_tokens, "problems": problems}))
+        counted = {"num_tokens": budget.num_tokens, "is_exact": budget.is_exact}
+        print(json.dumps({"title": document.title, "blocks": blocks, **counted, "problems": problems}))
         return 0
     first = arguments.parts[0] if arguments.parts else 1
     for number, block in enumerate(document.blocks, first):
         print(f"[{number}: {block.anchor.label}]\n{block.text}\n")
     for problem in document.problems:
         print(f"Note: {problem.message}", file=sys.stderr)
-    print(f"{num_tokens:,} tokens for preset '{preset.name}' ({preset.context_length:,} of context)", file=sys.stderr)
+    size = f"{'' if budget.is_exact else 'about '}{budget.num_tokens:,} tokens"
+    print(f"{size} for preset '{preset.name}' ({preset.context_length:,} of context)", file=sys.stderr)
     return 0
 
 
@@ -212,17 +226,28 @@ def _presets(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([preset_dict(preset) for preset in presets], indent=1))
         return 0
-    for preset in presets:
-        print(f"{preset.name:16} {preset.title}\n{'':16} {preset.description}")
+    shelf, width = PresetShelf(presets, free=partial(free_on, "auto")), max(len(preset.name) for preset in presets)
+    fits = [shelf.fit(preset) for preset in presets]
+    for preset, fit in zip(presets, fits, strict=True):
+        memory = gigabytes(fit.need.total) if fit.need else "unknown"
+        verdict = "" if fit.need is None or fit.free is None else "fits" if fit.is_enough else "too large"
+        print(f"{preset.name:{width}}  {memory:>7}  {verdict:9}  {preset.title}\n{'':{width}}  {preset.description}")
         if arguments.name:
-            print(f"{'':16} target {preset.target.id}, draft {preset.draft.kind}")
-            reliable = f", reliable up to {preset.reliable_length:,}" if preset.reliable_length else ""
-            print(f"{'':16} {preset.context_length:,} tokens of context{reliable}")
-            if need := need_of(preset):
-                parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in need.parts if size)
-                print(f"{'':16} {need.total / 1e9:.1f} GB of memory on this machine's device: {parts}")
-            print(f"{'':16} {'on this machine' if is_downloaded(preset) else 'to be downloaded'}")
+            print("\n".join(f"{'':{width}}  {line}" for line in _details(fit)))
+    if fits[0].free is not None:
+        print(f"\nMemory: weights, draft and a full context. Free on this machine's device: {gigabytes(fits[0].free)}.")
     return 0
+
+
+def _details(fit: Fit) -> Iterator[str]:
+    """More about a preset, line by line."""
+    preset = fit.preset
+    yield f"target {preset.target.id}, draft {preset.draft.kind}"
+    reliable = f", reliable up to {preset.reliable_length:,}" if preset.reliable_length else ""
+    yield f"{preset.context_length:,} tokens of context{reliable}"
+    if fit.need:
+        yield "memory: " + ", ".join(f"{name} {gigabytes(size)}" for name, size in fit.need.parts if size)
+    yield "on this machine" if fit.is_here else "to be downloaded"
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """The command line as a user calls it, on the built-in models and the bundled report."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from spec_engine import cli
 from spec_engine.bench import run
 from spec_engine.bench.tasks import bundled_text, read_texts
 from spec_engine.cli import main
@@ -35,16 +37,18 @@ def ask(document: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[
 
 def test_ask_prints_one_json_object_with_everything_in_it(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = ask(document, capsys)
-    assert set(answer) == {"text", "prompt_token_ids", "token_ids", "finish_reason", "metrics", "model_path"}
+    assert set(answer) == {"text", "num_prompt_tokens", "token_ids", "finish_reason", "metrics", "model_path"}
     metrics = answer["metrics"]
     assert isinstance(metrics, dict)
     expected = """tokens_per_second time_to_first_token_s prefill_s draft_s verify_s num_prompt_tokens num_reused_tokens
         num_spec_steps num_draft_tokens num_accepted_draft_tokens mean_acceptance_length""".split()
     assert set(expected) <= set(metrics)
-    assert metrics["num_prompt_tokens"] == len(answer["prompt_token_ids"])
+    assert metrics["num_prompt_tokens"] == answer["num_prompt_tokens"]
     assert metrics["num_generated_tokens"] == len(answer["token_ids"])
     assert answer["finish_reason"] in ("stop", "length")
     assert Path(str(answer["model_path"])).is_dir()
+    with_ids = ask(document, capsys, "--prompt-ids")
+    assert len(with_ids["prompt_token_ids"]) == answer["num_prompt_tokens"]  # type: ignore[arg-type]
 
 
 def test_verify_decodes_plainly_too_and_compares(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +94,30 @@ def test_read_shows_blocks_tokens_and_problems(document: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--question", " "], "question"),
+        (["--question", "?", "--max-tokens", "0"], "max_tokens"),
+        (["--question", "?", "--temperature", "-4"], "temperature"),
+        (["--question", "?", "--seed", "-4"], "seed is -4, it must be at least 0"),
+        (["--question", "?", "--prompt-ids"], "--json"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(
+    arguments: list[str],
+    words: str,
+    document: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = list[object]()
+    monkeypatch.setattr(cli, "load_engine", lambda *given, **named: loaded.append(given))
+    assert main(["ask", "--document", str(document), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (["read", "absent.pdf"], "absent.pdf"),
         (["ask", "--question", "?", "--document", "absent.txt"], "absent.txt"),
         (["ask", "--question", "?", "--preset", "buildin"], "builtin"),
@@ -120,6 +148,13 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["presets"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown and load_preset(name).title in shown for name in preset_names())
+    entries = [line for line in shown.splitlines() if line and not line.startswith((" ", "Memory"))]
+    assert len(entries) == len(preset_names())
+    assert all(re.fullmatch(r"\S+ +(\d+ MB|\d+ GB|\d\.\d GB)  (fits|too large|) *  \S.*", line) for line in entries)
+    assert len({re.search(r" [MG]B  ", line).end() for line in entries}) == 1  # type: ignore[union-attr]
+    assert "Free on this machine" in shown.splitlines()[-1]
+    assert main(["presets", "builtin"]) == 0
+    assert "0.0" not in capsys.readouterr().out
     assert main(["presets", "builtin", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "builtin"
 

@@ -86,6 +86,14 @@ def test_make_targets_and_extras_exist() -> None:
     assert all(f"\n{target}:" in makefile for target in re.findall(r"`?make (\w+)", TEXT) if target not in ("and",))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert set(re.findall(r"'\.\[(\w+)\]'", TEXT)) <= set(project["optional-dependencies"])
+    assert "'.[dev]'" in next(part for part in TEXT.split("\n\n") if "--drafter repeat:build" in part)
+
+
+def test_an_installation_says_that_it_takes_its_time() -> None:
+    lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
+    before = [lines[number - 1] for number, line in enumerate(lines) if "pip install --quiet" in line]
+    assert len(before) == 2
+    assert all(line.startswith('\t@echo "Installing') and "minute" in line for line in before)
 
 
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -126,3 +134,7 @@ def test_the_library_examples_run(tmp_path: Path, code: str, monkeypatch: pytest
     printed: list[object] = []
     exec(code.replace('"report.pdf"', repr(str(report))), {"print": lambda *values, **_: printed.extend(values)})
     assert any(len(str(value)) > 1 for value in printed)
+    if "generate_with" in code:
+        (answer,) = printed
+        assert "comparative hearings" in str(answer)
+        assert str(answer).strip() in sample.read_text("utf-8")

@@ -81,13 +81,13 @@ def parse_lengths(spelling: str) -> list[int]:
     """``1024,2K,15000`` as numbers of tokens. Raises `RequestError` for anything else."""
     try:
         lengths = [int(part[:-1]) * 1024 if part.upper().endswith("K") else int(part) for part in spelling.split(",")]
-        if min(lengths) < 1:
-            raise ValueError
-        return lengths
     except ValueError:
         raise RequestError(
             f"'{spelling}' is no list of lengths. Write numbers of tokens, for example 1024,4K."
         ) from None
+    if min(lengths) < 1:
+        raise RequestError(f"Of the lengths '{spelling}' one is {min(lengths)}, but each is at least 1. Give others.")
+    return lengths
 
 
 def as_document(text: str) -> Document:

@@ -19,6 +19,7 @@ from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, TokensAccepted
 
 FLUSH_S: Final = 0.05  # between two commits of a running answer: more often than a page looks
+_NO_PLAIN_TEXT: Final = frozenset((".pdf", ".docx", ".pptx", ".epub"))  # whose parts have always been the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,19 @@ class DocumentRef:
 
     def dump(self) -> str:
         """As one string, for the store."""
-        return json.dumps({"files": self.files, "chosen": self.chosen})
+        return json.dumps({"files": self.files, "parts": self.chosen})
 
     @classmethod
     def load(cls, text: str) -> "DocumentRef | None":
-        """What `dump` wrote; None for the empty string."""
+        """What `dump` wrote; None for the empty string. Where it wrote "chosen", plain text had larger parts with other
+        numbers: such a choice is forgotten, as the same numbers would be another text now."""
         if not text:
             return None
         table = json.loads(text)
-        chosen = table["chosen"]
-        return cls(tuple((digest, name) for digest, name in table["files"]), tuple(chosen) if chosen else None)
+        files = tuple((digest, name) for digest, name in table["files"])
+        has_same_parts = all(Path(name).suffix.lower() in _NO_PLAIN_TEXT for _, name in files)
+        chosen = table.get("parts") or (table.get("chosen") if has_same_parts else None)
+        return cls(files, tuple(chosen) if chosen else None)
 
 
 class History:

@@ -16,6 +16,7 @@ word joiner behind its first character keeps the tokenizer from recognising it.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 from spec_engine.documents.anchors import Anchor, Block, Document
@@ -109,14 +110,19 @@ def neutralise(text: str, spellings: Sequence[str]) -> str:
 
     A spelling of one character cannot be broken and stays.
     """
+    pattern = _heads(tuple(spellings))
+    return pattern.sub(lambda match: match.group() + WORD_JOINER, text) if pattern else text
+
+
+@lru_cache(maxsize=8)  # hundreds of spellings, for each of thousands of parts of a document
+def _heads(spellings: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Finds the first character of each spelling that has more than one; None where there is none."""
     tails: dict[str, list[str]] = {}
     for spelling in spellings:
         if len(spelling) > 1:
             tails.setdefault(spelling[0], []).append(re.escape(spelling[1:]))
-    if not tails:
-        return text
     pattern = "|".join(f"{re.escape(head)}(?={'|'.join(rest)})" for head, rest in tails.items())
-    return re.sub(pattern, lambda match: match.group() + WORD_JOINER, text)
+    return re.compile(pattern) if tails else None
 
 
 def count_document_tokens(tokenizer: ChatTokenizer, texts: Sequence[str]) -> list[int]:

@@ -139,8 +139,7 @@ class Session:
             RequestError: the question is blank.
             ContextOverflow: conversation and question leave no room for an answer; nothing was cut.
         """
-        if not question.strip():
-            raise RequestError("The question is empty. Type a question.")
+        check_question(question)
         token_ids = tuple(self.prompt(question))
         stop = StopRules(self._room(len(token_ids), max_tokens), self._engine.tokenizer.stop_token_ids)
         self._last = asked = _Asked(question, Request(token_ids, sampling, stop))
@@ -241,6 +240,12 @@ class Session:
             return
         turn = Turn(asked.question, answer, tuple(token_ids))
         self._turns.append(_without_stop(turn, self._engine.tokenizer.stop_token_ids))
+
+
+def check_question(question: str) -> None:
+    """Raise `RequestError` for a blank one."""
+    if not question.strip():
+        raise RequestError("The question is empty. Type a question.")
 
 
 def _without_stop(turn: Turn, stop_token_ids: Collection[int]) -> Turn:

@@ -3,15 +3,15 @@
 Job: the values `Anchor`, `Block`, `Problem` and `Document`, and the one normalisation of text.
 Non-job: opening files (`read`), counting tokens (`budget`).
 
-A document's text is its blocks joined by one blank line. It is byte-stable: the same file gives the same text in every
-process, so a prefix cache can be keyed by its hash.
+A document's text is its blocks, each with what stands between it and the next: one blank line, or less where a long
+stretch of text was divided (`divide`). It is byte-stable: the same file gives the same text in every process, so a
+prefix cache can be keyed by its hash.
 """
 
 import hashlib
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
@@ -31,8 +31,18 @@ def normalise(text: str) -> str:
 
     Idempotent. Tabs, indentation and blank lines inside the text are kept.
     """
-    text = _FORBIDDEN.sub("", _LINE_ENDINGS.sub("\n", text))
-    return _BLANK_START.sub("", unicodedata.normalize("NFC", text)).rstrip()
+    return without_blank_start(spelled(text)).rstrip()
+
+
+def spelled(text: str) -> str:
+    """`normalise` of letters and line ends alone: blank lines at either end stay. What it makes of two lines, it makes
+    of each of them alone."""
+    return unicodedata.normalize("NFC", _FORBIDDEN.sub("", _LINE_ENDINGS.sub("\n", text)))
+
+
+def without_blank_start(text: str) -> str:
+    """`text` without the blank lines that it begins with."""
+    return _BLANK_START.sub("", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class Anchor:
 
     Attributes:
         kind: what the place is.
-        label: how it is shown: "p. 12", "§ Scope", "lines 40-62".
+        label: how it is shown: "p. 12", "§ Scope", "lines 40-62", "line 3 (2 of 9)".
         index: where it is, counted from 0 in units of its kind: page index, first line, number of the section.
     """
 
@@ -52,10 +62,14 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of text under one anchor. The text is normalised on construction and kept out of `repr`."""
+    """A stretch of text under one anchor. The text is normalised on construction and kept out of `repr`.
+
+    `separator` is what stands between it and the next block; white space, or nothing within a word.
+    """
 
     anchor: Anchor
     text: str = field(repr=False)
+    separator: str = field(default=BLOCK_SEPARATOR, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", normalise(self.text))
@@ -83,7 +97,7 @@ class Document:
         source_name: the file's name, without its folder.
         blocks: never blank; blank ones are dropped on construction.
         problems: what could not be read.
-        text: the blocks joined by a blank line. Character offsets count from its start.
+        text: the blocks with their separators between them. Character offsets count from its start.
     """
 
     title: str
@@ -97,8 +111,9 @@ class Document:
         blocks = tuple(block for block in self.blocks if block.text)
         object.__setattr__(self, "title", " ".join(normalise(self.title).split()))
         object.__setattr__(self, "blocks", blocks)
-        object.__setattr__(self, "text", BLOCK_SEPARATOR.join(block.text for block in blocks))
-        object.__setattr__(self, "_starts", _starts(block.text for block in blocks))
+        parts = [part for block in blocks for part in (block.text, block.separator)]
+        object.__setattr__(self, "text", "".join(parts[:-1]))
+        object.__setattr__(self, "_starts", tuple(accumulate(map(len, parts), initial=0))[:-1:2])
 
     @property
     def sha256(self) -> str:
@@ -125,9 +140,3 @@ class Document:
             raise IndexError(f"block {block_index} does not exist; there are {len(self.blocks)}")
         start = self._starts[block_index]
         return start, start + len(self.blocks[block_index].text)
-
-
-def _starts(texts: Iterable[str]) -> tuple[int, ...]:
-    """Offset of every text in their joined form."""
-    ends = accumulate((len(text) + len(BLOCK_SEPARATOR) for text in texts), initial=0)
-    return tuple(ends)[:-1]

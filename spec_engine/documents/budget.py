@@ -2,14 +2,26 @@
 
 Job: count tokens by block, compare with the context, explain it in one sentence, cut out the range a user chose.
 Non-job: choosing for the user, tokenising (the caller hands in a counter).
+
+A text is tokenised block by block, as a tokenizer takes some hundred bytes a character for a text in one piece. The sum
+over the blocks is not exact: at a border a token may be divided that would be one, a chat template may mark the
+beginning of each text or drop the blank line at its end. That changes a few tokens a border, never more than
+`BORDER_TOKENS`. So the sum alone decides only where it is farther than that from the limit; else the text, which then
+is hardly longer than the context, is counted in one piece. Whether a document fits is exact in both cases.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import Final
 
 from spec_engine.documents.anchors import Document, Problem
+from spec_engine.documents.divide import cut_places
 from spec_engine.errors import DocumentError
+
+BORDER_TOKENS: Final = 8  # by which a count may change at a border between two blocks at most
+_COUNTED_CHARS: Final = 1 << 16  # of a text that is tokenised in one piece
+_CountTokens = Callable[[list[str]], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +29,14 @@ class Budget:
     """Tokens of a document against a context. All counts are in tokens of the target's vocabulary.
 
     Attributes:
-        num_tokens: tokens of the whole text, tokenised in one piece.
-        num_tokens_by_block: tokens of each block with the blank line behind it, each tokenised by itself; their sum may
-            differ from `num_tokens` by the merges across borders.
+        num_tokens: tokens of the whole text, tokenised in one piece if `is_exact`, else the sum over the blocks.
+        num_tokens_by_block: tokens of each block with what stands behind it, each tokenised by itself.
         context_length: tokens the model can attend to.
         reserved: tokens kept free for the chat template, the conversation and the answer.
         fits: whether the whole document leaves `reserved` tokens free.
         num_over: tokens too many, 0 when it fits.
         labels: the blocks' anchor labels, for `explain`.
+        is_exact: whether `num_tokens` and `num_over` are; `fits` always is.
     """
 
     num_tokens: int
@@ -34,6 +46,7 @@ class Budget:
     fits: bool
     num_over: int
     labels: tuple[str, ...] = ()
+    is_exact: bool = True
 
     @property
     def num_available(self) -> int:
@@ -50,7 +63,7 @@ class Budget:
 
     def explain(self) -> str:
         """The budget in one sentence for a person."""
-        size = f"The document has {self.num_tokens:,} tokens"
+        size = f"The document has {'' if self.is_exact else 'about '}{self.num_tokens:,} tokens"
         room = f"{self.num_available:,} of the context's {self.context_length:,} are free for it"
         if self.fits:
             return f"{size} and fits: {room}."
@@ -66,29 +79,53 @@ class Budget:
 
 
 def plan(
-    document: Document, count_tokens: Callable[[list[str]], Sequence[int]], context_length: int, reserved: int
+    document: Document,
+    count_tokens: _CountTokens,
+    context_length: int,
+    reserved: int,
+    known: Sequence[int] | None = None,
 ) -> Budget:
     """Measure a document against a context. Nothing is cut.
 
+    A document that may fit is counted exactly; one whose blocks' tokens are `known` only where their sum leaves open
+    whether it fits, as somebody waits for that.
+
     Args:
-        count_tokens: number of tokens of each given text, without special tokens; called once with the whole text first
-            and then one entry for each block.
+        count_tokens: number of tokens of each given text, without special tokens.
         context_length: tokens the model can attend to.
         reserved: tokens that must stay free.
+        known: tokens of each block, from an earlier plan; None: they are counted.
     """
-    ends = [document.span(i)[0] for i in range(1, len(document.blocks))] + [len(document.text)]
-    pieces = [document.text[document.span(i)[0] : end] for i, end in enumerate(ends[: len(document.blocks)])]
-    num_tokens, *by_block = count_tokens([document.text, *pieces])
+    by_block = _count_blocks(document, count_tokens) if known is None else tuple(known)
+    num_tokens, slack = sum(by_block), BORDER_TOKENS * len(by_block)
+    may_fit = num_tokens - slack + reserved <= context_length
+    is_exact = may_fit and (known is None or num_tokens + slack + reserved > context_length)
+    if is_exact:
+        num_tokens = count_tokens([document.text])[0]
     num_over = max(0, num_tokens + reserved - context_length)
     return Budget(
         num_tokens=num_tokens,
-        num_tokens_by_block=tuple(by_block),
+        num_tokens_by_block=by_block,
         context_length=context_length,
         reserved=reserved,
         fits=num_over == 0,
         num_over=num_over,
         labels=tuple(block.anchor.label for block in document.blocks),
+        is_exact=is_exact,
     )
+
+
+def _count_blocks(document: Document, count_tokens: _CountTokens) -> tuple[int, ...]:
+    """Tokens of each block with its separator; of one that is very long, the sum over its pieces."""
+    starts = [document.span(index)[0] for index in range(len(document.blocks))]
+    pieces: list[str] = []
+    num_before = [0]  # pieces before each block
+    for start, end in pairwise([*starts, len(document.text)]):
+        block = document.text[start:end]
+        pieces += (block[first:last] for first, last in pairwise([0, *cut_places(block, _COUNTED_CHARS), len(block)]))
+        num_before.append(len(pieces))
+    counts = count_tokens(pieces) if pieces else ()
+    return tuple(sum(counts[first:last]) for first, last in pairwise(num_before))
 
 
 def select(document: Document, first_block: int, last_block: int) -> Document:

@@ -7,7 +7,8 @@ read. Non-job: the formats themselves (`pdf`, `docx`, `pptx`, `epub`, `html`, `p
 import io
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spec_engine.documents.anchors import Document
@@ -108,9 +109,9 @@ def read_document(
     return document
 
 
-def _load(path: Path) -> bytes:
-    """Content of a regular file."""
-    try:
+def check_file(path: Path) -> None:
+    """Raise `UnreadableDocument` for what is no file that could be read, before anything of it is."""
+    with _in_words(path):
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise UnreadableDocument(f"{path.name or path} is a folder. Give a file inside of it.")
@@ -121,13 +122,26 @@ def _load(path: Path) -> bytes:
                 f"{path.name} has {status.st_size >> 20:,} MiB; at most {MAX_FILE_BYTES >> 20} MiB can be read. "
                 "Split it, or leave its pictures out."
             )
-        data = path.read_bytes()
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What the system says of a file, as an `UnreadableDocument`."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UnreadableDocument(f"There is no file {path}. Check the name and the folder.") from error
     except PermissionError as error:
         raise UnreadableDocument(f"{path.name} may not be read by this user. Change its permissions.") from error
     except (OSError, ValueError) as error:
         raise UnreadableDocument(f"{path.name} cannot be read ({error}). Check the name and the disk.") from error
+
+
+def _load(path: Path) -> bytes:
+    """Content of a regular file."""
+    check_file(path)
+    with _in_words(path):
+        data = path.read_bytes()
     if not data:
         raise UnreadableDocument(f"{path.name} is empty (0 bytes). Check that it was saved or downloaded whole.")
     return data

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.anchors import BLOCK_SEPARATOR, Anchor, Block, Document, Problem
 from spec_engine.documents.read import read_document
 from spec_engine.errors import RequestError
 
@@ -44,7 +44,9 @@ def join(documents: Sequence[Document]) -> Document:
     for name, document in zip(names, documents, strict=True):
         for number, block in enumerate(document.blocks):
             anchor = Anchor(block.anchor.kind, f"{name} {block.anchor.label}", block.anchor.index)
-            blocks.append(Block(anchor, f"# {name}\n\n{block.text}" if number == 0 else block.text))
+            head = f"# {name}\n\n" if number == 0 else ""
+            separator = BLOCK_SEPARATOR if block is document.blocks[-1] else block.separator
+            blocks.append(Block(anchor, head + block.text, separator))
         problems += [
             Problem(p.anchor_label and f"{name} {p.anchor_label}", f"{name}: {p.message}") for p in document.problems
         ]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget, plan, select
 
+CountTokens = Callable[[list[str]], Sequence[int]]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedDocument:
@@ -31,16 +33,22 @@ class OpenedDocument:
     def narrowed(self, first: int, last: int) -> "OpenedDocument":
         """With parts `first` to `last` in use, not measured. Raises `DocumentError` for an impossible range."""
         used = select(self.whole, first, last)
-        return OpenedDocument(self.whole, used, None if used is self.whole else (first, last))
+        return replace(self, used=used, chosen=None if used is self.whole else (first, last), budget=None)
 
-    def measured(
-        self, count_tokens: Callable[[list[str]], Sequence[int]], context_length: int, reserved: int
-    ) -> "OpenedDocument":
+    def measured(self, count_tokens: CountTokens, context_length: int, reserved: int) -> "OpenedDocument":
         """With both budgets, counted as `documents.budget.plan` says."""
         whole_budget = plan(self.whole, count_tokens, context_length, reserved)
-        is_same = self.used is self.whole
-        budget = whole_budget if is_same else plan(self.used, count_tokens, context_length, reserved)
-        return replace(self, whole_budget=whole_budget, budget=budget)
+        return replace(self, whole_budget=whole_budget).part_measured(count_tokens)
+
+    def part_measured(self, count_tokens: CountTokens) -> "OpenedDocument":
+        """With the budget of the part in use, from the tokens that were counted for the whole; without one where none
+        were."""
+        whole = self.whole_budget
+        if whole is None or self.chosen is None:
+            return replace(self, budget=whole)
+        first, last = self.chosen
+        known = whole.num_tokens_by_block[first : last + 1]
+        return replace(self, budget=plan(self.used, count_tokens, whole.context_length, whole.reserved, known))
 
     def unmeasured(self) -> "OpenedDocument":
         """Without budgets: the model they were counted for is gone."""

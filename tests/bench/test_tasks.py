@@ -87,3 +87,6 @@ def test_lengths_are_read_with_and_without_k() -> None:
     assert parse_lengths("1024,2K,15000") == [1024, 2048, 15000]
     with pytest.raises(RequestError, match="1024,4K"):
         parse_lengths("many")
+    for spelling, least in (("0", "0"), ("1K,-5", "-5"), ("0K", "0")):
+        with pytest.raises(RequestError, match=f"one is {least}, but each is at least 1"):
+            parse_lengths(spelling)

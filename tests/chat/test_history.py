@@ -34,6 +34,10 @@ def test_a_document_is_copied_once_and_found_again(history: History, tmp_path: P
     assert history.find(ref)[0].read_text() == "Some text."
     assert DocumentRef.load(DocumentRef(ref.files, (2, 4)).dump()) == DocumentRef(ref.files, (2, 4))
     assert DocumentRef.load("") is None
+    old = '{"files": [["0123", "report.txt"]], "chosen": [2, 4]}'  # by the numbers of larger parts
+    assert DocumentRef.load(old) == DocumentRef((("0123", "report.txt"),))
+    old = old.replace("report.txt", "report.PDF")  # pages are what they were
+    assert DocumentRef.load(old) == DocumentRef((("0123", "report.PDF"),), (2, 4))
     assert history.keep(history.find(ref)) == ref
     assert [path.name for path in history.find(ref)[0].parent.iterdir()] == ["report ä.txt"]
 

@@ -1,5 +1,8 @@
 """Prompts: the document first and byte-stable, every turn an extension of the one before."""
 
+from functools import partial
+from typing import Final
+
 import pytest
 
 from spec_engine.chat.prompt import (
@@ -10,8 +13,14 @@ from spec_engine.chat.prompt import (
     count_document_tokens,
     neutralise,
 )
+from spec_engine.config import load_preset
 from spec_engine.documents.anchors import Anchor, Block, Document
+from spec_engine.documents.budget import BORDER_TOKENS, plan
+from spec_engine.documents.plain import read_plain
+from spec_engine.model.load import load_tokenizer
 from tests.chat.tokenizers import SPECIALS, TEMPLATES, SmallTokenizer
+
+BUILTIN: Final = load_preset("builtin")
 
 
 def document(text: str) -> Document:
@@ -132,3 +141,14 @@ def test_counting_says_what_a_document_adds_to_the_prompt(tokenizer: SmallTokeni
     with_it, without = build(tokenizer, REPORT, [], "When?"), build(tokenizer, None, [], "When?")
     assert abs(len(with_it) - len(without) - num_tokens) <= 6  # the marks around a system message
     assert count_document_tokens(tokenizer, ["", "The report"])[0] <= 1
+
+
+@pytest.mark.parametrize("text", ["One sentence of a long line. ", "letters", "row 12, 34, 56\n", "文章。"])
+def test_a_border_between_parts_changes_a_count_by_a_few_tokens(tokenizer: SmallTokenizer, text: str) -> None:
+    """So parts are counted alone, and the whole only where their sum is that near the limit."""
+    for counter in (tokenizer, load_tokenizer(BUILTIN, BUILTIN.target)):
+        long = read_plain((text * (12_000 // len(text))).encode(), "long.txt", "long")
+        budgets = [plan(long, partial(count_document_tokens, counter), length, 0) for length in (1 << 20, 100)]
+        assert [budget.is_exact for budget in budgets] == [True, False]
+        assert len(long.blocks) > 5
+        assert abs(budgets[0].num_tokens - budgets[1].num_tokens) <= BORDER_TOKENS * len(long.blocks)

@@ -38,17 +38,59 @@ def test_nothing_fits() -> None:
     assert "not even its first part fits" in plan.explain()
 
 
-def test_pieces_cover_the_whole_text() -> None:
-    seen: list[str] = []
+class Letters:
+    """Counts a token a letter, and notes what it was asked for."""
 
-    def count(texts: list[str]) -> list[int]:
-        seen.extend(texts)
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, texts: list[str]) -> list[int]:
+        self.seen += texts
         return [len(text) for text in texts]
 
-    doc = document(3, 4, 5)
+
+def test_pieces_cover_the_whole_text() -> None:
+    count, doc = Letters(), document(3, 4, 5)
     plan = budget.plan(doc, count, 1_000, 0)
-    assert seen[0] == doc.text == "".join(seen[1:])
+    assert count.seen == [*(doc.text[start:end] for start, end in ((0, 16), (16, 37), (37, 61))), doc.text]
     assert sum(plan.num_tokens_by_block) == plan.num_tokens
+    assert plan.is_exact
+
+
+def test_a_text_that_is_much_too_long_is_never_tokenised_in_one_piece() -> None:
+    count, doc = Letters(), document(100, 80_000, 100)
+    plan = budget.plan(doc, count, 1_000, 0)
+    assert "".join(count.seen) == doc.text
+    assert max(map(len, count.seen)) < 70_000
+    assert len(plan.num_tokens_by_block) == 3
+    assert plan.num_tokens == sum(plan.num_tokens_by_block) == len(doc.text)
+    assert (plan.is_exact, plan.fits) == (False, False)
+    assert plan.explain().startswith(f"The document has about {len(doc.text):,} tokens, ")
+
+
+def test_whether_it_fits_is_exact_also_where_the_blocks_say_otherwise() -> None:
+    """Each block is a few tokens more alone than in the text, as a template may begin each with a mark."""
+    doc = document(10, 20, 30)
+
+    def count(texts: list[str]) -> list[int]:
+        return [num + 7 for num in count_words(texts)]
+
+    plan = budget.plan(doc, count, context_length=67, reserved=0)
+    assert (sum(plan.num_tokens_by_block), plan.num_tokens, plan.fits, plan.is_exact) == (81, 67, True, True)
+    assert not budget.plan(doc, count, context_length=66, reserved=0).fits
+
+
+def test_what_was_counted_is_not_counted_again() -> None:
+    count, doc = Letters(), document(30, 40, 50)
+    known = budget.plan(doc, count, 1_000, 0).num_tokens_by_block
+    count.seen.clear()
+    part = budget.select(doc, 1, 2)
+    plan = budget.plan(part, count, 1_000, 0, known[1:])
+    assert (count.seen, plan.num_tokens, plan.fits) == ([], sum(known[1:]), True)
+    assert not budget.plan(part, count, 300, 0, known[1:]).fits
+    assert count.seen == []
+    assert budget.plan(part, count, len(part.text), 0, known[1:]).fits  # this close to the limit it has to be exact
+    assert count.seen == [part.text]
 
 
 def test_empty_document() -> None:

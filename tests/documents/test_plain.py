@@ -33,13 +33,60 @@ def test_blocks_end_at_paragraph_borders() -> None:
 def test_text_without_paragraphs_is_divided_too() -> None:
     text = "\n".join(f"row {i},1,2" for i in range(1_000))
     document = read_plain(text.encode(), "a.csv", "a")
-    assert [block.anchor.label for block in document.blocks][:2] == ["lines 1-200", "lines 201-400"]
+    labels = [block.anchor.label for block in document.blocks]
+    assert labels[:3] == ["lines 1-175", "lines 176-200", "lines 201-366"]
     assert document.text.replace("\n\n", "\n") == text
 
 
-def test_one_huge_line_is_one_block() -> None:
+def test_long_lines_are_divided_at_ends_of_sentences() -> None:
+    sentences = [f"Sentence {number} of a long report says what was done." for number in range(400)]
+    lines = ["Title", *(" ".join(sentences[start : start + 100]) for start in range(0, 400, 100)), "The end."]
+    text = "\n".join(lines)
+    document = read_plain(text.encode(), "report.txt", "report")
+    assert document.text.split() == text.split()
+    assert all(len(block.text) <= 2_000 for block in document.blocks)
+    labels = [block.anchor.label for block in document.blocks]
+    assert labels[:5] == ["line 1", "line 2 (1 of 3)", "line 2 (2 of 3)", "line 2 (3 of 3)", "line 3 (1 of 3)"]
+    assert labels[-1] == "line 6"
+    for index, block in enumerate(document.blocks):
+        assert block.text in lines[block.anchor.index]
+        assert block.text.startswith(("Sentence", "The end", "Title"))
+        assert document.text[slice(*document.span(index))] == block.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 9_000,
+        "One sentence.  " * 900 + "Last",
+        "word\t" * 3_000 + "w",
+        "“Why?” " * 2_000 + "So.",
+        "文章。" * 3_000,
+    ],
+    ids=["letters", "sentences", "words", "quotes", "no blanks"],
+)
+def test_one_line_in_parts_is_the_same_text(text: str) -> None:
+    document = read_plain(text.encode(), "a.txt", "a")
+    assert document.text == text
+    num_parts = len(document.blocks)
+    assert num_parts >= len(text) // 2_000
+    assert [block.anchor.label for block in document.blocks] == [
+        f"line 1 ({number} of {num_parts})" for number in range(1, num_parts + 1)
+    ]
+
+
+def test_parts_are_counted_from_where_lines_begin_after_odd_letters() -> None:
+    """What is removed or replaced in a line, a byte order mark or a form feed, moves no line number."""
+    long = "A sentence of seven words stands here. " * 120
+    document = read_plain(f"\ufefffirst\x0cstill first\r\n\r\n{long}\r\nlast é\u0301".encode(), "a.txt", "a")
+    assert document.text == f"first\nstill first\n\n{long}\nlast é\u0301"
+    labels = [block.anchor.label for block in document.blocks]
+    assert (labels[0], labels[1], labels[-1]) == ("line 1", "line 3 (1 of 3)", "line 4")
+
+
+def test_a_huge_line_is_divided_too_and_in_parts_that_can_be_listed() -> None:
     document = read_plain(b"x" * (10 << 20), "a.txt", "a")
-    assert [block.anchor.label for block in document.blocks] == ["line 1"]
+    assert 1_000 < len(document.blocks) < 5_000
     assert len(document.text) == 10 << 20
 
 

@@ -30,3 +30,13 @@ def test_a_single_one_stays_as_it_is_and_none_is_an_error() -> None:
     assert join([alone]) is alone
     with pytest.raises(RequestError, match="at least one"):
         join([])
+
+
+def test_the_parts_of_a_divided_text_stay_together() -> None:
+    blocks = [Block(Anchor("line", f"line 1 ({n} of 2)", 0), text, " ") for n, text in ((1, "One."), (2, "Two."))]
+    divided = Document("A", "a.txt", tuple(blocks))
+    assert divided.text == "One. Two."
+    both = join([divided, document("b.pdf", "Three.")])
+    assert both.text == "# a.txt\n\nOne. Two.\n\n# b.pdf\n\nThree."
+    assert both.text[slice(*both.span(1))] == "Two."
+    assert both.anchor_at(both.text.index("Two.") - 1).label == "a.txt line 1 (1 of 2)"

@@ -1,0 +1,35 @@
+"""What is refused when the page starts, before anything is made."""
+
+from pathlib import Path
+
+import pytest
+
+from spec_engine.chat.alone import alone_in
+from spec_engine.ui.__main__ import main
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])
+def test_a_port_that_there_is_not_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([f"--port={port}", "--no-browser", "--data-dir", str(tmp_path / "data")])
+    assert end.value.code == 2
+    assert f"{port} is no port; give a number from 1 to 65535" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_missing_document_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "missing.pdf")
+    assert main(["--document", missing, "--no-browser", "--data-dir", str(tmp_path / "data")]) == 2
+    assert f"There is no file {missing}" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_data_folder_that_another_page_works_with_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone_in(tmp_path):
+        assert main(["--no-browser", "--data-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"The data folder {tmp_path} is in use" in said
+    assert "--data-dir" in said
+    assert not (tmp_path / "conversations.sqlite").exists()
