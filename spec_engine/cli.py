@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from spec_engine.chat.absent import absence
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session, check_question
@@ -134,6 +135,8 @@ def _ask(arguments: argparse.Namespace) -> int:
             f"Note: up to {preset.reliable_length:,} tokens four of five answers of '{preset.name}' were right when "
             f"measured; this prompt has {len(prompt):,}. All are read, but the answer may quote a wrong passage."
         )
+    if document is not None and (note := absence(document.text, arguments.question)):
+        progress(f"Note: {note}")
     finished: Finished | None = None
     for event in session.ask(arguments.question, sampling=sampling, max_tokens=max_tokens):
         if isinstance(event, TokensAccepted) and not arguments.json:
@@ -258,7 +261,3 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for name, value in findings.items():
         print(f"{name:24} {value}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from spec_engine.chat.markup import escaped
 from spec_engine.chat.store import StoredTurn
 
 FORMAT: Final = 1  # of the JSON; raised when a key changes its meaning
@@ -24,12 +25,14 @@ _REASONS: Final = {
 def to_markdown(title: str, document: str, turns: Sequence[StoredTurn], num_other_branches: int = 0) -> str:
     """The conversation with its questions as quotations. `document` is the file's name, "" without one; branches that
     are not in `turns` are mentioned."""
+    told = [text for turn in turns for text in (turn.question, turn.answer.strip(), footer(turn))]
+    title, document, *told = escaped([title, document, *told])
     parts = [f"# {title}"]
     if document:
         parts.append(f"About: {document}")
-    for turn in turns:
-        quoted = turn.question.replace("\n", "\n> ")
-        parts += [f"> {quoted}", turn.answer.strip(), f"*{footer(turn)}*"]
+    for question, answer, figures in zip(told[::3], told[1::3], told[2::3], strict=True):
+        quoted = question.replace("\n", "\n> ")
+        parts += [f"> {quoted}", answer, f"*{figures}*"]
     if num_other_branches:
         are = (
             "other branch of this conversation is"

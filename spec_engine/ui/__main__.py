@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="hub id or folder of another target for the preset")
     parser.add_argument("--document", type=Path, nargs="+", default=[], help="files to open at the start")
     parser.add_argument("--host", default=usual.host, help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=usual.port, help="port (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=usual.port, help="port (default: %(default)s)")
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda:1, cuda:all (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
     parser.add_argument(
@@ -56,6 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _port(spelling: str) -> int:
+    """A port's number, for argparse."""
+    try:
+        number = int(spelling)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 65_535:
+        raise argparse.ArgumentTypeError(f"{spelling} is no port; give a number from 1 to 65535")
+    return number
 
 
 if __name__ == "__main__":

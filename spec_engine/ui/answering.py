@@ -58,7 +58,7 @@ class AnswerWork:
                 report(shown)
             turns = self._session.turns[num_before:]
             text, token_ids = (turns[0].answer, turns[0].answer_token_ids or ()) if turns else ("", ())
-            self._talk.end(self._keeper, text, len(token_ids), reason, self._details(sampling))
+            self._talk.end(self._keeper, text, len(token_ids), reason, self._details(sampling, max_tokens))
         return self._keeper.trouble
 
     def _look_at(self, event: Event) -> None:
@@ -69,9 +69,10 @@ class AnswerWork:
             first_tokens = (chunk * event.chunk_size for chunk in event.chunk_ids)
             self._seen.update({label for token in first_tokens if (label := self._locate(token))})
 
-    def _details(self, sampling: SamplingParams) -> dict[str, object]:
+    def _details(self, sampling: SamplingParams, max_tokens: int) -> dict[str, object]:
         """Figures, settings, and the parts that the model looked at most often."""
         details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed, "read": self._read}
+        details["max_tokens"] = max_tokens
         if self._finished:
             metrics = self._finished.metrics
             details["metrics"] = metrics.as_dict()

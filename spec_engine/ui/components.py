@@ -55,7 +55,7 @@ class ChatPane:
     new_chat: gr.Button
     authors_of: gr.Dropdown  # which answer
     authors: gr.HTML
-    seen: gr.State  # the number of the view that this page shows
+    seen: gr.State  # what this page shows, a `Seen`
     given: gr.State  # the keys of what this page's fields were given
     beat: gr.Textbox  # the moment of the workspace that this page has come to, hidden
     aside: gr.Textbox  # what this page follows in the background, hidden
@@ -74,6 +74,10 @@ class EditorPane:
     copy: gr.Button
     save: gr.Button
     delete: gr.Button
+    confirm: gr.Column  # shown when the preset may be about to be deleted
+    confirm_words: gr.HTML
+    delete_really: gr.Button
+    delete_not: gr.Button
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,14 @@ class HistoryPane:
 
     box: gr.Accordion
     search: gr.Textbox
+    found: gr.HTML  # that a search had no hit
     listing: gr.Radio
     tools: gr.Column  # what can be done with the one that is shown
     title: gr.Textbox
     rename: gr.Button
     delete: gr.Button
-    confirm: gr.Row
+    confirm: gr.Column
+    confirm_words: gr.HTML
     delete_really: gr.Button
     delete_not: gr.Button
     exports: gr.HTML

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping
 import gradio as gr
 from gradio.blocks import Block
 
-from spec_engine.ui import render
+from spec_engine.ui import render, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.workspace import Workspace
 
@@ -32,7 +32,7 @@ class Fields:
         doc, history = self._page.document, self._page.history
         parts = [doc.range_row, doc.range_first, doc.range_last, doc.range_note, doc.range_all]
         settings = [doc.max_tokens, doc.temperature, doc.seed, doc.settings_note]
-        return [*parts, *settings, history.title, history.confirm, self._page.chat.given]
+        return [*parts, *settings, history.title, history.confirm, history.confirm_words, self._page.chat.given]
 
     def updates(self, given: Given | None = None) -> dict[Block, object]:
         """All fields, but for those whose keys are as in `given`."""
@@ -62,7 +62,11 @@ class Fields:
         history, talk = self._page.history, self._workspace.talk
         shown = next((one for one in talk.summaries() if one.id == talk.conversation), None)
         title = shown.title if shown else ""
-        return (talk.conversation, title), {history.title: title, history.confirm: gr.update(visible=False)}
+        return (talk.conversation, title), {
+            history.title: title,
+            history.confirm: gr.update(visible=False),
+            history.confirm_words: render.question(text.DELETE_ASKS.format(title=title)),
+        }
 
     def _parts(self) -> tuple[Hashable, dict[Block, object]]:
         """The choice of parts: offered when the whole document does not fit."""

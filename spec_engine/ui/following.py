@@ -63,11 +63,11 @@ class Following(Views):
             return {chat.doubt: f"{beat} {moment} {aside}"}
         return {chat.doubt: "", chat.stale: f"{moment} {time.monotonic()}"}
 
-    def catch_up(self, beat: str, given: Given | None) -> Updates:
+    def catch_up(self, beat: str, given: Given | None, typed: str | None = None) -> Updates:
         """What a page needs that is behind: everything, or of a job that it knows of what is new."""
         job = self._workspace.active_job
         if job is None or job.kind in BACKGROUND:
-            return self.result(given)
+            return self.result(given, typed)
         if beat != self._beat():
             return self.everything(None, given)
         answer = self._last_answer()

@@ -25,10 +25,10 @@ from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Given
 from spec_engine.ui.following import Following
 from spec_engine.ui.shelf import PresetShelf
-from spec_engine.ui.state import Wanted
+from spec_engine.ui.state import Seen, Wanted
 from spec_engine.ui.views import Updates
 from spec_engine.ui.wiring import on, one_by_one, stream
-from spec_engine.ui.workspace import Workspace
+from spec_engine.ui.workspace import MAX_SEED, Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
@@ -71,15 +71,15 @@ class Handlers:
             self._follow(on(button.click, partial(self.take_offer, number), None, everything))
         on(chat.stop.click, self.stop, None, [chat.stop])
         on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt, chat.aside], [chat.doubt, chat.stale])
-        on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given], everything)
+        on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given, chat.box], everything)
         on(chat.new_chat.click, self.new_chat, None, everything)
         self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))
         self._follow(on(doc.sample.click, self.open_sample, [chat.given], everything))
         for unlock in (doc.unlock.click, doc.password.submit):
             self._follow(on(unlock, self.unlock, [doc.password, chat.given], everything))
-        settings = [doc.max_tokens, doc.temperature, doc.seed, chat.given]
-        typed = (doc.max_tokens.input, doc.temperature.input, doc.seed.input)
-        on(one_by_one(*typed), self.set_settings, settings, [doc.settings_note, chat.given])
+        settings = [doc.max_tokens, doc.temperature, doc.seed]
+        typed = [event for field in settings for event in (field.submit, field.blur)]  # not while it is being typed
+        on(one_by_one(*typed), self.set_settings, [*settings, chat.given], [*settings, doc.settings_note, chat.given])
         chosen = [doc.range_first, doc.range_last]
         on(one_by_one(doc.range_first.input, doc.range_last.input), self.range_note, chosen, [doc.range_note])
         self._follow(on(doc.range_use.click, self.use_range, [*chosen, chat.given], everything))
@@ -95,7 +95,11 @@ class Handlers:
         on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
         on(one_by_one(editor.name.change, editor.source.change), self.check_preset, written, [editor.verdict])
         on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
-        on(editor.delete.click, self.delete_preset, [editor.name], [picker, editor.verdict])
+        asking = [editor.confirm, editor.confirm_words]
+        on(editor.delete.click, self.ask_to_delete_preset, [editor.name], [*asking, editor.verdict])
+        for kept in (editor.delete_not.click, editor.name.change):
+            on(kept, lambda: gr.update(visible=False), None, [editor.confirm])
+        on(editor.delete_really.click, self.delete_preset, [editor.name], [picker, editor.verdict, editor.confirm])
 
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
@@ -106,16 +110,17 @@ class Handlers:
             on(rename, self.rename, [history.title], everything)
         on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])
         on(history.delete_not.click, lambda: gr.update(visible=False), None, [history.confirm])
-        on(history.delete_really.click, self.delete, None, everything)
+        on(history.delete_really.click, self.delete, [self._page.chat.seen], everything)
 
     def _follow(self, event: Dependency) -> None:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything, chat = self._views, self._views.all_outputs, self._page.chat
         followed = stream(event.then, views.follow, [chat.beat], views.streamed)
-        result = on(followed.then, self.show_result, [chat.beat, chat.given], everything)
+        known = [chat.beat, chat.given, chat.box]
+        result = on(followed.then, self.show_result, known, everything)
         measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, [chat.beat], views.streamed)
         figures = on(measured.then, views.figures, None, views.figure_outputs)
-        on(figures.then, self.show_result, [chat.beat, chat.given], everything)  # of a job that was begun meanwhile
+        on(figures.then, self.show_result, known, everything)  # of a job that was begun meanwhile
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -124,46 +129,51 @@ class Handlers:
         self._workspace.search, self._workspace.offered = "", None
         return self._views.everything(notice=self._workspace.news)
 
-    def show_result(self, beat: str, given: Given | None) -> Updates:
+    def show_result(self, beat: str, given: Given | None, typed: str | None = None) -> Updates:
         """A job has ended, perhaps before it could be followed. A page that has come that far is sent nothing, as that
         could undo what another event has just shown; nor is one whose next job is being followed."""
         moment = self._workspace.moment
         if moment == beat or moment.endswith("+"):
             return {self._page.chat.live: gr.skip()}
-        return self._views.result(given)
+        return self._views.result(given, typed)
 
     def set_settings(
         self, max_tokens: float | None, temperature: float | None, seed: float | None, given: Given | None
     ) -> Updates:
         """A setting was changed; the next answer follows it. An empty field leaves the setting as it was, and what is
-        out of range becomes what is nearest to it, which is said."""
-        now = self._workspace.settings
+        out of range becomes what is nearest to it, which is said. Such fields then show what is used."""
+        doc, now = self._page.document, self._workspace.settings
         self._workspace.settings = new = replace(
             now,
-            max_tokens=now.max_tokens if max_tokens is None else min(max(1, int(max_tokens)), LONGEST_ANSWER),
+            max_tokens=now.max_tokens if max_tokens is None else int(min(max(1, max_tokens), LONGEST_ANSWER)),
             temperature=now.temperature if temperature is None else min(max(0.0, float(temperature)), HOTTEST),
-            seed=abs(int(seed or 0)),
+            seed=now.seed if seed is None else int(min(max(0, seed), MAX_SEED)),
         )
-        shown: Updates = {self._page.chat.given: self._views.fields.typed(given)}
-        if (new.max_tokens, new.temperature, new.seed) == (max_tokens, temperature, seed):
-            return {**shown, self._page.document.settings_note: ""}
-        used = text.SETTINGS_LIMITS.format(
-            tokens=text.count(new.max_tokens), temperature=new.temperature, seed=new.seed
+        stands = {doc.max_tokens: max_tokens, doc.temperature: temperature, doc.seed: seed}
+        used = {doc.max_tokens: new.max_tokens, doc.temperature: new.temperature, doc.seed: new.seed}
+        shown: Updates = {field: value for field, value in used.items() if value != stands[field]}
+        words = text.SETTINGS_LIMITS.format(
+            tokens=text.plural(new.max_tokens, "token"), temperature=new.temperature, seed=new.seed
         )
-        return {**shown, self._page.document.settings_note: render.notice(used, "info")}
+        if shown:
+            shown[doc.settings_note] = render.notice(words, "info")
+        elif new != now:
+            shown[doc.settings_note] = ""  # it was about what is not used any more
+        return {**shown, self._page.chat.given: self._views.fields.typed(given)}
 
-    def ask(self, question: str, seen: int | None) -> Updates:
+    def ask(self, question: str, seen: Seen | None) -> Updates:
         """A question was sent; if it is refused, it stays in its box."""
         emptied: Updates = {self._page.chat.box: self._views.box(value="")}
         return self._begin(lambda: self._workspace.ask(question), seen, emptied)
 
-    def regenerate(self, seen: int | None, event: gr.RetryData) -> Updates:
+    def regenerate(self, seen: Seen | None, event: gr.RetryData) -> Updates:
         """An answer is to be written again."""
         return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen)
 
-    def edit(self, seen: int | None, event: gr.EditData) -> Updates:
+    def edit(self, seen: Seen | None, event: gr.EditData) -> Updates:
         """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
-        return self._begin(lambda: self._workspace.ask(str(event.value), _turn_number(event.index)), seen)
+        question = render.from_markdown(str(event.value))
+        return self._begin(lambda: self._workspace.ask(question, _turn_number(event.index)), seen)
 
     def show_branch(self, last_turn: int | None) -> Updates:
         """Another branch was chosen."""
@@ -171,16 +181,21 @@ class Handlers:
 
     def open_conversation(self, conversation: int | None) -> Updates:
         """A conversation was chosen from the list."""
-        return self._begin(lambda: self._workspace.start_opening(Wanted(conversation=conversation or 0)))
+        return self._open(lambda: self._workspace.start_opening(Wanted(conversation=conversation or 0)))
 
     def rename(self, title: str) -> Updates:
         """The conversation got another title."""
         shown = self._try(lambda: self._workspace.rename_conversation(title))
         return {**shown, self._page.chat.beat: gr.skip()}  # a job may be running, and followed
 
-    def delete(self) -> Updates:
-        """The conversation is to be forgotten."""
-        return self._try(self._workspace.delete_conversation)
+    def delete(self, seen: Seen | None) -> Updates:
+        """The conversation that the page shows is to be forgotten."""
+
+        def forget() -> None:
+            self._workspace.require_seen(seen, text.OTHER_CONVERSATION)
+            self._workspace.delete_conversation()
+
+        return self._try(forget)
 
     def stop(self) -> object:
         """Stop was pressed; what has been written is kept."""
@@ -205,7 +220,7 @@ class Handlers:
         fit = self._shelf.fit(picked)
         self._workspace.offered = None if fit.is_enough else fit
         if self._workspace.preset is picked or not fit.is_enough:
-            return self._views.everything(notice=None)
+            return self._views.everything(notice="")
         return self._begin(lambda: self._workspace.switch(picked))
 
     def take_offer(self, number: int | None) -> Updates:
@@ -240,13 +255,21 @@ class Handlers:
             return gr.skip(), render.notice(str(error))
         return gr.update(choices=self._shelf.choices()), render_models.preset_verdict(preset, is_saved=True)
 
-    def delete_preset(self, name: str) -> tuple[object, str]:
+    def ask_to_delete_preset(self, name: str) -> tuple[object, str, str]:
+        """Whether to forget the preset, if it is one of the user's."""
+        name = name.strip()
+        if not self._shelf.is_own(name):
+            return gr.update(visible=False), "", render.notice(text.PRESET_NOT_OWN)
+        return gr.update(visible=True), render.question(text.EDITOR_DELETE_ASKS.format(name=name)), ""
+
+    def delete_preset(self, name: str) -> tuple[object, str, object]:
         """The preset is to be forgotten."""
+        closed = gr.update(visible=False)
         try:
             self._shelf.delete(name.strip())
         except SpecEngineError as error:
-            return gr.skip(), render.notice(str(error))
-        return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info")
+            return gr.skip(), render.notice(str(error)), closed
+        return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info"), closed
 
     def open_files(self, paths: list[str] | None, given: Given | None) -> Updates:
         """Files were dropped; while they were on their way here, something may have been typed."""
@@ -255,16 +278,16 @@ class Handlers:
             updates = self._views.everything(text.NOT_AN_UPLOAD, given)
         else:
             wanted = Wanted(tuple(Path(path) for path in paths))
-            updates = self._begin(lambda: self._workspace.start_opening(wanted), given=given)
+            updates = self._open(lambda: self._workspace.start_opening(wanted), given)
         return {**updates, self._page.document.drop: None}
 
     def open_sample(self, given: Given | None) -> Updates:
         """The bundled report was asked for."""
-        return self._begin(lambda: self._workspace.start_opening(Wanted((SAMPLE,))), given=given)
+        return self._open(lambda: self._workspace.start_opening(Wanted((SAMPLE,))), given)
 
     def unlock(self, password: str, given: Given | None) -> Updates:
         """A password was given for the file or the conversation that waits for one."""
-        return self._begin(lambda: self._workspace.unlock(password), given=given)
+        return self._open(lambda: self._workspace.unlock(password), given)
 
     def range_note(self, first: int | None, last: int | None) -> str:
         """The chosen range changed."""
@@ -285,10 +308,16 @@ class Handlers:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _open(self, action: Callable[[], object], given: Given | None = None) -> Updates:
+        """Begin to open something: this page may ask about it before it is shown it."""
+        has_begun: list[object] = []
+        shown = self._begin(lambda: has_begun.append(action()), given=given)
+        return {**shown, self._page.chat.seen: self._workspace.soon_seen} if has_begun else shown
+
     def _begin(
         self,
         action: Callable[[], object],
-        seen: int | None = None,
+        seen: Seen | None = None,
         begun: Updates | None = None,
         given: Given | None = None,
     ) -> Updates:

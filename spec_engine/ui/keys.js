@@ -32,8 +32,14 @@ const showPlace = async (address) => {
   const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: "This place is not there any more." });
   dialog.replaceChildren(close, place);
   if (!dialog.open) dialog.showModal();
-  dialog.scrollTop = 0;
-  close.focus();
+  close.focus({ preventScroll: true });
+  const show = () => {
+    const mark = [...dialog.querySelectorAll("mark")].find((one) => one.checkVisibility({ contentVisibilityAuto: true }));
+    if (mark) mark.scrollIntoView({ block: "center" });
+    else dialog.scrollTop = 0;
+    return mark;
+  };
+  if (!show()) place.querySelector("details")?.addEventListener("toggle", show, { once: true }); // text behind a picture
 };
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a.se-place-link");
@@ -41,6 +47,45 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   showPlace(link.href);
 });
+
+// What is copied of the conversation is the text: without the joiners that keep markup in it from being markup.
+const asWritten = (shown) => shown.replace(/([<&!])\u2060/g, "$1");
+if (navigator.clipboard) {
+  const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+  navigator.clipboard.writeText = (shown) => write(asWritten(shown));
+}
+document.addEventListener("copy", (event) => {
+  const field = document.activeElement, selection = document.getSelection();
+  const isField = field?.matches("textarea, input");
+  const shown = isField ? field.value.slice(field.selectionStart, field.selectionEnd) : selection.toString();
+  if (!shown || asWritten(shown) === shown) return;
+  event.preventDefault();
+  event.clipboardData.setData("text/plain", asWritten(shown));
+  if (isField) return;
+  const copy = document.createElement("div");
+  for (let i = 0; i < selection.rangeCount; i++) copy.append(selection.getRangeAt(i).cloneContents());
+  event.clipboardData.setData("text/html", copy.innerHTML.replace(/(&lt;|&amp;|!)\u2060/g, "$1"));
+});
+
+// Another conversation, also after a reload, is shown at its end, until somebody scrolls. The hidden field tells which.
+let shownView = "";
+setInterval(() => {
+  const view = document.querySelector("#se-beat textarea, #se-beat input")?.value.split(".")[1]?.replace(/\D/g, "");
+  if (!view || view === shownView) return;
+  shownView = view;
+  const until = performance.now() + 1500, stop = new AbortController();
+  for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+    document.addEventListener(kind, () => stop.abort(), { passive: true, signal: stop.signal });
+  }
+  const stay = () => {
+    if (stop.signal.aborted || shownView !== view) return;
+    const talk = document.querySelector("#se-talk");
+    if (talk && document.querySelector("#se-chat .message-row")) talk.scrollTop = talk.scrollHeight;
+    if (performance.now() < until) requestAnimationFrame(stay);
+    else stop.abort();
+  };
+  stay();
+}, 300);
 
 // Parts that fold away say whether they are open.
 const tellFolds = () => {

@@ -105,9 +105,9 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
 def _settings() -> tuple[gr.Number, gr.Number, gr.Number, gr.HTML]:
     """How answers are sampled, and a note for what is out of its bounds (`Handlers.set_settings`)."""
     with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
-        max_tokens = gr.Number(value=512, precision=0, label=text.MAX_TOKENS_LABEL)
+        max_tokens = gr.Number(value=512, label=text.MAX_TOKENS_LABEL)
         temperature = gr.Number(value=0.0, step=0.1, label=text.TEMPERATURE_LABEL)
-        seed = gr.Number(value=0, precision=0, label=text.SEED_LABEL)
+        seed = gr.Number(value=0, label=text.SEED_LABEL)
         return max_tokens, temperature, seed, _html()
 
 
@@ -122,7 +122,19 @@ def _editor_pane() -> EditorPane:
         with gr.Row():
             save = gr.Button(text.EDITOR_SAVE, size="sm", variant="primary", min_width=80, elem_id="se-editor-save")
             delete = gr.Button(text.EDITOR_DELETE, size="sm", min_width=80, elem_id="se-editor-delete")
-    return EditorPane(name, source, verdict, copy, save, delete)
+        return EditorPane(name, source, verdict, copy, save, delete, *_confirm("se-editor-"))
+
+
+def _confirm(prefix: str) -> tuple[gr.Column, gr.HTML, gr.Button, gr.Button]:
+    """A question whether to delete something, hidden at first, and its two answers."""
+    with gr.Column(visible=False, elem_id=f"{prefix}confirm", elem_classes="se-confirm", min_width=0) as column:
+        words = _html()
+        with gr.Row():
+            really = gr.Button(
+                text.DELETE_REALLY, size="sm", variant="stop", min_width=80, elem_id=f"{prefix}delete-really"
+            )
+            keep = gr.Button(text.DELETE_NOT, size="sm", min_width=80, elem_id=f"{prefix}delete-not")
+    return column, words, really, keep
 
 
 def _history_pane() -> HistoryPane:
@@ -135,19 +147,16 @@ def _history_pane() -> HistoryPane:
             max_lines=1,
             elem_id="se-search",
         )
+        found = _html()
         listing = gr.Radio(choices=[], label=text.HISTORY_LABEL, show_label=False, elem_id="se-conversations")
         with gr.Column(visible=False, elem_id="se-conversation-tools") as tools:
             title = gr.Textbox(label=text.TITLE_LABEL, elem_id="se-title", max_lines=1)
             with gr.Row():
                 rename = gr.Button(text.RENAME_BUTTON, size="sm", min_width=80, elem_id="se-rename")
                 delete = gr.Button(text.DELETE_BUTTON, size="sm", min_width=80, elem_id="se-delete")
-            with gr.Row(visible=False, elem_id="se-confirm") as confirm:
-                delete_really = gr.Button(
-                    text.DELETE_REALLY, size="sm", variant="stop", min_width=80, elem_id="se-delete-really"
-                )
-                delete_not = gr.Button(text.DELETE_NOT, size="sm", min_width=80, elem_id="se-delete-not")
+            confirm = _confirm("se-")
             exports = _html()
-    return HistoryPane(box, search, listing, tools, title, rename, delete, confirm, delete_really, delete_not, exports)
+    return HistoryPane(box, search, found, listing, tools, title, rename, delete, *confirm, exports)
 
 
 def _chat_pane() -> ChatPane:

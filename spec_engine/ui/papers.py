@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spec_engine.chat.history import History
+from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
@@ -101,9 +102,11 @@ class DocumentSide(ModelSide):
         return True
 
     def unlock(self, password: str) -> Job[Fact]:
-        """Open what waits for a password with this one. Raises `RequestError` when nothing waits."""
+        """Open what waits for a password with this one. Raises `RequestError` when nothing waits, or it is empty."""
         if self.locked is None:
             raise RequestError(text.NOTHING_LOCKED)
+        if not password:
+            raise RequestError(text.PASSWORD_EMPTY)
         return self.start_opening(self.locked, password)
 
     def choose_range(self, first: int, last: int) -> None:
@@ -112,7 +115,7 @@ class DocumentSide(ModelSide):
             if self.opened is None:
                 raise RequestError(f"{text.NO_DOCUMENT} Open one first.")
             self._require_idle()
-            self.opened = self._measured(self.opened.narrowed(first, last))
+            self.opened = self.opened.narrowed(first, last).part_measured(self._count_tokens)
             self._leave_chat()
         self.read_ahead()
 
@@ -196,6 +199,11 @@ class DocumentSide(ModelSide):
         opened = opened.narrowed(*chosen) if chosen else opened
         return _Read(wanted, self._measured(opened, watch), paths, password)
 
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        """Counted for a budget, so there is an engine."""
+        assert self._engine is not None, "a document is measured for an engine"
+        return count_document_tokens(self._engine.tokenizer, texts)
+
     def _use(self, read: _Read) -> None:
         """Put in use what was read. The lock is held."""
         self.locked = None
@@ -207,6 +215,7 @@ class DocumentSide(ModelSide):
             self._leave_chat()
         else:
             self._forget_answer()
+        self._opened_by = self._num_jobs
 
 
 def _read_ahead(job: Job[Fact], session: Session) -> None:

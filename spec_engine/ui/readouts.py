@@ -147,7 +147,8 @@ def _speed_up(answer: LiveAnswer, rate: float, baseline: PlainBaseline, race: Co
         f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
         f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."
     )
-    return _tile("speed-up", text.factor(ratio), note, detail, "good" if ratio >= 1.05 else "bad" if ratio < 1 else "")
+    kind = "good" if ratio >= 1.05 else "bad" if ratio < 0.95 else ""
+    return _tile("speed-up", text.factor(ratio), note, detail, kind)
 
 
 def _first_word(metrics: GenerationMetrics) -> str:
@@ -284,15 +285,15 @@ def _place(token: int, num_tokens: int) -> str:
 
 
 def _most_seen(seen: Counter[int], size: int, locate: Callable[[int], str]) -> str:
-    """Links to the parts of the document that were seen most, in the document's order."""
+    """Links to the parts of the document that were seen most, most often first."""
     chunks: dict[str, list[int]] = {}
-    for chunk_id in seen:
+    for chunk_id in sorted(seen):  # so that of parts seen as often the earlier one comes first
         if place := locate(chunk_id * size):
             chunks.setdefault(place, []).append(chunk_id)
     most = standing_out(Counter({place: sum(seen[chunk] for chunk in own) for place, own in chunks.items()}))
     links = "".join(
         f"<a {_place(max(chunks[place], key=lambda chunk: seen[chunk]) * size, size)}>{escape(place)}</a>"
-        for place in sorted(most, key=lambda place: min(chunks[place]))
+        for place in most
     )
     return f'<p class="se-places">{escape(text.LOOKS_AT)} {links}</p>' if links else ""
 

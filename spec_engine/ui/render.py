@@ -27,7 +27,8 @@ _CODE: Final = re.compile(  # CommonMark's code spans and fences; what is in dou
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`))""",
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
-_MARKUP: Final = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)")
+_MARKUP: Final = re.compile(rf"<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)|[<&!](?={WORD_JOINER})")
+_BROKEN: Final = re.compile(f"([<&!]){WORD_JOINER}")
 
 
 def brand() -> str:
@@ -44,7 +45,7 @@ def welcome() -> str:
     steps = "".join(f"<li><strong>{escape(what)}</strong> {escape(why)}</li>" for what, why in text.WELCOME_STEPS)
     return (
         f'<div class="se-welcome"><b>{escape(text.WELCOME)}</b><ol>{steps}</ol>'
-        f'<p class="se-quiet">{escape(text.KEYS_HINT)}</p></div>'
+        f'<p class="se-quiet se-keys-hint">{escape(text.KEYS_HINT)}</p></div>'
     )
 
 
@@ -54,6 +55,29 @@ def notice(message: str, kind: str = "error") -> str:
         return ""
     role = "alert" if kind == "error" else "status"
     return f'<div class="se-notice se-notice--{kind}" role="{role}">{escape(message)}</div>'
+
+
+def nothing_found(words: str) -> str:
+    """That a search had no hit."""
+    return f'<p class="se-quiet" role="status">{escape(text.NOTHING_FOUND.format(words=words.strip()))}</p>'
+
+
+def ending(turn: StoredTurn) -> str:
+    """What is said below the last answer if it is not whole: why, and what to do."""
+    if turn.reason == "interrupted":
+        return notice(text.BROKEN_OFF, "info")
+    if turn.reason != "length":
+        return ""
+    limit, num_tokens = turn.details.get("max_tokens"), len(turn.token_ids)
+    if isinstance(limit, int) and num_tokens < limit:
+        return notice(text.REACHED_CONTEXT, "info")
+    tokens = text.plural(num_tokens, "token")
+    return notice(text.REACHED_LIMIT.format(tokens=tokens, setting=text.MAX_TOKENS_NAME), "info")
+
+
+def question(words: str) -> str:
+    """What is asked before something is deleted."""
+    return f'<p class="se-question">{escape(words)}</p>'
 
 
 def meter(share: float, kind: str = "", label: str = "") -> str:
@@ -176,6 +200,11 @@ def as_markdown(message: str) -> str:
     return "".join([*parts, _MARKUP.sub(_break, message[end:])])
 
 
+def from_markdown(shown: str) -> str:
+    """The message that `as_markdown` made this of; the page's script does the same with what is copied."""
+    return _BROKEN.sub(r"\1", shown)
+
+
 def _break(match: re.Match[str]) -> str:
     """The first character of some markup, and a joiner behind it."""
     return match.group() + WORD_JOINER
@@ -286,7 +315,7 @@ def _lane(lane: RaceLane, plain_rate: float, is_running: bool) -> str:
     caret = '<span class="se-caret"></span>' if is_running else ""
     return (
         f'<article class="se-lane{" se-lane--running" if is_running else ""}"><h4>{escape(lane.label)}</h4>'
-        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.text)}{caret}</div>'
+        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.text.lstrip())}{caret}</div>'
         f"{verdict}</article>"
     )
 

@@ -63,7 +63,7 @@ def fit_note(fit: Fit, loaded: str) -> str:
         free=text.gigabytes(fit.free),
     )
     instead = text.NEED_INSTEAD if fit.others else text.NEED_NOTHING
-    instead += f" {text.STILL_LOADED.format(title=loaded)}" if loaded else ""
+    instead = f"{text.STILL_LOADED.format(title=loaded)} {instead}" if loaded else instead
     return f'{notice(sentence)}{memory_bar(fit.need.parts)}<p class="se-quiet">{escape(instead)}</p>'
 
 

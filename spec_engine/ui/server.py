@@ -23,8 +23,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from spec_engine.cache.store import PrefixStore
+from spec_engine.chat.alone import alone_in
 from spec_engine.chat.history import History
 from spec_engine.config import Preset, load_preset, preset_names
+from spec_engine.documents.read import check_file
 from spec_engine.errors import PasswordRequired, PresetError, SpecEngineError
 from spec_engine.model.memory import free_on
 from spec_engine.ui import text
@@ -121,7 +123,7 @@ def build_app(
         enable_monitoring=False,
         max_file_size=MAX_FILE_SIZE,
         allowed_paths=[],
-        footer_links=["settings"],
+        footer_links=[],
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
@@ -145,17 +147,30 @@ def is_loopback(host: str) -> bool:
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     """Serve the page until the process is interrupted; the first engine loads while the page is already open.
 
-    `announce` is told the address and what the user should know. Raises `PresetError` for an unknown preset and
-    `DocumentError` when the document cannot be read.
+    `announce` is told the address and what the user should know. Raises `PresetError` for an unknown preset,
+    `DocumentError` when the document cannot be read, and `StoreError` when another page works with the data folder.
     """
-    builtin = load_preset("builtin")
-    named = None if options.preset is None and options.model is None else load_preset(options.preset or builtin.name)
+    for path in options.documents:
+        check_file(path)  # before anything is made
+    named = None if options.preset is None and options.model is None else load_preset(options.preset or "builtin")
     if named is not None and options.model is not None:
         named = replace(named, target=replace(named.target, id=options.model, revision=None))
     presets = [named if named and preset.name == named.name else preset for preset in available_presets(announce)]
     if named is not None and named not in presets:
         presets.append(named)
     data_dir = options.data_dir or default_data_dir()
+    with alone_in(data_dir):
+        _serve(options, data_dir, presets, named, announce)
+
+
+def _serve(
+    options: ServeOptions,
+    data_dir: Path,
+    presets: list[Preset],
+    named: Preset | None,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve the page with these presets; `named` is the one that was asked for."""
     history = History(data_dir)
     history.tidy()
     store = PrefixStore(data_dir / "prefixes", int(options.kept_gb * 1e9)) if options.kept_gb > 0 else None
@@ -185,6 +200,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     shown_host = "localhost" if options.host in (*LOOPBACK_NAMES, *ANY_ADDRESS) else options.host
     address = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
     server = PageServer(workspace, shelf, options.host, port, options.login)
+    builtin = load_preset("builtin")
     workspace.switch(named or shelf[shelf.last or builtin.name], otherwise=None if named else builtin)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
     server.run()

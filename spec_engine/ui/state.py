@@ -44,6 +44,14 @@ class Wanted:
     conversation: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a page shows: the conversation and document with this number, soon what the job that it began has opened."""
+
+    view: int
+    opening: int = 0  # number of that job; 0: none
+
+
 Fact = Event | LoadProgress | LaneStarted | LaneCompared
 
 
@@ -81,6 +89,7 @@ class PageState:
         self._trouble = ""  # why the last engine could not be loaded
         self.view = 0  # counts the conversations and documents that were shown
         self._num_jobs = 0  # that somebody waits for
+        self._opened_by = 0  # which of them opened what is shown; 0: none
         self.told = ""  # the trouble that an open page has shown
 
     # --- questions about the state ------------------------------------------------------------------------------------
@@ -182,10 +191,22 @@ class PageState:
 
     # --- for the actions ----------------------------------------------------------------------------------------------
 
-    def require_seen(self, view: int | None) -> None:
-        """Raise `RequestError` when a page shows another conversation or document than the one that is open now."""
-        if view is not None and view != self.view:
-            raise RequestError(text.OTHER_VIEW)
+    @property
+    def soon_seen(self) -> Seen:
+        """What a page will show that has just begun to open something."""
+        return Seen(self.view, self._num_jobs)
+
+    def require_seen(self, seen: Seen | None, otherwise: str = text.OTHER_VIEW) -> None:
+        """Raise `RequestError`, with the sentence `otherwise`, when a page shows another conversation or document than
+        the one that is open now. A page that has opened it may ask before it is shown it."""
+        with self._lock:  # not while what was opened is being put in use
+            if seen is None or (seen.opening and seen.opening == self._opened_by):
+                return
+            if seen.view != self.view:
+                raise RequestError(otherwise)
+            job = self.active_job
+            if seen.opening and (job is None or job.kind in BACKGROUND):
+                raise RequestError(self.trouble or text.NOT_OPENED)
 
     def _require_idle(self) -> None:
         """Raise `RequestError` unless no job runs; measuring and reading ahead give way."""
@@ -222,6 +243,7 @@ class PageState:
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
         self._measured_behind = self.race_job = None
         self._session = self._new_session(len(self.talk.path))
+        self._opened_by = 0
         self.view += 1  # last: a page that is put together meanwhile has not come so far
 
     def _new_session(self, num_turns: int) -> Session | None:

@@ -35,6 +35,7 @@ COUNTING_TOKENS: Final = "Counting the document's tokens"
 COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
 PASSWORD_BUTTON: Final = "Unlock"
+PASSWORD_EMPTY: Final = "Type the password of the file first."
 RANGE_HEADING: Final = "Choose the part to read. Nothing is cut unless you say so."
 RANGE_FIRST: Final = "From"
 RANGE_LAST: Final = "To"
@@ -69,7 +70,8 @@ EDITOR_NAME: Final = "Name"
 EDITOR_SOURCE: Final = "Preset (TOML)"
 EDITOR_COPY: Final = "Copy the model above"
 EDITOR_SAVE: Final = "Save"
-EDITOR_DELETE: Final = "Delete"
+EDITOR_DELETE: Final = "Delete …"
+EDITOR_DELETE_ASKS: Final = "Delete the preset “{name}” for good?"
 
 # --- chat -------------------------------------------------------------------------------------------------------------
 QUESTION_LABEL: Final = "Your question"
@@ -86,20 +88,40 @@ KEYS_HINT: Final = "Enter asks, Esc stops, Alt+N begins a new chat, / goes to th
 WELCOME_STEPS: Final = (
     ("Drop a report,", "or try the sample. All of it is read into the model's context: no search, nothing cut."),
     ("Ask.", "The answer streams in. The document is read once; further questions start at once."),
-    ("See why it is fast:", "how many drafted tokens were confirmed, and the measured speed-up, on the right."),
+    (
+        "See why it is fast:",
+        "how many drafted tokens were confirmed, and the measured speed-up, beside the chat or, in a narrow window, "
+        "below it.",
+    ),
 )
-BUSY: Final = "Another answer is being written, perhaps in another tab. Stop it first, or wait until it is finished."
+BUSY: Final = "An answer is still being written. Stop it first, or wait until it is finished."
 BUSY_RACING: Final = "A race is running. Stop it first, or wait until it is finished."
 OTHER_VIEW: Final = (
     "Another tab opened another conversation or document; this page shows it now. Nothing was asked. Send it again if "
     "it is meant for this one."
 )
+OTHER_CONVERSATION: Final = (
+    "Another tab opened another conversation or document; this page shows it now. Nothing was deleted."
+)
 RACING: Final = "The race is running; its lanes are below the conversation"
 BUSY_LOADING: Final = "A model is being loaded. This can be done once it is ready, or once you have stopped it."
 OPENS_LATER: Final = "The document is opened as soon as the model is loaded, or its loading is stopped."
 BUSY_OPENING: Final = "A document is being opened. This can be done once it is there, or once you have stopped it."
+BUSY_OPENING_ASK: Final = "The document is still being opened; the question is kept. Send it once it is there."
+NOT_OPENED: Final = "The document was not opened; the question is kept."
 EMPTY_QUESTION: Final = "Type a question first."
 STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
+STOPPED_WHILE_TYPING: Final = (
+    "Stopped before the first word. What you type was left alone; the question was: {question}"
+)
+REACHED_LIMIT: Final = (
+    "The answer ends here because it reached its limit, {tokens}. Raise “{setting}” under Settings and press the arrow "
+    "below the answer, or ask to continue."
+)
+REACHED_CONTEXT: Final = (
+    "The answer ends here because the context is full. Start a new chat, choose a smaller part of the document, or use "
+    "a model with a longer context."
+)
 UNEXPECTED: Final = (
     "Something went wrong that was not foreseen. The details are in the terminal that started this page. "
     "The chat is kept; asking again may work."
@@ -109,20 +131,24 @@ AUTHORS_EMPTY: Final = "Ask something: the answer appears here token by token, c
 AUTHORS_OF: Final = "Of the answer to"
 AUTHORS_UNKNOWN: Final = "This answer was written by another model; load it to see its tokens."
 SETTINGS_LABEL: Final = "Settings"
-MAX_TOKENS_LABEL: Final = "Longest answer, in tokens"
+MAX_TOKENS_NAME: Final = "Longest answer"
+MAX_TOKENS_LABEL: Final = f"{MAX_TOKENS_NAME}, in tokens"
 TEMPERATURE_LABEL: Final = "Temperature (0 = always the likeliest word)"
 SEED_LABEL: Final = "Seed"
 
 # --- history ----------------------------------------------------------------------------------------------------------
 HISTORY_LABEL: Final = "Conversations"
-MAX_LISTED: Final = 46  # characters of a title in the list
+MAX_LISTED: Final = 46  # characters of a title in the list …
+MAX_LISTED_DOCUMENT: Final = 24  # … and of the document's name
 BROKEN_OFF: Final = (
     "This answer was broken off when the program ended. What had been shown is here; ask again with the arrow below it."
 )
 HISTORY_SEARCH: Final = "Search titles, questions and answers"
+NOTHING_FOUND: Final = "Nothing found for “{words}”."
 TITLE_LABEL: Final = "Title of this conversation"
 RENAME_BUTTON: Final = "Rename"
 DELETE_BUTTON: Final = "Delete …"
+DELETE_ASKS: Final = "Delete the conversation “{title}” for good?"
 DELETE_REALLY: Final = "Delete for good"
 DELETE_NOT: Final = "Keep it"
 EXPORT_LABEL: Final = "Save as"
@@ -148,7 +174,7 @@ LOADING_FAILED: Final = "{title} could not be loaded. {reason}"
 LOADING_STOPPED: Final = "Loading was stopped."
 DOWNLOAD_STOPPED: Final = "Loading was stopped; what was downloaded is kept."
 STILL_LOADED: Final = "{title} stays loaded."
-SETTINGS_LIMITS: Final = "Used: at most {tokens} tokens, temperature {temperature:g}, seed {seed}."
+SETTINGS_LIMITS: Final = "Used: at most {tokens}, temperature {temperature:g}, seed {seed}."
 LOADED_INSTEAD: Final = "{title} is loaded instead."
 LOADED_AGAIN: Final = "{title} is loaded again."
 NOR_LOADED: Final = "Nor could {title} be loaded. {reason}"
@@ -226,13 +252,18 @@ ANSWER_COLUMNS: Final = (
 )
 
 
-def conversation_line(title: str, num_turns: int, updated_at: float) -> str:
-    """A conversation in the list: title, questions, when it was last used."""
+def conversation_line(title: str, document: str, num_turns: int, updated_at: float) -> str:
+    """A conversation in the list: title, and in a line of their own document, questions, when it was last used."""
     day = datetime.fromtimestamp(updated_at).astimezone()
     now = datetime.now().astimezone()
     when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
-    shown = title if len(title) <= MAX_LISTED else f"{title[: MAX_LISTED - 1].rstrip()}…"
-    return f"{shown} · {plural(num_turns, 'question')} · {when}"
+    facts = [shortened(document, MAX_LISTED_DOCUMENT), plural(num_turns, "question"), when]
+    return f"{shortened(title, MAX_LISTED)}\n{' · '.join(filter(None, facts))}"
+
+
+def shortened(words: str, most: int) -> str:
+    """At most that many characters, the last of them an ellipsis where some were left out."""
+    return words if len(words) <= most else f"{words[: most - 1].rstrip(' .')}…"
 
 
 def count(number: int) -> str:

@@ -7,7 +7,9 @@ Non-job: following a job (`following`), changing the workspace (`handlers`), mar
 import gradio as gr
 from gradio.blocks import Block
 
-from spec_engine.chat.store import StoredTurn
+from spec_engine.chat.absent import absence
+from spec_engine.chat.history import DocumentRef
+from spec_engine.chat.store import StoredTurn, Summary
 from spec_engine.ui import examples, render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Fields, Given
@@ -15,7 +17,7 @@ from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
 from spec_engine.ui.shelf import PresetShelf
-from spec_engine.ui.state import BACKGROUND, events_of
+from spec_engine.ui.state import BACKGROUND, Seen, events_of
 from spec_engine.ui.workspace import Workspace
 
 Updates = dict[Block, object]
@@ -77,7 +79,7 @@ class Views:
     def history_outputs(self) -> list[Block]:
         """The list of conversations, and what belongs to the one that is shown."""
         history = self._page.history
-        return [history.box, history.listing, history.tools, history.exports]
+        return [history.box, history.found, history.listing, history.tools, history.exports]
 
     # --- all at once --------------------------------------------------------------------------------------------------
 
@@ -95,21 +97,22 @@ class Views:
             **self._results(),
             **self.conversations(),
             **self.fields.updates(given),
-            self._chat.seen: self._workspace.view,
+            self._chat.seen: Seen(self._workspace.view),
             self._chat.beat: beat,
             self._chat.aside: "",
             **shown,
         }
 
-    def result(self, given: Given | None) -> Updates:
-        """All widgets once a job has ended: with its trouble, or the question whose answer was stopped too early."""
-        question = self._workspace.take_back_question()
-        if question:
-            return {**self.everything(text.STOPPED_EARLY, given), self._chat.box: self.box(question)}
+    def result(self, given: Given | None, typed: str | None = None) -> Updates:
+        """All widgets once a job has ended: with its trouble, or the question whose answer was stopped too early. That
+        goes back into its box unless something is being `typed` there."""
+        question, trouble = self._workspace.take_back_question(), self._workspace.trouble
+        is_free = not typed or not typed.strip()
+        early = text.STOPPED_EARLY if is_free else text.STOPPED_WHILE_TYPING.format(question=question)
         # A refusal while the job ran has no reason now.
-        updates = self.everything(self._workspace.trouble, given)
-        self._workspace.told = self._workspace.trouble
-        return updates
+        updates = self.everything(trouble or (early if question else ""), given)
+        self._workspace.told = trouble
+        return {**updates, self._chat.box: self.box(question)} if question and is_free else updates
 
     def _beat(self) -> str:
         """The moment that a page has come to which is given all this; in doubt while a job runs that it may not be able
@@ -125,10 +128,12 @@ class Views:
         """The list of conversations as it was searched, the one that is shown marked."""
         history, talk = self._page.history, self._workspace.talk
         found = talk.summaries(self._workspace.search)
-        choices = [(text.conversation_line(one.title, one.num_turns, one.updated_at), one.id) for one in found]
+        choices = [(_line(one), one.id) for one in found]
+        is_lost = bool(self._workspace.search.strip()) and not found
         shown = next((one for one in talk.summaries() if one.id == talk.conversation), None)
         is_listed = shown is not None and any(one.id == shown.id for one in found)
         return {
+            history.found: render.nothing_found(self._workspace.search) if is_lost else "",
             history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
             history.listing: gr.update(choices=choices, value=shown.id if shown and is_listed else None),
             history.tools: gr.update(visible=shown is not None),
@@ -157,9 +162,8 @@ class Views:
         """Model and document."""
         doc, workspace = self._doc, self._workspace
         preset, opened, offered = workspace.preset, workspace.opened, workspace.offered
-        picked = offered.preset if offered else preset
-        facts = [f"{text.count(picked.context_length)} tokens of context"] if picked else []
-        if workspace.reuse_trouble and preset is picked:
+        facts = [f"{text.count(preset.context_length)} tokens of context"] if preset else []
+        if workspace.reuse_trouble and preset:
             facts.append(workspace.reuse_trouble)
         others = offered.others if offered else ()
         buttons: Updates = {
@@ -167,11 +171,11 @@ class Views:
             for number, button in enumerate(doc.fit_others)
         }
         return {
-            doc.preset: gr.update(choices=self._shelf.choices(), value=picked.name if picked else None),
+            doc.preset: gr.update(choices=self._shelf.choices(), value=preset.name if preset else None),
             doc.fit_row: gr.update(visible=offered is not None),
             doc.fit_note: render_models.fit_note(offered, preset.title if preset else "") if offered else "",
             **buttons,
-            doc.preset_note: render_models.preset_note(picked.description, facts) if picked else "",
+            doc.preset_note: render_models.preset_note(preset.description, facts) if preset else "",
             doc.card: render.document_card(
                 opened.used if opened else None,
                 opened.budget if opened else None,
@@ -203,8 +207,14 @@ class Views:
         """The line below the conversation when nothing streams."""
         job, path = self._workspace.active_job, self._workspace.talk.path
         if job is None or job.kind in ("calibrate", "read"):
-            return render.notice(text.BROKEN_OFF, "info") if path and path[-1].reason == "interrupted" else ""
+            return render.ending(path[-1]) + self._absence(path[-1].question) if path else ""
         return render.working(text.RACING if job.kind == "compare" else text.STARTING)
+
+    def _absence(self, question: str) -> str:
+        """What was asked about and does not stand in the document."""
+        opened = self._workspace.opened
+        words = absence(opened.used.text, question) if opened else ""
+        return render.notice(words, "info") if words else ""
 
     def _controls(self) -> Updates:
         """What can be pressed now."""
@@ -292,6 +302,12 @@ class Views:
         workspace = self._workspace
         speed = SpeedView(workspace.baseline, workspace.comparison, progress)
         return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)
+
+
+def _line(one: Summary) -> str:
+    """A conversation in the list."""
+    ref = DocumentRef.load(one.document)
+    return text.conversation_line(one.title, ref.name if ref else "", one.num_turns, one.updated_at)
 
 
 def _message(role: str, content: str) -> dict[str, object]:

@@ -28,6 +28,7 @@ from spec_engine.ui.speed import MIN_BASELINE_TOKENS, baseline_of
 from spec_engine.ui.state import Fact
 
 CALIBRATION_TOKENS: Final = 48  # of plain decoding; a short answer is replayed several times
+MAX_SEED: Final = 2**53 - 1  # that a browser holds exactly
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
 
 
@@ -41,6 +42,8 @@ class Workspace(DocumentSide):
         those stays as a branch. Raises `RequestError` when that is impossible now."""
         question = question.strip()
         with self._lock:
+            if (job := self.active_job) and job.kind == "open":
+                raise RequestError(text.BUSY_OPENING_ASK)
             self._require_idle()
             if not question:
                 raise RequestError(text.EMPTY_QUESTION)
@@ -65,10 +68,12 @@ class Workspace(DocumentSide):
             raise RequestError(text.NOTHING_TO_REPEAT)
         old = path[number]
         is_greedy = self.settings.temperature == 0 and old.details.get("temperature") == 0
-        if is_greedy and old.model == self._model and old.reason in ("stop", "length"):
+        limit = old.details.get("max_tokens", len(old.token_ids))
+        is_cut = old.reason == "length" and isinstance(limit, int) and limit < self.settings.max_tokens
+        if is_greedy and old.model == self._model and old.reason in ("stop", "length") and not is_cut:
             raise RequestError(text.SAME_ANSWER)
         if self.settings.temperature > 0 and old.details.get("seed") == self.settings.seed:
-            self.settings = replace(self.settings, seed=self.settings.seed + 1)
+            self.settings = replace(self.settings, seed=(self.settings.seed + 1) % (MAX_SEED + 1))
         return self.ask(old.question, number)
 
     def race(self) -> Job[Fact]:

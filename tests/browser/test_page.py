@@ -152,7 +152,7 @@ def test_a_reloaded_page_and_a_second_tab_find_the_running_answer(open_page: Ope
     expect(other.locator("#se-stop")).to_be_visible()
     other.locator("#se-box textarea").fill("A second question?")
     other.locator("#se-box textarea").press("Enter")
-    expect(other.locator("#se-notice")).to_contain_text("Another answer is being written")
+    expect(other.locator("#se-notice")).to_contain_text("An answer is still being written")
     other.locator("#se-stop").click()
     for tab in (page, other):
         expect(tab.locator("#se-ask")).to_be_visible()
@@ -196,13 +196,22 @@ def test_settings_that_are_typed_are_used_and_bounds_are_said(open_page: Opener,
     page.get_by_role("button", name="Settings").first.click()
     temperature, longest = page.get_by_label("Temperature"), page.get_by_label("Longest answer")
     temperature.fill("0.8")
+    temperature.press("Tab")
     page.wait_for_timeout(400)  # nobody types in two fields at once
     longest.fill("-5")
-    expect(page.get_by_text("Used: at most 1 tokens, temperature 0.8, seed 0.")).to_be_visible()
+    expect(page.get_by_text("Used: at most")).to_be_hidden()  # it is still being typed
+    longest.press("Enter")
+    expect(page.get_by_text("Used: at most 1 token, temperature 0.8, seed 0.")).to_be_visible()
+    expect(longest).to_have_value("1")
     temperature.fill("")
-    page.wait_for_timeout(400)
+    seed = page.get_by_label("Seed")
+    seed.fill("99999999999999999999999")
+    expect(temperature).to_have_value("0.8")
+    seed.press("Tab")
+    expect(seed).to_have_value("9007199254740991")
     longest.fill("7")
-    expect(page.get_by_text("Used: at most 1 tokens")).to_be_hidden()
+    longest.press("Enter")
+    expect(page.get_by_text("Used: at most")).to_be_hidden()
     ask(page, "When was the fund closed?")
     expect(bot_messages(page)).to_have_count(1)
     expect(page.locator("#se-readouts")).to_contain_text("7 tokens")
@@ -255,6 +264,35 @@ def test_a_question_that_is_typed_survives_a_reload_and_a_sent_one_does_not(open
     page.reload()
     expect(bot_messages(page)).to_have_count(1)
     expect(page.locator("#se-box textarea")).to_have_value("")
+
+
+def test_what_is_copied_is_the_message_and_what_is_shown_again_is_its_end(open_page: Opener, tmp_path: Path) -> None:
+    question = "Is <b>this</b> &lt; `<i>`, ![x](y)?"
+    path = tmp_path / "notes.txt"
+    path.write_text("The fund was closed by the board in 1950. " * 20)
+    page = open_page((1000, 420))
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    drop(page, path)
+    page.locator("#se-settings > button").click()
+    page.get_by_label("Longest answer").fill("300")
+    page.keyboard.press("Tab")
+    ask(page, question)
+    expect(bot_messages(page)).to_have_count(1, timeout=60_000)
+    expect(page.locator("#se-live")).to_contain_text("reached its limit, 300 tokens")
+    row = page.locator("#se-chat .user-row")
+    row.hover()
+    row.get_by_label("Copy message").click()
+    page.wait_for_function("async (wanted) => await navigator.clipboard.readText() === wanted", arg=question)
+    page.evaluate("navigator.clipboard.writeText('')")
+    row.locator(".message-content").evaluate("element => getSelection().selectAllChildren(element)")
+    page.keyboard.press("Control+c")
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).startsWith('Is <b>this</b> &lt; ')")
+    page.reload()
+    expect(bot_messages(page)).to_have_count(1)
+    page.wait_for_timeout(1800)
+    talk = page.locator("#se-talk")
+    assert talk.evaluate("talk => talk.scrollTop") > 50
+    assert talk.evaluate("talk => talk.scrollHeight - talk.clientHeight - talk.scrollTop") < 4
 
 
 def test_a_narrow_page_has_a_way_to_the_chat(open_page: Opener) -> None:

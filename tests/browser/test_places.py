@@ -32,6 +32,18 @@ def test_a_page_of_the_document_opens_over_the_page(open_page: Opener, report: P
     expect(page.locator("#se-box textarea")).to_be_visible()
 
 
+def test_the_marked_passage_is_in_view(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "long.md"
+    path.write_text("# Long\n\n" + " ".join(f"Sentence {number} of a part that is long." for number in range(300)))
+    page = open_page()
+    drop(page, path)
+    page.locator("#se-ask:enabled").wait_for()
+    link = "Object.assign(document.createElement('a'), {href: 'document/at/4000?n=32', className: 'se-place-link'})"
+    page.evaluate(f"document.body.appendChild({link}).click()")
+    expect(page.locator("dialog#se-place mark")).to_be_in_viewport()
+    assert page.locator("dialog#se-place").evaluate("dialog => dialog.scrollTop") > 100
+
+
 def test_earlier_answers_show_their_authors(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)

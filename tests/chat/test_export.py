@@ -49,6 +49,15 @@ def test_markdown_keeps_questions_answers_and_places() -> None:
     assert "About" not in to_markdown("A title", "", TURNS)
 
 
+def test_markup_in_a_conversation_is_text_in_the_file() -> None:
+    live = "<img src=x onerror=alert(1)>"
+    turn = replace(TURNS[0], question=f"Is {live}\nsafe?", answer=f"{live}\n\n```\n{live}\n```", details={"read": live})
+    text = to_markdown(live, live, [turn])
+    assert text.count(live) == 6
+    assert text.count(f"\\{live}") == 5  # not the one in a fence
+    assert f"> Is \\{live}\n> safe?" in text
+
+
 def test_branches_that_are_not_in_the_file_are_mentioned() -> None:
     assert "2 other branches of this conversation are not in this file" in to_markdown("A", "", TURNS, 2)
     assert "1 other branch of this conversation is not in this file" in to_markdown("A", "", TURNS, 1)

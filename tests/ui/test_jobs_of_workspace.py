@@ -213,7 +213,7 @@ def test_opening_stops_at_once_and_changes_nothing(report: Path, monkeypatch: py
     monkeypatch.setattr(papers, "read_documents", slowly)
     job = workspace.start_opening(Wanted((report,)))
     assert workspace.why_not_ask == text.ASK_NEEDS_OPENING
-    with pytest.raises(RequestError, match="A document is being opened"):
+    with pytest.raises(RequestError, match="still being opened; the question is kept"):
         workspace.ask("Now?")
     assert stop_soon(workspace, job) < PROMPT_S
     assert workspace.trouble == text.OPENING_STOPPED

@@ -82,6 +82,17 @@ def test_what_a_lane_wrote_is_escaped(report: Path) -> None:
     assert "<img" not in race_markup(race, is_running=True)
 
 
+def test_lanes_begin_with_the_first_letter(report: Path) -> None:
+    workspace = ready(report, Loader())
+    loader_engine = workspace._engine
+    assert loader_engine is not None
+    loader_engine.answer = " So it is."  # type: ignore[attr-defined]
+    done(workspace.ask("What?"))
+    race = LiveRace(lanes(preset("builtin").draft))
+    race.apply(done(workspace.race()).facts)
+    assert '<div class="se-lane-text">So it is.' in race_markup(race, is_running=False)
+
+
 def test_a_race_does_not_outlive_its_model(report: Path) -> None:
     """Its lanes have other names with another preset; a page that is drawn from them would stay empty."""
     workspace = ready(report, Loader(step_s=0.001))

@@ -84,6 +84,18 @@ def test_markup_in_a_message_stays_text_and_code_stays_code() -> None:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "<b> & &lt; ![x](y) `<i>`",
+        f"<{WORD_JOINER}b> <{WORD_JOINER}|im_end|> &{WORD_JOINER}{WORD_JOINER}lt;",
+        "a < b & c!",
+    ],
+)
+def test_what_is_copied_or_edited_is_the_message(message: str) -> None:
+    assert render.from_markdown(render.as_markdown(message)) == message
+
+
+@pytest.mark.parametrize(
     ("message", "is_code"),
     [
         ("a `<b>` c", True),
@@ -178,7 +190,7 @@ def test_where_the_model_looked_is_lit_and_linked() -> None:
     assert panel.count("--glow:0.50") == 1
     assert 'href="document/at/640?n=32"' in panel
     places = re.findall(r'href="document/at/(\d+)\?n=32">(p\. \d)<', panel)
-    assert places == [("96", "p. 1"), ("640", "p. 3")]
+    assert places == [("640", "p. 3"), ("96", "p. 1")]  # the strongest first
 
 
 def test_the_strip_stays_small_for_a_long_context() -> None:
@@ -194,6 +206,16 @@ def test_after_a_race_the_speed_up_is_that_of_its_lanes() -> None:
     words = shown(readouts(writing(), ON, speed, lambda token: ""))
     assert "1.5× in the race" in " ".join(words.split())
     assert "2.0×" not in words
+
+
+@pytest.mark.parametrize(("plain", "kind"), [(4.2, ""), (4.0, ""), (3.9, ""), (3.0, "good"), (4.3, "bad")])
+def test_only_what_is_clearly_slower_is_red(plain: float, kind: str) -> None:
+    panel = readouts(writing(), ON, SpeedView(PlainBaseline(4.0, 32, 990), race(4.0, plain)), lambda token: "")
+    assert f'<div class="se-tile {kind}" title="{text.HELP["speedup"][:20]}' in panel
+
+
+def race(drafted: float, plain: float) -> Comparison:
+    return Comparison(214, None, drafted, plain, True)
 
 
 def test_without_a_plain_run_no_speed_up_is_claimed() -> None:

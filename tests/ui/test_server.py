@@ -48,6 +48,10 @@ def test_the_page_is_served_and_loads_nothing_from_outside(client: TestClient) -
     assert "default-src 'self'" in answer.headers["content-security-policy"]
 
 
+def test_one_thing_is_named_settings(client: TestClient) -> None:
+    assert client.get("/config").json()["footer_links"] == []  # Gradio's own
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", ""])
 def test_foreign_names_are_refused(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 400

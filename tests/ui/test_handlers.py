@@ -1,0 +1,292 @@
+"""What the page shows after something was pressed or typed, and what it says when that was refused."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from spec_engine.documents.anchors import Document
+from spec_engine.errors import RequestError, UnreadableDocument
+from spec_engine.ui import layout, papers, text
+from spec_engine.ui.handlers import Handlers
+from spec_engine.ui.job import Job
+from spec_engine.ui.shelf import Fit, PresetShelf
+from spec_engine.ui.state import Fact, Wanted
+from spec_engine.ui.views import Updates
+from spec_engine.ui.workspace import MAX_SEED, Workspace
+from tests.documents.files import make_pdf, paragraph, show
+from tests.ui.test_following import handlers, workspace
+from tests.ui.test_workspace import ANSWER, Loader, done, preset, ready, report
+
+__all__ = ["handlers", "report", "workspace"]  # fixtures
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_is_one_that_a_browser_holds(workspace: Workspace, handlers: Handlers) -> None:
+    doc = handlers._page.document
+    for given, used in ((10**23, MAX_SEED), (1e300, MAX_SEED), (-3, 0), (1.5, 1), (MAX_SEED, MAX_SEED)):
+        shown = handlers.set_settings(512, 0.0, given, None)
+        assert workspace.settings.seed == used
+        assert shown.get(doc.seed, given) == used
+    shown = handlers.set_settings(512, 0.0, -3, None)
+    assert "seed 0" in str(shown[doc.settings_note])
+
+
+def test_a_seed_that_is_counted_on_stays_in_bounds(workspace: Workspace) -> None:
+    done(workspace.ask("What?"))
+    workspace.settings = replace(workspace.settings, temperature=0.8, seed=MAX_SEED)
+    done(workspace.regenerate())
+    done(workspace.regenerate())
+    assert workspace.settings.seed == 0
+
+
+def test_an_empty_field_leaves_its_setting_and_shows_it(workspace: Workspace, handlers: Handlers) -> None:
+    doc = handlers._page.document
+    workspace.settings = replace(workspace.settings, max_tokens=100, temperature=0.5, seed=7)
+    before = workspace.settings
+    shown = handlers.set_settings(None, None, None, None)
+    assert workspace.settings == before
+    assert [shown[field] for field in (doc.max_tokens, doc.temperature, doc.seed)] == [100, 0.5, 7]
+
+
+def test_fields_out_of_range_show_what_is_used_and_others_are_left_alone(
+    workspace: Workspace, handlers: Handlers
+) -> None:
+    doc = handlers._page.document
+    shown = handlers.set_settings(-5, 0.7, 3, None)
+    assert shown[doc.max_tokens] == 1
+    assert not {doc.temperature, doc.seed} & set(shown)
+    assert "at most 1 token," in str(shown[doc.settings_note])
+    again = handlers.set_settings(1, 0.7, 3, None)  # the field was left, nothing was changed: the note may be read
+    assert doc.settings_note not in again
+    assert handlers.set_settings(9, 0.7, 3, None)[doc.settings_note] == ""
+
+
+def test_settings_do_not_follow_single_keys(workspace: Workspace) -> None:
+    """A field that is emptied to type another number holds small numbers on the way."""
+    blocks = layout.build_page(workspace, PresetShelf([preset("builtin")]))
+    fields = {one._id for one in blocks.blocks.values() if isinstance(one, gr.Number)}
+    kinds = [kind for function in blocks.fns.values() for target, kind in function.targets if target in fields]
+    assert sorted(kinds) == ["blur"] * 3 + ["submit"] * 3
+    blocks.close()
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_why_a_question_cannot_be_answered_is_said_and_it_comes_back(workspace: Workspace, handlers: Handlers) -> None:
+    chat, question = handlers._page.chat, "word " * 9000
+    begun = handlers.ask(question, None)
+    done(workspace.job)
+    shown = handlers.show_result(str(begun[chat.beat]), None, "")
+    assert "leaves no room for an answer" in str(shown[chat.notice])
+    assert shown[chat.box]["value"] == question.strip()  # type: ignore[index]
+
+
+def stopped(report: Path) -> Workspace:
+    """An answer was stopped before its first word."""
+    workspace = ready(report, Loader(chunk_s=0.2))
+    job = workspace.ask("What?")
+    workspace.stop()
+    done(job)
+    return workspace
+
+
+@pytest.mark.parametrize("typed", ["", "  ", None])
+def test_a_stopped_question_comes_back_into_an_empty_box(report: Path, handlers: Handlers, typed: str | None) -> None:
+    handlers._views._workspace = handlers._workspace = stopped(report)
+    chat = handlers._page.chat
+    shown = handlers._views.result(None, typed)
+    assert shown[chat.box]["value"] == "What?"  # type: ignore[index]
+    assert text.STOPPED_EARLY in str(shown[chat.notice])
+
+
+def test_a_stopped_question_overwrites_nothing_that_is_typed(report: Path, handlers: Handlers) -> None:
+    handlers._views._workspace = handlers._workspace = stopped(report)
+    chat = handlers._page.chat
+    shown = handlers._views.result(None, "And by wh")
+    assert "value" not in shown[chat.box]  # type: ignore[operator]
+    assert "the question was: What?" in str(shown[chat.notice])
+
+
+def slow_reading(monkeypatch: pytest.MonkeyPatch, is_readable: bool = True) -> threading.Event:
+    """Documents are read once the event is set."""
+    goes_on, read = threading.Event(), papers.read_documents
+
+    def slowly(*arguments: object) -> Document:
+        goes_on.wait(10)
+        if not is_readable:
+            raise UnreadableDocument("The file is broken.")
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(papers, "read_documents", slowly)
+    return goes_on
+
+
+def opening(workspace: Workspace, handlers: Handlers, path: Path) -> tuple[Updates, Job[Fact]]:
+    """What a page shows that has begun to open a file, and the job."""
+    jobs: list[Job[Fact]] = []
+    return handlers._open(lambda: jobs.append(workspace.start_opening(Wanted((path,))))), jobs[0]
+
+
+def test_a_question_about_a_document_that_is_being_opened_is_kept(
+    workspace: Workspace, handlers: Handlers, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, chat = slow_reading(monkeypatch), handlers._page.chat
+    begun, job = opening(workspace, handlers, report)
+    refused = handlers.ask("What?", begun[chat.seen])  # type: ignore[arg-type]
+    assert "still being opened; the question is kept" in str(refused[chat.notice])
+    assert "value" not in refused[chat.box]  # type: ignore[operator]
+    goes_on.set()
+    done(job)
+
+
+def test_who_opened_a_document_may_ask_before_it_is_shown(
+    workspace: Workspace, handlers: Handlers, report: Path
+) -> None:
+    chat = handlers._page.chat
+    elsewhere = handlers._views.everything(None)[chat.seen]
+    begun, job = opening(workspace, handlers, report)
+    done(job)
+    refused = handlers.ask("Which?", elsewhere)  # type: ignore[arg-type]  # another tab shows the old one
+    assert "Nothing was asked" in str(refused[chat.notice])
+    handlers.ask("What?", begun[chat.seen])  # type: ignore[arg-type]
+    done(workspace.answer_job)
+    assert [turn.question for turn in workspace.turns] == ["What?"]
+    workspace.new_chat()
+    refused = handlers.ask("And?", begun[chat.seen])  # type: ignore[arg-type]
+    assert "Nothing was asked" in str(refused[chat.notice])
+
+
+def test_a_document_that_could_not_be_opened_is_not_asked_about(
+    workspace: Workspace, handlers: Handlers, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is open still is not the one that was meant."""
+    goes_on, chat = slow_reading(monkeypatch, is_readable=False), handlers._page.chat
+    begun, job = opening(workspace, handlers, report)
+    goes_on.set()
+    done(job)
+    refused = handlers.ask("What?", begun[chat.seen])  # type: ignore[arg-type]
+    assert "The file is broken." in str(refused[chat.notice])
+    assert workspace.turns == ()
+
+
+def test_an_edited_question_has_no_joiners(workspace: Workspace, handlers: Handlers) -> None:
+    done(workspace.ask("Is <b> bold?"))
+    shown = handlers._views.everything(None)[handlers._page.chat.chat][0]["content"][0]["text"]  # type: ignore[index]
+    assert shown != "Is <b> bold?"
+
+    class Edited:
+        index, value = 0, shown
+
+    handlers.edit(None, Edited())  # type: ignore[arg-type]
+    done(workspace.answer_job)
+    assert workspace.turns[0].question == "Is <b> bold?"
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_reached_its_limit_says_so_and_what_to_do(workspace: Workspace, handlers: Handlers) -> None:
+    chat = handlers._page.chat
+    workspace.settings = replace(workspace.settings, max_tokens=7)
+    done(workspace.ask("What?"))
+    line = str(handlers._views.everything(None)[chat.live])
+    assert "reached its limit, 7 tokens. Raise “Longest answer”" in line
+    with pytest.raises(RequestError, match="the same word for word"):
+        workspace.regenerate()
+    workspace.settings = replace(workspace.settings, max_tokens=500)
+    done(workspace.regenerate())  # which is another answer, though the temperature is 0
+    assert workspace.turns[-1].answer == ANSWER
+    assert handlers._views.everything(None)[chat.live] == ""
+
+
+def test_an_answer_that_filled_the_context_says_that(workspace: Workspace, handlers: Handlers) -> None:
+    session = workspace._session
+    assert session is not None
+    num_free = 4096 - len(session.prompt("word " * 3000)) - 40
+    done(workspace.ask("word " * (3000 + num_free)))
+    assert workspace.talk.path[-1].reason == "length"
+    assert text.REACHED_CONTEXT in str(handlers._views.everything(None)[handlers._page.chat.live])
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_picker_shows_what_is_loaded_and_old_trouble_goes(
+    workspace: Workspace, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doc, chat = handlers._page.document, handlers._page.chat
+    large = preset("large")
+    monkeypatch.setattr(Fit, "is_enough", property(lambda fit: fit.preset.name != "large"))
+    handlers._shelf._own["large"] = large
+    shown = handlers.switch("large")
+    assert workspace.offered is not None
+    assert shown[doc.preset]["value"] == "builtin"  # type: ignore[index]
+    assert shown[doc.fit_row]["visible"]  # type: ignore[index]
+    assert shown[chat.notice] == ""
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def test_unlocking_needs_a_password(workspace: Workspace, handlers: Handlers, tmp_path: Path) -> None:
+    path = tmp_path / "locked.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, ["Some words on a page."]))], password="sesame"))
+    done(workspace.start_opening(Wanted((path,))))
+    shown = handlers.unlock("", None)
+    assert text.PASSWORD_EMPTY in str(shown[handlers._page.chat.notice])
+    assert workspace.locked is not None
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_documents_and_says_when_nothing_is_found(workspace: Workspace, handlers: Handlers) -> None:
+    history = handlers._page.history
+    done(workspace.ask("What?"))
+    shown = handlers._views.search("")
+    ((line, _),) = shown[history.listing]["choices"]  # type: ignore[index]
+    assert line.startswith("What?\nreport.txt · 1 question · ")
+    assert shown[history.found] == ""
+    nothing = handlers._views.search("no <such> thing")
+    assert "Nothing found for “no &lt;such&gt; thing”." in str(nothing[history.found])
+
+
+def test_what_is_deleted_is_named_and_is_what_the_page_shows(workspace: Workspace, handlers: Handlers) -> None:
+    history, chat = handlers._page.history, handlers._page.chat
+    done(workspace.ask("What?"))
+    shown = handlers._views.everything(None)
+    assert "Delete the conversation “What?” for good?" in str(shown[history.confirm_words])
+    workspace.new_chat()
+    done(workspace.ask("Other?"))
+    refused = handlers.delete(shown[chat.seen])  # type: ignore[arg-type]
+    assert "Nothing was deleted" in str(refused[chat.notice])
+    assert len(workspace.talk.summaries()) == 2
+    handlers.delete(handlers._views.everything(None)[chat.seen])  # type: ignore[arg-type]
+    assert [one.title for one in workspace.talk.summaries()] == ["What?"]
+
+
+def test_a_preset_is_deleted_after_a_question(handlers: Handlers) -> None:
+    handlers._shelf._own["mine"] = preset("mine")
+    visible, words, verdict = handlers.ask_to_delete_preset(" mine ")
+    assert visible["visible"]  # type: ignore[index]
+    assert ("Delete the preset “mine” for good?" in words, verdict) == (True, "")
+    assert handlers._shelf.is_own("mine")
+    visible, words, verdict = handlers.ask_to_delete_preset("builtin")
+    assert not visible["visible"]  # type: ignore[index]
+    assert text.PRESET_NOT_OWN in verdict
+    handlers.delete_preset("mine")
+    assert not handlers._shelf.is_own("mine")
+
+
+def test_what_the_document_has_no_word_of_is_said_below_the_answer(workspace: Workspace, handlers: Handlers) -> None:
+    done(workspace.ask('What does it say about "bananas"?'))
+    assert "no word of “bananas”" in str(handlers._views.everything(None)[handlers._page.chat.live])
+    word = workspace.opened.used.text.split()[0]  # type: ignore[union-attr]
+    done(workspace.ask(f'What does it say about "{word}"?'))
+    assert "no word of" not in str(handlers._views.everything(None)[handlers._page.chat.live])
