@@ -151,10 +151,12 @@ def _bench(usual: Mapping[str, object], arguments: argparse.Namespace) -> int:
 
 
 def _write(out: Path | None, as_json: str) -> None:
-    """What was measured so far, where a file was asked for."""
+    """What was measured so far, where a file was asked for; whole at any moment, as a run may be ended."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(as_json + "\n", "utf-8")
+        part = out.with_name(f"{out.name}.part")
+        part.write_text(as_json + "\n", "utf-8")
+        part.replace(out)
 
 
 def _refuse_unread(arguments: argparse.Namespace, usual: Mapping[str, object], kind: str) -> None:

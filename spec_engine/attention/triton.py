@@ -43,11 +43,12 @@ class CannotLaunch(RuntimeError):
 
 @contextmanager
 def launching(x: Tensor) -> Iterator[None]:
-    """Kernels start on the device of `x` inside the block. Raises `CannotLaunch` for what Triton raises."""
+    """Kernels start on the device of `x` inside the block. Raises `CannotLaunch` for what Triton raises, also where it
+    finds no C compiler or may not write to its cache."""
     try:
         with torch.cuda.device_of(x):
             yield
-    except (TritonError, CalledProcessError) as error:
+    except (TritonError, CalledProcessError, OSError, ImportError) as error:
         raise CannotLaunch(f"{type(error).__name__}: {error}") from error
 
 

@@ -130,7 +130,7 @@ def measure_modules(
     if gave_up or not target.is_joined:
         return
     for length in lengths:
-        forward = graphed(runner, runner, graph_bytes)
+        forward = graphed(runner, runner, graph_bytes, is_brief=True)
         slots = SlotCache(runner.shapes, length + NUM_NODES)
         for rows in slots.rows(length).values():
             rows.normal_()

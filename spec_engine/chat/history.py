@@ -19,7 +19,7 @@ from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, TokensAccepted
 
 FLUSH_S: Final = 0.05  # between two commits of a running answer: more often than a page looks
-_NO_PLAIN_TEXT: Final = frozenset((".pdf", ".docx", ".pptx", ".epub"))  # whose parts have always been the same
+_NO_PLAIN_TEXT: Final = frozenset((".pdf", ".docx", ".pptx", ".epub", ".html", ".htm", ".xhtml"))  # same parts as ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ Non-job: choosing for the user, tokenising (the caller hands in a counter).
 
 A text is tokenised block by block, as a tokenizer takes some hundred bytes a character for a text in one piece. The sum
 over the blocks is not exact: at a border a token may be divided that would be one, a chat template may mark the
-beginning of each text or drop the blank line at its end. That changes a few tokens a border, never more than
-`BORDER_TOKENS`. So the sum alone decides only where it is farther than that from the limit; else the text, which then
-is hardly longer than the context, is counted in one piece. Whether a document fits is exact in both cases.
+beginning of each text or drop the white space at its ends. That changes a few tokens a border, never more than
+`BORDER_TOKENS` and one for each blank. So the sum alone decides only where it is farther than that from the limit; else
+the text, which then is hardly longer than the context, is counted in one piece. Whether a document fits is exact in
+both cases.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ class Budget:
             advice = "not even its first part fits, so use a model with a longer context or a shorter document"
         else:
             advice = (
-                f"{self.labels[last]} is the last part that would still fit when reading from the start "
+                f"read from the start it would still fit up to {self.labels[last]} "
                 f"({last + 1} of {len(self.labels)} parts)"
             )
         return f"{size}, {self.num_over:,} too many: {room}, and {advice}."
@@ -97,7 +98,7 @@ def plan(
         known: tokens of each block, from an earlier plan; None: they are counted.
     """
     by_block = _count_blocks(document, count_tokens) if known is None else tuple(known)
-    num_tokens, slack = sum(by_block), BORDER_TOKENS * len(by_block)
+    num_tokens, slack = sum(by_block), _slack(document)
     may_fit = num_tokens - slack + reserved <= context_length
     is_exact = may_fit and (known is None or num_tokens + slack + reserved > context_length)
     if is_exact:
@@ -113,6 +114,13 @@ def plan(
         labels=tuple(block.anchor.label for block in document.blocks),
         is_exact=is_exact,
     )
+
+
+def _slack(document: Document) -> int:
+    """Tokens by which the sum over the blocks may differ from the text in one piece: some at each border, those within
+    long blocks too, and the white space there, which a template may drop."""
+    num_pieces = sum(1 + 2 * len(block.text) // _COUNTED_CHARS for block in document.blocks)  # a cut leaves half
+    return BORDER_TOKENS * num_pieces + len(document.text) - sum(len(block.text.strip()) for block in document.blocks)
 
 
 def _count_blocks(document: Document, count_tokens: _CountTokens) -> tuple[int, ...]:

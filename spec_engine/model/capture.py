@@ -5,6 +5,7 @@ and why nothing more is.
 Non-job: the work itself (`graphs`, `drafters.whole`).
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_MODE = threading.Lock()
 _CAPTURED_AT = 3  # uses of a shape; a shape that is hardly used is not worth it
 
 Work = Callable[[], tuple[Tensor, ...]]
@@ -53,13 +55,13 @@ class CudaCapture:
             finally:
                 torch.cuda.current_stream().wait_stream(self._stream)  # it writes where the next pass reads
             graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            self._graphs.append(graph)
             try:
                 with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                     before = torch.cuda.memory_reserved()  # what was cached was given back as the block began
                     results = work()
             finally:
                 torch.cuda.set_stream(usual)  # which a capture that fails does not restore
-            self._graphs.append(graph)
             self.num_bytes += max(torch.cuda.memory_reserved() - before, 0)
 
         def replay() -> tuple[Tensor, ...]:
@@ -72,16 +74,18 @@ class CudaCapture:
 @contextmanager
 def _no_waits() -> Iterator[None]:
     """Work that waits for the device raises `RuntimeError` in the block, as it would in a capture; but after a capture
-    that failed, torch's allocator goes on as if it still ran. The mode is the whole process's, hence for a moment only.
+    that failed, torch's allocator goes on as if it still ran. The mode is the whole process's, hence for a moment only,
+    and for one thread at a time.
     """
-    usual = torch.cuda.get_sync_debug_mode()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the mode is a prototype
-            torch.cuda.set_sync_debug_mode("error")
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(usual)
+    with _MODE:
+        usual = torch.cuda.get_sync_debug_mode()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the mode is a prototype
+                torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(usual)
 
 
 class Mirror:

@@ -37,12 +37,12 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # relative norm of the 
 _HALF_TOLERANCE = 0.1
 
 
-def graphed(runner: Runner, plain: DeviceForward, num_bytes: int) -> Forward:
+def graphed(runner: Runner, plain: DeviceForward, num_bytes: int, *, is_brief: bool = False) -> Forward:
     """`plain`, with passes of `runner` captured where the device and the attention backend allow it. `num_bytes` is
-    what graphs may take; 0: none."""
+    what graphs may take; 0: none. `is_brief`: see `CudaCapture`."""
     if num_bytes <= 0 or why_not(runner):
         return plain
-    return Graphed(runner, plain, Captures(CudaCapture(runner.device), num_bytes))
+    return Graphed(runner, plain, Captures(CudaCapture(runner.device, is_brief=is_brief), num_bytes))
 
 
 def why_not(runner: Runner) -> str:

@@ -150,13 +150,13 @@ def can_run(device: torch.device, dtype: torch.dtype, heads: Heads) -> bool:
     """Whether the kernels run here: on a GPU in half precision, or anywhere in the interpreter. They are tried."""
     if not knobs.runtime.interpret and (device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16)):
         return False
-    mixed = torch.zeros(1, (heads.num + 2 * heads.num_kv) * heads.size, dtype=dtype, device=device)
+    mixed = torch.zeros(_FEW_ROWS + 1, (heads.num + 2 * heads.num_kv) * heads.size, dtype=dtype, device=device)
     memory = mixed.new_zeros(1, heads.num_kv, 1, heads.size), mixed.new_zeros(1, heads.num_kv, 1, heads.size)
+    slots = torch.zeros(len(mixed), dtype=torch.int64, device=device)
     try:
-        turn_and_put(
-            mixed, heads, Turn(None, None, None, 1e-6), torch.zeros(1, dtype=torch.int64, device=device), memory
-        )
-        gate(mixed)
+        for rows in (1, len(mixed)):
+            turn_and_put(mixed[:rows], heads, Turn(None, None, None, 1e-6), slots[:rows], memory)
+        gate(mixed[:1])
     except RuntimeError:  # `CannotLaunch`, or no compiler for what starts a kernel
         return False
     return True

@@ -28,7 +28,7 @@ def test_document_that_is_one_token_too_long() -> None:
     assert (plan.fits, plan.num_over, plan.last_fitting_block) == (False, 1, 1)
     sentence = plan.explain()
     assert "61 tokens, 1 too many" in sentence
-    assert "p. 2 is the last part that would still fit when reading from the start (2 of 3 parts)" in sentence
+    assert "read from the start it would still fit up to p. 2 (2 of 3 parts)" in sentence
     assert sentence.count(".") == sentence.count("p. ") + 1
 
 
@@ -121,3 +121,27 @@ def test_select_names_a_reversed_range() -> None:
 def test_select_refuses_ranges_outside(first: int, last: int) -> None:
     with pytest.raises(DocumentError, match="2 parts"):
         budget.select(document(1, 2), first, last)
+
+
+def test_a_long_block_that_just_fits_is_not_refused() -> None:
+    """It is counted in pieces, each of which is a token more than it would be within the text."""
+    doc = document(700_000)
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(text) // 4 + 2 for text in texts]
+
+    exact = count([doc.text])[0]
+    assert budget.plan(doc, count, exact, 0).fits
+    assert not budget.plan(doc, count, exact - 1, 0).fits
+
+
+def test_white_space_that_a_template_drops_is_not_free() -> None:
+    blocks = tuple(Block(Anchor("line", f"line {n}", n), "word", " " * 3_000) for n in range(30))
+    doc = Document("text", "text.txt", blocks)
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(text.strip()) for text in texts]
+
+    known = budget.plan(doc, count, 1_000, 0).num_tokens_by_block
+    assert sum(known) < 1_000 < count([doc.text])[0]
+    assert not budget.plan(doc, count, 1_000, 0, known).fits
