@@ -15,7 +15,6 @@ LAYERS = {
     "onednn": 0,
     "frozen": 0,
     "tables": 0,
-    "threads": 0,
     "config": 0,
     "metrics": 0,
     "events": 0,
@@ -54,7 +53,7 @@ LAYERS = {
     "": 7,  # spec_engine/__init__.py re-exports public names
 }
 FRONT_DOORS = {"ui", "bench", "train"}
-WITHOUT_TORCH = {"errors", "tables", "threads", "frozen", "config", "metrics", "events", "documents", "stopping"}
+WITHOUT_TORCH = {"errors", "tables", "frozen", "config", "metrics", "events", "documents", "stopping"}
 
 # Optional or heavy packages and the only places that may import them.
 HOMES = {
