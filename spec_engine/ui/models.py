@@ -147,6 +147,7 @@ class ModelSide(PageState):
     def _install(self, job: Job[Fact], preset: Preset) -> None:
         """Load a preset's engine, measure the document with its tokenizer, and put both in use."""
         job.report(LoadProgress(f"Loading {preset.title}"))
+        shown = self.settings
 
         def load(is_unwanted: Callable[[], bool]) -> PageEngine:
             reclaim()  # what an earlier load that was let go of may have left
@@ -163,7 +164,9 @@ class ModelSide(PageState):
             if self._is_closing:
                 engine.close()
                 raise Stopped(text.LOADING_STOPPED)
-            old, self._engine, self.preset, self.settings = self._engine, engine, preset, preset.generation
+            old, self._engine, self.preset = self._engine, engine, preset
+            if self.settings == shown:  # else they were changed while it loaded
+                self.settings = preset.generation
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
             self.race_job = None  # its lanes are those of the model before
             self.memory, self.opened = engine.memory, opened

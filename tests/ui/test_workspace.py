@@ -331,6 +331,17 @@ def questions(workspace: Workspace) -> list[str]:
     return [turn.question for turn in workspace.turns]
 
 
+def test_settings_that_were_changed_while_a_model_loaded_stay(report: Path) -> None:
+    class Slow(Loader):
+        def __call__(self, preset: Preset, watch: LoadWatch, room: Room, /) -> ScriptedEngine:
+            workspace.settings = replace(workspace.settings, max_tokens=77, seed=5)
+            return super().__call__(preset, watch, room)
+
+    workspace = Workspace(Slow())
+    done(workspace.switch(preset("builtin")))
+    assert (workspace.settings.max_tokens, workspace.settings.seed) == (77, 5)
+
+
 def test_a_conversation_is_there_after_a_restart_with_its_document(report: Path, tmp_path: Path) -> None:
     workspace = ready(report, Loader(), History(tmp_path / "data"))
     done(workspace.ask("First?"))
