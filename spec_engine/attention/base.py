@@ -8,11 +8,16 @@ Non-job: any kernel.
 Shapes are named in the alphabet of ``spec_engine/attention/__init__.py``.
 """
 
+import ctypes
+import sys
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+_CAPTURES_EARLY: Final = 12_030  # CUDA version of a driver, see `_driver_version`
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,24 @@ def tree_bias(visible: Tensor, dtype: torch.dtype, device: torch.device) -> Tree
 
 def starts_early(device: torch.device) -> bool:
     """Whether a kernel on this device can begin while the one before it ends (NVIDIA's programmatic dependent launch,
-    from compute capability 9 on)."""
+    from compute capability 9 on), also within a captured graph, which takes a driver of CUDA 12.3."""
     is_nvidia = device.type == "cuda" and torch.version.hip is None
-    return is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
+    if not is_nvidia or torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    return not 0 < _driver_version() < _CAPTURES_EARLY
+
+
+@cache
+def _driver_version() -> int:
+    """1,000 times the major CUDA version of the driver and 10 times the minor one, 0 where nobody tells. torch works
+    with drivers that are older than the CUDA it was built for."""
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    version = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_engine.attention import AttentionBackend, Scoring, TreeBias, by_head, pick, sdpa, tree_bias
+from spec_engine.attention import AttentionBackend, Scoring, TreeBias, base, by_head, pick, sdpa, tree_bias
 from spec_engine.attention.by_head import attend_by_head
 from spec_engine.attention.contest import RowClass, Verdict
 from spec_engine.attention.reference import ReferenceBackend
@@ -241,3 +241,27 @@ def test_cuda_backends(dtype: torch.dtype) -> None:
             for backend in backends:
                 want = ReferenceBackend().causal(*wide, scoring)
                 assert_same(backend.causal(q, k, v, prefix_len, scoring), want, 3e-2)
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "is_early"),
+    [
+        ((9, 0), 13_000, True),
+        ((9, 0), 12_030, True),
+        ((9, 0), 12_020, False),
+        ((9, 0), 0, True),
+        ((8, 9), 13_000, False),
+    ],
+)
+def test_kernels_begin_early_where_card_and_driver_can(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], driver: int, is_early: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(base, "_driver_version", lambda: driver)
+    assert base.starts_early(torch.device("cuda")) == is_early
+    assert not base.starts_early(torch.device("cpu"))
+
+
+def test_a_machine_without_the_driver_tells_no_version() -> None:
+    assert base._driver_version() >= 0
