@@ -10,6 +10,7 @@ to the model rather than a question about the text is left alone.
 """
 
 import re
+import unicodedata
 
 _QUOTED = re.compile(r"(?<![\w.])(?:\"([^\"\n]*+)\"|[“„]([^”“\"\n]*+)[”“\"]|«([^»\n]*+)»)")
 _ORDER = re.compile(r"\b(?:answer|call|name|print|reply|respond|return|say|translate|use|with|write)\b", re.IGNORECASE)
@@ -18,12 +19,15 @@ _SAID = re.compile(
     r"((?:[\w'’-]++\s*+){1,4})[?.!]*\s*\Z",
     re.IGNORECASE,
 )
+_MARKS = re.compile("[-\u00ad\u0300-\u036f]")
 _WORD = re.compile(r"[^\W_]{3,}")
 _LONGEST = 80  # characters of a phrase
 _EMPTY = frozenset(
-    """about all and any anything are chapter document does file for from have here how into its last many most much not
-    page paragraph part passage report said section sentence some something summary text that the their them there these
-    they thing things this those topic what when where which who why with yes you your""".split()
+    """about all and any anything are both chapter document does each else file for former from have her here
+    herself him himself his how into its itself last latter many most much not one ones other others our
+    page paragraph part passage report said section sentence she some something such summary text that the
+    their them there these they thing things this those topic what when where which who whom whose why with
+    yes you your""".split()
 )
 _NO_TOPIC = frozenset("again and at briefly exactly if in on or overall please then".split())
 _ENDING, _LEAST = 3, 3  # letters at the end of a word that may differ, as in its plural; letters that must not
@@ -43,7 +47,7 @@ def absent_from(text: str, question: str) -> tuple[str, ...]:
     wanted = {phrase: _stems(phrase) for phrase in _named(question)}
     if not any(wanted.values()):
         return ()
-    folded = text.casefold().replace("-", "")
+    folded = _folded(text)
     return tuple(
         phrase for phrase, stems in wanted.items() if stems and not any(_begins_a_word(stem, folded) for stem in stems)
     )
@@ -62,10 +66,15 @@ def _named(question: str) -> list[str]:
 
 def _stems(phrase: str) -> list[str]:
     """Beginnings of the words of a phrase that mean something; none where it holds a number, which is no topic."""
-    words = _WORD.findall(phrase.casefold().replace("-", ""))
+    words = _WORD.findall(_folded(phrase))
     if any(word.isdigit() for word in words):
         return []
     return [word[: max(_LEAST, len(word) - _ENDING)] for word in words if word not in _EMPTY]
+
+
+def _folded(text: str) -> str:
+    """As two spellings of one word are the same: without case, accents and hyphens."""
+    return _MARKS.sub("", unicodedata.normalize("NFKD", text.casefold()))
 
 
 def _begins_a_word(stem: str, folded: str) -> bool:

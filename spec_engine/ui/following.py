@@ -107,14 +107,14 @@ class Following(Views):
 
     def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:
         """How far the engine has read ahead; a question can be asked meanwhile."""
-        reading = LiveAnswer()
+        reading, line = LiveAnswer(), self._live_line()
         for batch in job.watch(interval_s=0.2):
             reading.apply(events_of(batch))
             yield {
-                self._chat.live: self._live_line() + render.reading_ahead(reading),
+                self._chat.live: line + render.reading_ahead(reading),
                 self._chat.stop: gr.update(visible=job.is_running, interactive=True),
             }
-        yield {self._chat.live: self._live_line(), self._chat.stop: self._stop_button()}
+        yield {self._chat.live: line, self._chat.stop: self._stop_button()}
 
     def _follow_race(self, job: Job[Fact]) -> Iterator[Updates]:
         """The lanes side by side."""

@@ -99,7 +99,8 @@ class Handlers:
         on(editor.delete.click, self.ask_to_delete_preset, [editor.name], [*asking, editor.verdict])
         for kept in (editor.delete_not.click, editor.name.change):
             on(kept, lambda: gr.update(visible=False), None, [editor.confirm])
-        on(editor.delete_really.click, self.delete_preset, [editor.name], [picker, editor.verdict, editor.confirm])
+        asked = [editor.name, editor.confirm_words]
+        on(editor.delete_really.click, self.delete_preset, asked, [picker, editor.verdict, editor.confirm])
 
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
@@ -168,12 +169,12 @@ class Handlers:
 
     def regenerate(self, seen: Seen | None, event: gr.RetryData) -> Updates:
         """An answer is to be written again."""
-        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen)
+        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen and seen.now)
 
     def edit(self, seen: Seen | None, event: gr.EditData) -> Updates:
         """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
         question = render.from_markdown(str(event.value))
-        return self._begin(lambda: self._workspace.ask(question, _turn_number(event.index)), seen)
+        return self._begin(lambda: self._workspace.ask(question, _turn_number(event.index)), seen and seen.now)
 
     def show_branch(self, last_turn: int | None) -> Updates:
         """Another branch was chosen."""
@@ -186,16 +187,13 @@ class Handlers:
     def rename(self, title: str) -> Updates:
         """The conversation got another title."""
         shown = self._try(lambda: self._workspace.rename_conversation(title))
+        if self._workspace.is_busy:
+            shown[self._page.chat.seen] = gr.skip()  # what it has begun to open, perhaps
         return {**shown, self._page.chat.beat: gr.skip()}  # a job may be running, and followed
 
     def delete(self, seen: Seen | None) -> Updates:
         """The conversation that the page shows is to be forgotten."""
-
-        def forget() -> None:
-            self._workspace.require_seen(seen, text.OTHER_CONVERSATION)
-            self._workspace.delete_conversation()
-
-        return self._try(forget)
+        return self._try(lambda: self._workspace.delete_conversation(seen and seen.now))
 
     def stop(self) -> object:
         """Stop was pressed; what has been written is kept."""
@@ -262,11 +260,14 @@ class Handlers:
             return gr.update(visible=False), "", render.notice(text.PRESET_NOT_OWN)
         return gr.update(visible=True), render.question(text.EDITOR_DELETE_ASKS.format(name=name)), ""
 
-    def delete_preset(self, name: str) -> tuple[object, str, object]:
-        """The preset is to be forgotten."""
+    def delete_preset(self, name: str, asked: str) -> tuple[object, str, object]:
+        """The preset that was `asked` for is to be forgotten; not one whose name was typed since."""
         closed = gr.update(visible=False)
+        name = name.strip()
+        if asked != render.question(text.EDITOR_DELETE_ASKS.format(name=name)):
+            return gr.skip(), "", closed
         try:
-            self._shelf.delete(name.strip())
+            self._shelf.delete(name)
         except SpecEngineError as error:
             return gr.skip(), render.notice(str(error)), closed
         return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info"), closed
@@ -312,7 +313,8 @@ class Handlers:
         """Begin to open something: this page may ask about it before it is shown it."""
         has_begun: list[object] = []
         shown = self._begin(lambda: has_begun.append(action()), given=given)
-        return {**shown, self._page.chat.seen: self._workspace.soon_seen} if has_begun else shown
+        seen = self._page.chat.seen
+        return {**shown, seen: self._workspace.soon_seen(shown[seen])} if has_begun else shown
 
     def _begin(
         self,
@@ -327,7 +329,9 @@ class Handlers:
             self._workspace.require_seen(seen)
             action()
         except SpecEngineError as error:
-            return self._views.everything(str(error), given)
+            refused = self._views.everything(str(error), given)
+            is_soon = seen is not None and seen.opening > 0 and self._workspace.is_busy
+            return {**refused, self._page.chat.seen: gr.skip()} if is_soon else refused
         shown = {**self._views.everything("", given), **(begun or {})}
         shown[self._page.chat.beat] = f"{self._workspace.moment[:-1]}?"  # so its result is shown in any case
         return shown

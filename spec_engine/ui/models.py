@@ -8,10 +8,11 @@ fails or is stopped, the preset before is in use again.
 """
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 
 from spec_engine.chat.history import History
 from spec_engine.chat.prompt import reuse_trouble
-from spec_engine.config import Preset
+from spec_engine.config import GenerationDefaults, Preset
 from spec_engine.errors import SpecEngineError, Stopped
 from spec_engine.model.memory import reclaim
 from spec_engine.model.watch import LoadProgress, LoadWatch
@@ -37,6 +38,12 @@ class _OldEngine:
     def free(self) -> None:
         """Free it, unless the load was stopped in the meantime."""
         self._state.free_engine(self._is_unwanted)
+
+
+def _with_changes(usual: GenerationDefaults, shown: GenerationDefaults, now: GenerationDefaults) -> GenerationDefaults:
+    """A preset's settings with those that were changed while it loaded: they are not any more what was `shown` then."""
+    names = (one.name for one in fields(GenerationDefaults))
+    return replace(usual, **{name: getattr(now, name) for name in names if getattr(now, name) != getattr(shown, name)})
 
 
 class ModelSide(PageState):
@@ -165,8 +172,7 @@ class ModelSide(PageState):
                 engine.close()
                 raise Stopped(text.LOADING_STOPPED)
             old, self._engine, self.preset = self._engine, engine, preset
-            if self.settings == shown:  # else they were changed while it loaded
-                self.settings = preset.generation
+            self.settings = _with_changes(preset.generation, shown, self.settings)
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
             self.race_job = None  # its lanes are those of the model before
             self.memory, self.opened = engine.memory, opened

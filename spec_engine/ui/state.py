@@ -51,6 +51,11 @@ class Seen:
     view: int
     opening: int = 0  # number of that job; 0: none
 
+    @property
+    def now(self) -> "Seen":
+        """Without what it will show soon: for an action on what is shown."""
+        return Seen(self.view)
+
 
 Fact = Event | LoadProgress | LaneStarted | LaneCompared
 
@@ -99,6 +104,12 @@ class PageState:
         """The job that is running."""
         job = self.job
         return job if job is not None and job.is_running else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs that somebody waits for."""
+        job = self.active_job
+        return job is not None and job.kind not in BACKGROUND
 
     @property
     def moment(self) -> str:
@@ -191,10 +202,9 @@ class PageState:
 
     # --- for the actions ----------------------------------------------------------------------------------------------
 
-    @property
-    def soon_seen(self) -> Seen:
-        """What a page will show that has just begun to open something."""
-        return Seen(self.view, self._num_jobs)
+    def soon_seen(self, shown: object) -> Seen:
+        """What a page will show that has just begun to open something, where it is `shown` this."""
+        return Seen(shown.view if isinstance(shown, Seen) else self.view, self._num_jobs)
 
     def require_seen(self, seen: Seen | None, otherwise: str = text.OTHER_VIEW) -> None:
         """Raise `RequestError`, with the sentence `otherwise`, when a page shows another conversation or document than

@@ -108,9 +108,10 @@ class Views:
         goes back into its box unless something is being `typed` there."""
         question, trouble = self._workspace.take_back_question(), self._workspace.trouble
         is_free = not typed or not typed.strip()
-        early = text.STOPPED_EARLY if is_free else text.STOPPED_WHILE_TYPING.format(question=question)
+        asked = "" if is_free or not question else f" {text.QUESTION_WAS.format(question=question)}"
+        early = (text.STOPPED_EARLY if is_free else text.STOPPED_WHILE_TYPING) if question else ""
         # A refusal while the job ran has no reason now.
-        updates = self.everything(trouble or (early if question else ""), given)
+        updates = self.everything((trouble or early) + asked, given)
         self._workspace.told = trouble
         return {**updates, self._chat.box: self.box(question)} if question and is_free else updates
 

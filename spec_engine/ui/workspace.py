@@ -25,7 +25,7 @@ from spec_engine.ui.job import Job
 from spec_engine.ui.papers import DocumentSide
 from spec_engine.ui.race import LaneCompared, LaneStarted, lanes
 from spec_engine.ui.speed import MIN_BASELINE_TOKENS, baseline_of
-from spec_engine.ui.state import Fact
+from spec_engine.ui.state import Fact, Seen
 
 CALIBRATION_TOKENS: Final = 48  # of plain decoding; a short answer is replayed several times
 MAX_SEED: Final = 2**53 - 1  # that a browser holds exactly
@@ -116,9 +116,11 @@ class Workspace(DocumentSide):
         """Give the conversation another title. Raises `StoreError` for a blank one."""
         self.talk.rename(title)
 
-    def delete_conversation(self) -> None:
-        """Forget the conversation for good. Its document stays open unless the copy that was deleted was its file."""
+    def delete_conversation(self, seen: Seen | None = None) -> None:
+        """Forget the conversation for good. Its document stays open unless the copy that was deleted was its file.
+        Raises `RequestError` while a job runs, and when another one is open than was `seen`."""
         with self._lock:
+            self.require_seen(seen, text.OTHER_CONVERSATION)
             self._require_idle()
             self.talk.delete()
             if self._engine and self.opened:

@@ -8,7 +8,7 @@ from spec_engine.chat.absent import absence, absent_from
 
 TEXT = (
     "The Contractor's liability is limited. A fee is due; the duty, a tax and the policy of each city. Co-operation by "
-    "email. Licences for white spaces are free.\nΗ ευθύνη του εργολάβου. 契約の範囲"
+    "email. Licences for white spaces are free in Zürich.\nΗ ευθύνη του εργολάβου. 契約の範囲"
 )
 
 
@@ -37,6 +37,9 @@ def test_what_no_word_of_is_there_is_absent(question: str, absent: tuple[str, ..
         'What about "WHITE\u00a0elephants"?',  # a word of it is there
         *(f"What does it say about {word}?" for word in ("liabilities", "fees", "taxes", "duties", "cities")),
         *(f"What does it say about {word}?" for word in ("licence", "policies", "e-mail", "cooperation", "this", "it")),
+        "What else is said about him?",
+        "What is written about Zurich?",
+        'Is "Zu\u0308rich" named?',
         "What is this document about?",
         "What is the paper about in short?",
         "What does it say about it in short?",

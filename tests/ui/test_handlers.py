@@ -110,7 +110,7 @@ def test_a_stopped_question_overwrites_nothing_that_is_typed(report: Path, handl
     chat = handlers._page.chat
     shown = handlers._views.result(None, "And by wh")
     assert "value" not in shown[chat.box]  # type: ignore[operator]
-    assert "the question was: What?" in str(shown[chat.notice])
+    assert "The question was: What?" in str(shown[chat.notice])
 
 
 def slow_reading(monkeypatch: pytest.MonkeyPatch, is_readable: bool = True) -> threading.Event:
@@ -141,8 +141,33 @@ def test_a_question_about_a_document_that_is_being_opened_is_kept(
     refused = handlers.ask("What?", begun[chat.seen])  # type: ignore[arg-type]
     assert "still being opened; the question is kept" in str(refused[chat.notice])
     assert "value" not in refused[chat.box]  # type: ignore[operator]
+    assert refused[chat.seen] == gr.skip()  # the page goes on knowing what it has begun
+    assert handlers.rename("Title")[chat.seen] == gr.skip()
     goes_on.set()
     done(job)
+
+
+def test_what_is_meant_for_what_is_shown_is_not_done_to_what_was_opened_since(
+    workspace: Workspace, handlers: Handlers, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(workspace.ask("First?"))
+    goes_on = slow_reading(monkeypatch)
+    begun, job = opening(workspace, handlers, report)
+    goes_on.set()
+    done(job)
+    done(workspace.ask("Second?"))
+    chat, seen = handlers._page.chat, begun[handlers._page.chat.seen]
+
+    class Edited:
+        index, value = 0, "Changed?"
+
+    for refused in (
+        handlers.delete(seen),  # type: ignore[arg-type]
+        handlers.edit(seen, Edited()),  # type: ignore[arg-type]
+        handlers.regenerate(seen, Edited()),  # type: ignore[arg-type]
+    ):
+        assert "Another tab" in str(refused[chat.notice])
+    assert [turn.question for turn in workspace.turns] == ["Second?"]
 
 
 def test_who_opened_a_document_may_ask_before_it_is_shown(
@@ -280,7 +305,11 @@ def test_a_preset_is_deleted_after_a_question(handlers: Handlers) -> None:
     visible, words, verdict = handlers.ask_to_delete_preset("builtin")
     assert not visible["visible"]  # type: ignore[index]
     assert text.PRESET_NOT_OWN in verdict
-    handlers.delete_preset("mine")
+    asked = str(handlers.ask_to_delete_preset("mine")[1])
+    handlers._shelf._own["mine2"] = preset("mine2")
+    handlers.delete_preset("mine2", asked)  # typed since
+    assert handlers._shelf.is_own("mine2")
+    handlers.delete_preset("mine", asked)
     assert not handlers._shelf.is_own("mine")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spec_engine.chat.history import History
-from spec_engine.config import DraftConfig, ModelRef, Preset
+from spec_engine.config import DraftConfig, GenerationDefaults, ModelRef, Preset
 from spec_engine.errors import DocumentError, ModelNotFound, RequestError, StoreError
 from spec_engine.events import Finished, Prefilled, TokensAccepted
 from spec_engine.loading import Room
@@ -338,8 +338,9 @@ def test_settings_that_were_changed_while_a_model_loaded_stay(report: Path) -> N
             return super().__call__(preset, watch, room)
 
     workspace = Workspace(Slow())
-    done(workspace.switch(preset("builtin")))
-    assert (workspace.settings.max_tokens, workspace.settings.seed) == (77, 5)
+    usual = replace(preset("builtin"), generation=GenerationDefaults(max_tokens=8192, temperature=0.6, top_p=0.95))
+    done(workspace.switch(usual))
+    assert workspace.settings == GenerationDefaults(max_tokens=77, temperature=0.6, top_p=0.95, seed=5)
 
 
 def test_a_conversation_is_there_after_a_restart_with_its_document(report: Path, tmp_path: Path) -> None:
