@@ -157,6 +157,6 @@ def can_run(device: torch.device, dtype: torch.dtype, heads: Heads) -> bool:
         for rows in (1, len(mixed)):
             turn_and_put(mixed[:rows], heads, Turn(None, None, None, 1e-6), slots[:rows], memory)
         gate(mixed[:1])
-    except RuntimeError:  # `CannotLaunch`, or no compiler for what starts a kernel
+    except RuntimeError:  # `CannotLaunch`, or what CUDA says
         return False
     return True

@@ -95,8 +95,8 @@ class Handlers:
         on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
         on(one_by_one(editor.name.change, editor.source.change), self.check_preset, written, [editor.verdict])
         on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
-        asking = [editor.confirm, editor.confirm_words]
-        on(editor.delete.click, self.ask_to_delete_preset, [editor.name], [*asking, editor.verdict])
+        asking = [editor.confirm, editor.confirm_words, editor.verdict]
+        on(editor.delete.click, self.ask_to_delete_preset, [editor.name], asking)
         for kept in (editor.delete_not.click, editor.name.change):
             on(kept, lambda: gr.update(visible=False), None, [editor.confirm])
         asked = [editor.name, editor.confirm_words]
@@ -141,8 +141,7 @@ class Handlers:
     def set_settings(
         self, max_tokens: float | None, temperature: float | None, seed: float | None, given: Given | None
     ) -> Updates:
-        """A setting was changed; the next answer follows it. An empty field leaves the setting as it was, and what is
-        out of range becomes what is nearest to it, which is said. Such fields then show what is used."""
+        """A setting was changed. An empty field leaves it as it was; what is out of range becomes what is nearest."""
         doc, now = self._page.document, self._workspace.settings
         self._workspace.settings = new = replace(
             now,
@@ -330,8 +329,8 @@ class Handlers:
             action()
         except SpecEngineError as error:
             refused = self._views.everything(str(error), given)
-            is_soon = seen is not None and seen.opening > 0 and self._workspace.is_busy
-            return {**refused, self._page.chat.seen: gr.skip()} if is_soon else refused
+            is_opening = seen and seen.opening and self._workspace.is_busy
+            return {**refused, self._page.chat.seen: gr.skip()} if is_opening else refused
         shown = {**self._views.everything("", given), **(begun or {})}
         shown[self._page.chat.beat] = f"{self._workspace.moment[:-1]}?"  # so its result is shown in any case
         return shown

@@ -4,15 +4,14 @@ import random
 from itertools import pairwise
 
 import pytest
+from markdown_it import MarkdownIt
 
 from spec_engine.chat.markup import escaped
-
-markdown_it = pytest.importorskip("markdown_it")
 
 
 def tokens(markdown: str) -> list[object]:
     """All tokens that a reader of CommonMark with tables finds."""
-    blocks = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown)
+    blocks = MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown)
     return [token for block in blocks for token in (block, *(block.children or ()))]
 
 
