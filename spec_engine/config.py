@@ -20,8 +20,8 @@ from spec_engine.tables import build_table, nearest
 TreePolicy = Literal["opt", "chain", "beam", "eagle"]
 GRAPH_MEMORY = 512  # MiB
 MAX_DRAFT_NODES = 255  # of one step; with the root they take the rows that a target keeps free for a tree
-DrafterKind = Literal["none", "lm", "eagle3", "longspec", "lookup", "blend"]
-ModelDrafterKind = Literal["lm", "eagle3", "longspec"]
+DrafterKind = Literal["none", "lm", "eagle3", "longspec", "mtp", "lookup", "blend"]
+ModelDrafterKind = Literal["lm", "eagle3", "longspec", "mtp"]
 MODEL_DRAFTERS: tuple[DrafterKind, ...] = typing.get_args(ModelDrafterKind)  # what a [draft.model] can be
 NEED_MODEL: tuple[DrafterKind, ...] = (*MODEL_DRAFTERS, "blend")
 CrossAttention = Literal["whole", "focus"]
@@ -125,7 +125,9 @@ class DraftConfig:
 
     def retrieves_for(self, kind: DrafterKind) -> bool:
         """Whether one would be chosen for a drafter of this kind."""
-        has_view = self.model_kind != "longspec" or self.cross_attention == "focus"
+        has_view = self.model_kind in ("lm", "eagle3") or (
+            self.model_kind == "longspec" and self.cross_attention == "focus"
+        )
         return kind in NEED_MODEL and self.retrieval.enabled and has_view
 
 

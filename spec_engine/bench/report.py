@@ -19,6 +19,7 @@ LABELS = {
     "lookup": "`lookup`",
     "blend": "`blend` with retrieval",
     "longspec": "`longspec`",
+    "mtp": "`mtp`",
 }
 
 

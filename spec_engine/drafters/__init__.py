@@ -8,10 +8,11 @@ Non-job: the contract (``base.py``) and the drafters themselves, one file each.
 from collections.abc import Callable
 
 from spec_engine.config import NEED_MODEL, DraftConfig, DrafterKind, Preset
-from spec_engine.drafters import blend, eagle3, lm, longspec, lookup, none
+from spec_engine.drafters import blend, eagle3, lm, longspec, lookup, mtp, none
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.drafters.eagle_files import head_need
 from spec_engine.drafters.longspec import longspec_need
+from spec_engine.drafters.mtp import mtp_need
 from spec_engine.errors import RequestError
 from spec_engine.model.memory import MemoryNeed, allocating, model_need
 from spec_engine.model.target import Target
@@ -22,6 +23,7 @@ DRAFTERS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "lm": lm.build,
     "eagle3": eagle3.build,
     "longspec": longspec.build,
+    "mtp": mtp.build,
     "blend": blend.build,
 }
 
@@ -41,6 +43,8 @@ def draft_need(preset: Preset, device: str) -> MemoryNeed:
         return head_need(preset, device)
     if draft.model_kind == "longspec":
         return longspec_need(preset, device)
+    if draft.model_kind == "mtp":
+        return mtp_need(preset, device)
     return model_need(preset, draft.model, device)
 
 
@@ -82,4 +86,9 @@ def check_kind(preset: Preset, kind: DrafterKind) -> None:
     )
 
 
-_SORTS = {"lm": "a language model", "eagle3": "an EAGLE head", "longspec": "a LongSpec head"}
+_SORTS = {
+    "lm": "a language model",
+    "eagle3": "an EAGLE head",
+    "longspec": "a LongSpec head",
+    "mtp": "a multi-token prediction head",
+}

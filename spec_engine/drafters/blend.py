@@ -1,7 +1,7 @@
 """Two drafters in one tree: a model's proposals and copies from the text, ranked together.
 
 Job: `BlendDrafter`, which asks both and keeps the likeliest nodes under one budget, and `merge`, the rule for that.
-Non-job: drafting itself (lm.py, eagle3.py, longspec.py, lookup.py).
+Non-job: drafting itself (lm.py, eagle3.py, longspec.py, mtp.py, lookup.py).
 
 A model knows how language goes on, copies know names and figures; at each step either may be the better guess (HOWL
 joins a head and suffix decoding by choosing one of them, arXiv 2510.07535, section 3). Here both guess, and a token
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from spec_engine.cache.store import TextMemory
 from spec_engine.config import BlendConfig, DrafterKind
-from spec_engine.drafters import eagle3, lm, longspec, lookup
+from spec_engine.drafters import eagle3, lm, longspec, lookup, mtp
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -24,6 +24,7 @@ _MODELS: dict[DrafterKind, Callable[[DrafterContext], Drafter]] = {
     "lm": lm.build,
     "eagle3": eagle3.build,
     "longspec": longspec.build,
+    "mtp": mtp.build,
 }
 
 _FOUND = 0.5  # of what copies leave open, that a model is taken to know

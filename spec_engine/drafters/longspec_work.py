@@ -24,7 +24,7 @@ class ChosenRows:
     """Room for copies of `num_rows` of the target's rows. `length` are in use, and rows from `end` on follow them."""
 
     def __init__(self, target: Target, num_rows: int) -> None:
-        keys, values = target.last_memory
+        keys, values = target.memory(target.last_layer)
         self.length = self.end = 0
         self.keys, self.values = (
             torch.zeros(1, x.shape[1], num_rows, x.shape[3], dtype=x.dtype, device=x.device) for x in (keys, values)
@@ -128,7 +128,8 @@ class LongSpecWork:
     def _see_target(self, query: Tensor) -> Tensor:
         """Attention [1, Hq, n, D] to verified tokens: all, or those in focus and the ones since."""
         nothing = query.new_zeros(query.shape[2], 0)
-        newer = self._see(query, self._parts.target.last_memory, self._in_target, nothing)
+        target = self._parts.target
+        newer = self._see(query, target.memory(target.last_layer), self._in_target, nothing)
         if (chosen := self._parts.chosen) is None:
             return newer[0]
         return merge([self._see(query, (chosen.keys, chosen.values), self._in_chosen, nothing), newer])[0]

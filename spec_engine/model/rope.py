@@ -10,6 +10,7 @@ every layer whether it rotates at all, over which entries, in which pairing and 
 any architecture's configuration.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,6 +89,8 @@ def find_rotations(runner: Runner) -> tuple[Rotation, ...]:
         shift = torch.tensor([_POSITION])
         errors = [
             _distance(rotate_keys(keys, shift, Rotation((layer,), inv_freq, style)), moved[layer])
+            if 2 * len(inv_freq) <= keys.shape[-1]  # of wider heads otherwise
+            else math.inf
             for inv_freq, style in candidates
         ]
         if not errors or min(errors) > tolerance:

@@ -200,10 +200,10 @@ class Target:
         """
         return self._slots.view(self._tap_layer)
 
-    @property
-    def last_memory(self) -> tuple[Tensor, Tensor]:
-        """The memory [1, Hk, slots, D] of that layer, of which `last_rows` are the first rows; always the same."""
-        return self._slots.memory(self._tap_layer)
+    def memory(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The memory [1, Hk, slots, D] of a layer of the cache, whose first rows are those of the text; always the
+        same."""
+        return self._slots.memory(layer)
 
     def prefill(self, token_ids: Sequence[int], taps: Taps = NO_TAPS) -> Iterator[Step]:
         """Append tokens to the cache, a chunk per pass; one step per chunk. Attention rows are for `verify` alone.

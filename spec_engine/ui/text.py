@@ -200,6 +200,7 @@ DRAFTER_NAMES: Final[dict[str, str]] = {
     "lm": "small model",
     "eagle3": "draft head",
     "longspec": "draft head",
+    "mtp": "draft head",
     "lookup": "copy from context",
     "blend": "model and copies",
     "none": "none",

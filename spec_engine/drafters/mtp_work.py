@@ -1,0 +1,173 @@
+"""What a multi-token prediction head sees: the target's keys and values, in place.
+
+Job: `MtpSight`, which of the target's layers each layer of a head reads, and its rows; `MtpWork`, the same as device
+work, so that a whole draft can be captured.
+Non-job: the layers (`mtp_head`), when to draft (`mtp`), the tree (`drafters.whole`).
+
+A head writes no rows: drafted tokens do not see one another, they only hand a state on. So a level of a tree is any
+number of rows that see the same keys, those of verified tokens, and nothing has to be masked or kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spec_engine.attention import BoundedAttention, Bounds, Scoring
+from spec_engine.drafters.mtp_head import SLIDING, MtpHead
+from spec_engine.errors import ModelError
+from spec_engine.model.capture import Mirror
+from spec_engine.model.rope import Angles, Rotary, find_rotary
+from spec_engine.model.target import Target
+from spec_engine.tree_tensors import TensorLevel
+
+_UNSCALED = Scoring(1.0)  # queries and keys are normalised
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a layer of the head looks: a layer of the target's cache, the window, and how queries are turned."""
+
+    layer: int
+    window: int | None
+    rotary: Rotary
+
+
+class MtpSight:
+    """`head` beside `target`. Raises `ModelError` when they do not fit each other."""
+
+    def __init__(self, head: MtpHead, target: Target) -> None:
+        self.head, self.target = head, target
+        self._backend = target.runner.backend
+        self._embed = target.model.get_input_embeddings()
+        self.state_layer = int(target.runner.config.num_hidden_layers)  # names what the target's last norm gives
+        self.device, self.dtype = head.norm.weight.device, head.norm.weight.dtype
+        self.sources = tuple(_source(head, target, number) for number in range(len(head.config.layer_types)))
+        check_fits(head, target, self.sources)
+
+    @property
+    def why_not_bounded(self) -> str:
+        """Why attention of this head needs lengths on the host; "" where it does not."""
+        backend = self._backend
+        if len({self.target.device, self.device} | {self._memory(one)[0].device for one in self.sources}) > 1:
+            return "the target is spread over several devices"
+        sizes = set(self.head.config.head_sizes)
+        if isinstance(backend, BoundedAttention) and all(backend.can_bound(self.dtype, size, size) for size in sizes):
+            return ""
+        return f"the attention backend '{backend.name}' needs lengths on the host"
+
+    @torch.inference_mode()
+    def run(self, token_ids: Tensor, states: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Logits [n, V] after tokens int64 [n] with states [n, S], for a root at `position`, and the states [n, S] that
+        their children go on from."""
+        assert self.target.length == position, "the target holds another text than this answer's"
+        angles = self.angles(torch.tensor([position], device=self.device))
+        hidden = self.head(self.embedded(token_ids), states.to(self.device, self.dtype), angles, self._see)
+        return self.head.logits(hidden), self.head.state(hidden)
+
+    def angles(self, position: Tensor) -> list[Angles]:
+        """By layer, of one position int64 [1]."""
+        known: dict[int, Angles] = {}
+        for one in self.sources:
+            if one.layer not in known:
+                known[one.layer] = one.rotary.at(position)
+        return [known[one.layer] for one in self.sources]
+
+    def embedded(self, token_ids: Tensor) -> Tensor:
+        """The target's embeddings [n, S], as it reads them itself."""
+        embeds: Tensor = self._embed(token_ids.to(self.target.device))
+        return embeds.to(self.device, self.dtype)
+
+    def _see(self, number: int, query: Tensor) -> Tensor:
+        """Attention [1, Hq, n, D] to verified tokens, those in the window for a layer that has one."""
+        source, length = self.sources[number], self.target.length
+        first = 0 if source.window is None else max(length - source.window, 0)
+        keys, values = (rows.narrow(2, first, length - first) for rows in self._memory(source))
+        seen, _ = self._backend.hybrid(query.to(keys.device), keys, values, length - first, None, _UNSCALED)
+        return seen.to(query.device)
+
+    def _memory(self, source: _Source) -> tuple[Tensor, Tensor]:
+        return self.target.memory(source.layer)
+
+
+class MtpWork:
+    """A `HeadWork` of `sight`, whose first pass is the root alone."""
+
+    num_rows = 1
+    vocabulary: Tensor | None = None
+
+    def __init__(self, sight: MtpSight, backend: BoundedAttention, num_columns: int) -> None:
+        self.device, self.dtype, self.num_columns = sight.device, sight.dtype, num_columns
+        self._sight = sight
+        self._backend = backend
+        self._numbers = Mirror(torch.zeros(2 + 3 * len(sight.sources), dtype=torch.int64), self.device)
+        numbers = self._numbers.on_device
+        self._root, self._position = numbers[:1], numbers[1:2]
+        self._bounds = numbers[2:].view(-1, 3)  # by layer
+        self._feature = torch.zeros(1, sight.head.config.state_size, dtype=self.dtype, device=self.device)
+        self._states = self._feature  # of the newest level
+
+    @torch.inference_mode()
+    def fill(self, root: int, feature: Tensor, position: int) -> None:
+        """The root, at `position`, and the target's state [1, S] before it."""
+        windows = [source.window for source in self._sight.sources]
+        firsts = [0 if window is None else max(position - window, 0) for window in windows]
+        bounds = [number for first in firsts for number in (first, first, position)]
+        self._numbers.host.copy_(torch.tensor([root, position, *bounds]))
+        self._numbers.send()
+        self._feature.copy_(feature)
+
+    def root(self) -> Tensor:
+        """See `HeadWork`."""
+        return self._run(self._root, self._feature)
+
+    def level(self, level: TensorLevel, depth: int, first: int) -> Tensor:
+        """See `HeadWork`."""
+        return self._run(level.token_ids, self._states.index_select(0, level.parents))
+
+    def _run(self, token_ids: Tensor, states: Tensor) -> Tensor:
+        """Logits [n, V] after tokens int64 [n] with states [n, S]."""
+        sight = self._sight
+        hidden = sight.head(sight.embedded(token_ids), states, sight.angles(self._position), self._see)
+        self._states = sight.head.state(hidden)
+        return sight.head.logits(hidden)[:, : self.num_columns]
+
+    def _see(self, number: int, query: Tensor) -> Tensor:
+        keys, values = self._sight.target.memory(self._sight.sources[number].layer)
+        nothing = query.new_zeros(query.shape[2], 0)
+        return self._backend.bounded(query, keys, values, Bounds(self._bounds[number], 0), nothing, _UNSCALED)[0]
+
+
+def _source(head: MtpHead, target: Target, number: int) -> _Source:
+    """Where layer `number` of the head looks: the target's last layer of its kind that has keys. Raises `ModelError`
+    where there is none."""
+    kind = head.config.layer_types[number]
+    windows = target.runner.layer_windows
+    fitting = [layer for layer, window in enumerate(windows) if (window is not None) == (kind == SLIDING)]
+    if not fitting:
+        raise ModelError(
+            f"The draft head was made for another target: it reads a layer with {kind.replace('_', ' ')}, and "
+            f"{target.runner.name} has none. Set draft.model to a head that was trained for this target."
+        )
+    _, rotary = find_rotary(target.runner, fitting[-1])
+    assert rotary is not None, "all layers of Gemma 4 turn by position"
+    window = head.config.window + 1 if kind == SLIDING else None  # rows before the root, which stands behind them
+    return _Source(fitting[-1], window, rotary)
+
+
+def check_fits(head: MtpHead, target: Target, sources: tuple[_Source, ...]) -> None:
+    """Raise `ModelError` where the sizes of head and target differ, with both numbers."""
+    weight = target.model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor), "an embedding has a weight"
+    pairs = [("states of the size", head.config.state_size, weight.shape[1])]
+    for size, source in zip(head.config.head_sizes, sources, strict=True):
+        keys, _ = target.memory(source.layer)
+        pairs.append(("a head size", size, keys.shape[3]))
+        if head.config.num_heads % keys.shape[1]:
+            pairs.append(("a number of query heads that is no multiple", head.config.num_heads, keys.shape[1]))
+    for what, own, wanted in pairs:
+        if own != wanted:
+            raise ModelError(
+                f"The draft head was made for another target: it has {what} of {own}, and {target.runner.name} one of "
+                f"{wanted}. Set draft.model to a head that was trained for this target."
+            )
