@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-HEADS: dict[DrafterKind, str] = {"eagle3": "eagle", "longspec": "longspec"}  # folders of draft heads
+HEADS: dict[DrafterKind, str] = {"eagle3": "eagle", "longspec": "longspec", "mtp": "mtp"}  # folders of draft heads
 SHAPES = ("llama", "llama-linear", "llama-llama3", "qwen2", "qwen3", "mistral", "smollm3")
 
 

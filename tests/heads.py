@@ -1,4 +1,5 @@
-"""LongSpec heads beside tiny targets: random ones, ones taught a few texts, and what they should compute."""
+"""LongSpec heads beside tiny targets: random ones, ones taught a few texts (heads of other kinds too), and what they
+should compute."""
 
 import copy
 import math
@@ -16,19 +17,21 @@ from spec_engine.drafters.longspec import target_rotary
 from spec_engine.drafters.longspec_head import HeadConfig, LongSpecHead, save_head
 from spec_engine.model.target import Target
 from tests.eagle_heads import save_trained_head
+from tests.mtp_heads import mtp_head, save_mtp, teach_mtp
 
 
 def longspec_head(model: PreTrainedModel, window: int = 512, seed: int = 5, **changes: int) -> LongSpecHead:
     """A random head that fits `model`, peaky enough for a wrong mask to show; `changes` overwrite sizes."""
-    config = model.config
+    config, target = model.config, Target(model, 64, 64)
+    keys, _ = target.last_rows()
     sizes = {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "num_heads": config.num_attention_heads,
-        "num_kv_heads": config.num_key_value_heads,
-        "head_size": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "num_kv_heads": keys.shape[1],
+        "head_size": keys.shape[3],
     }
-    head = LongSpecHead(HeadConfig(**{**sizes, **changes}, window=window), target_rotary(Target(model, 64, 64)))
+    head = LongSpecHead(HeadConfig(**{**sizes, **changes}, window=window), target_rotary(target))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in head.named_parameters():
@@ -126,6 +129,11 @@ def save_taught_head(
     twin = copy.deepcopy(model)
     if kind == "eagle3":
         save_trained_head(folder, twin, texts)
+        return
+    if kind == "mtp":
+        multi = mtp_head(twin)
+        teach_mtp(multi, twin, texts, num_steps)
+        save_mtp(multi, folder)
         return
     head = longspec_head(twin)
     teach(head, twin, texts, num_steps)

@@ -23,6 +23,7 @@ from spec_engine.tree import DraftTree
 from tests.eagle_heads import eagle3_weights, head_fields, write_head
 from tests.fakes import pair_preset, perturbed, save_pair, tiny_lm
 from tests.heads import longspec_head
+from tests.mtp_heads import mtp_head, save_mtp
 
 GREEDY = SamplingParams()
 PROMPT = tuple(torch.randint(0, 40, (90,), generator=torch.Generator().manual_seed(0)).tolist())
@@ -40,6 +41,8 @@ VARIANTS: list[tuple[DrafterKind, str, bool]] = [
     ("longspec", "beam", False),
     ("longspec", "chain", False),
     ("longspec", "opt", True),
+    ("mtp", "beam", False),
+    ("mtp", "opt", False),
     ("blend", "opt", True),
 ]
 VARIANTS += [(kind, "opt", False) for kind in DRAFTERS if kind not in {variant[0] for variant in VARIANTS}]
@@ -56,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pair(folder, tiny_lm(), perturbed(tiny_lm(), 0.05))
     save_head(longspec_head(tiny_lm(), window=32), folder / "longspec")
     write_head(folder / "eagle", eagle3_weights(), head_fields())
+    save_mtp(mtp_head(tiny_lm()), folder / "mtp")
     return folder
 
 
@@ -143,6 +147,7 @@ def test_every_registered_drafter_is_here(folder: Path) -> None:
     assert {kind for kind, _, _ in VARIANTS} == set(DRAFTERS)
     preset = pair_preset(folder)
     sorts = {"lm": "lm", "lookup": "lm", "blend": "lm", "eagle3": "eagle3", "longspec": "longspec"}
+    sorts["mtp"] = "mtp"
     for kind, model_kind in sorts.items():
         draft = replace(preset.draft, kind=kind)
         usable = {"none", "lookup", "blend", model_kind}

@@ -20,11 +20,12 @@ from tests.heads import save_taught_head
 from tests.test_lossless import TREES, VIEW, ask, prompt_of
 
 FAMILIES = (
-    "llama-mha", "llama-yarn", "mistral-sliding", "mixtral", "gemma2", "gemma3", "phi3", "olmo3", "gpt_oss",
+    "llama-mha", "llama-yarn", "mistral-sliding", "mixtral", "gemma2", "gemma3", "gemma4", "phi3", "olmo3", "gpt_oss",
     "smollm3-sliding", "cohere2", "granite", "deepseek_v3",
 )  # fmt: skip
 NUM_NEW = 24
-REFUSED: set[tuple[str, DrafterKind]] = {("deepseek_v3", "longspec")}  # its keys are turned in a part of each head
+UNTAUGHT = {("gemma4", "longspec")}  # its last layer's keys are another's, which transformers' cache does not say
+REFUSED: set[tuple[str, DrafterKind]] = {("deepseek_v3", kind) for kind in ("longspec", "mtp")}  # turned in parts
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in FAMILIES for kind in HEADS if (name, kind) not in REFUSED]
+    ("name", "kind"), [(name, kind) for name in FAMILIES for kind in HEADS if (name, kind) not in REFUSED | UNTAUGHT]
 )
 def test_greedy_text_with_a_draft_head(
     pairs: Callable[[str], tuple[Path, PreTrainedModel]], name: str, kind: DrafterKind

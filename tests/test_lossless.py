@@ -61,6 +61,7 @@ WAYS = (
     Way("eagle3", "opt", retrieval=True),
     Way("longspec", "beam"),
     Way("longspec", "opt", retrieval=True),
+    Way("mtp", "eagle"),
     Way("blend", "opt", retrieval=True),
 )
 FAR_WAYS = (
@@ -70,6 +71,7 @@ FAR_WAYS = (
     Way("eagle3", retrieval=True),
     Way("longspec", "beam"),
     Way("longspec", retrieval=True),
+    Way("mtp"),
     Way("blend", retrieval=True),
 )
 HEAD_SHAPES = ("llama", "qwen2", "smollm3")  # a head turns as its target does, and the last layer of smollm3 does not

@@ -49,6 +49,17 @@ _MLA = {
     "topk_group": 1,
     "moe_intermediate_size": 48,
 }
+_GEMMA4 = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 40,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 260,
+    "final_logit_softcapping": 30.0,
+}
 _NOPE = {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 0]}
 
 # name: (class stem, what differs from the common shape)
@@ -67,6 +78,7 @@ _MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "smollm3-sliding": ("SmolLM3", {**_NOPE, "use_sliding_window": True, "sliding_window": 40}),
     "gemma2": ("Gemma2", {"head_dim": 16, "sliding_window": 40, "query_pre_attn_scalar": 16}),
     "gemma3": ("Gemma3Text", {"head_dim": 16, "sliding_window": 40, "query_pre_attn_scalar": 16}),
+    "gemma4": ("Gemma4Text", _GEMMA4),
     "gpt_oss": (
         "GptOss",
         {"head_dim": 16, "sliding_window": 40, "num_local_experts": 2, "num_experts_per_tok": 1},
@@ -85,7 +97,7 @@ _MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "mamba": ("Mamba", {"state_size": 4}),
     "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
 }
-_MODEL_CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}
+_MODEL_CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "Gemma4Text": "Gemma4ForCausalLM", "GPT2": "GPT2LMHeadModel"}
 
 MAIN = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 """The architectures that exactness is promised for; all have full attention only."""

@@ -15,7 +15,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spec_engine.attention import BoundedAttention
 from spec_engine.cache.slots import on_device
 from spec_engine.cache.store import TextMemory
 from spec_engine.config import Preset, TreeConfig
@@ -27,7 +26,7 @@ from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
 from spec_engine.model.load import load_config, pick_device, pick_dtype
 from spec_engine.model.memory import MemoryNeed
-from spec_engine.model.products import join_products
+from spec_engine.model.products import READY_LEVEL_ROWS, join_products
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
@@ -43,29 +42,25 @@ class MtpDrafter:
 
     def __init__(self, sight: MtpSight, tree: TreeConfig, graph_bytes: int = 0) -> None:
         self.vocab_size = min(sight.head.config.vocab_size, sight.target.vocab_size)
-        self._sight = sight
-        self._tree = tree
-        self._work: MtpWork | None = None
+        self.sight = sight
+        self.tree = tree
         self.whole: WholeDrafts | None = None
-        backend = sight.target.runner.backend
-        if graph_bytes and sight.device.type == "cuda" and isinstance(backend, BoundedAttention):
-            if not sight.why_not_bounded:
-                self.whole = whole_drafts(tree, sight.device, graph_bytes)
-                self._work = MtpWork(sight, backend, self.vocab_size)
+        self._work: MtpWork | None = None
+        if graph_bytes and not sight.why_not_whole:
+            self.capture(whole_drafts(tree, sight.device, graph_bytes))
+
+    def warm_up(self) -> None:
+        """Make products ready, so that the first draft of an answer takes no longer than others."""
+        for num_rows in range(1, READY_LEVEL_ROWS + 1):
+            self.sight.warm_up(num_rows)
+
+    def capture(self, whole: WholeDrafts) -> None:
+        """Draft as captured device work from now on."""
+        self.whole, self._work = whole, MtpWork(self.sight, self.vocab_size)
 
     def begin(self, sampling: SamplingParams) -> "MtpSession":
         """A session for a new answer."""
         return MtpSession(self, sampling)
-
-    @property
-    def sight(self) -> MtpSight:
-        """The head, and what it sees."""
-        return self._sight
-
-    @property
-    def tree(self) -> TreeConfig:
-        """The form of the trees."""
-        return self._tree
 
     def filled(self, root: int, feature: Tensor, position: int) -> MtpWork | None:
         """Device work that draws a draft from `root`, with what it reads in its place; None where there is none."""
@@ -83,7 +78,9 @@ def build(context: DrafterContext) -> MtpDrafter:
         raise ModelError(f"The head '{ref.id}' cannot be quantised. Remove draft.model.quantization from the preset.")
     head = make_mtp_head(load_checkpoint(preset, ref), target.last_rows()[0].device, target.dtype)
     join_products(head)
-    return MtpDrafter(MtpSight(head, target), preset.draft.tree, preset.graph_memory << 20)
+    drafter = MtpDrafter(MtpSight(head, target), preset.draft.tree, preset.graph_memory << 20)
+    drafter.warm_up()
+    return drafter
 
 
 def mtp_need(preset: Preset, device: str) -> MemoryNeed:

@@ -70,9 +70,9 @@ class MtpHead(nn.Module):
             self.centroids = nn.Linear(config.hidden_size, config.num_clusters, bias=False)
             self.register_buffer(_ORDER, torch.zeros(config.vocab_size, dtype=torch.int64))
 
-    def forward(self, embeds: Tensor, states: Tensor, angles: Sequence[Angles], see: See) -> Tensor:
+    def forward(self, embeds: Tensor, states: Tensor, angles: Sequence[Angles | None], see: See) -> Tensor:
         """Normalised hidden rows [n, H] of n tokens with embeddings and states [n, S] each; `angles`, by layer, are
-        those of the one position that all of them stand at."""
+        those of the one position that all of them stand at; None where keys do not turn."""
         x = self._into(torch.cat((embeds, states), dim=-1))
         for number, layer in enumerate(self.layers):
             x = layer(x, angles[number], lambda query, number=number: see(number, query))
@@ -110,7 +110,7 @@ class _Layer(nn.Module):
         self.post_feedforward_layernorm = nn.RMSNorm(size, eps)
         self.register_buffer("layer_scalar", torch.ones(1))
 
-    def forward(self, x: Tensor, angles: Angles, see: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles | None, see: Callable[[Tensor], Tensor]) -> Tensor:
         """[n, H]"""
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), angles, see))
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -129,10 +129,10 @@ class _Queries(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
         self._projected, self._out = Joined(self.q_proj), Joined(self.o_proj)
 
-    def forward(self, x: Tensor, angles: Angles, see: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles | None, see: Callable[[Tensor], Tensor]) -> Tensor:
         """[n, H]"""
-        heads = self.q_norm(self._projected(x).view(len(x), -1, self._size))
-        seen = see(angles.turn(heads.transpose(0, 1)[None]))
+        heads = self.q_norm(self._projected(x).view(len(x), -1, self._size)).transpose(0, 1)[None]
+        seen = see(heads if angles is None else angles.turn(heads))
         return self._out(seen[0].transpose(0, 1).flatten(1))
 
 
@@ -167,7 +167,8 @@ def mtp_config(checkpoint: Checkpoint, head_sizes: Sequence[int] = ()) -> MtpCon
         )
     for key, known in (("hidden_activation", "gelu_pytorch_tanh"), ("hidden_size_per_layer_input", 0)):
         if text.config.get(key, known) != known:
-            raise ModelError(f"The head '{checkpoint.name}' has {key} = {text.config[key]}; only {known} is known here.")
+            given = text.config[key]
+            raise ModelError(f"The head '{checkpoint.name}' has {key} = {given}; only {known} is known here.")
     is_clustered = checkpoint.flag("use_ordered_embeddings")
     own, full = text.number("head_dim"), text.number_or_none("global_head_dim") or 512
     sizes = tuple(head_sizes) or tuple(own if kind == SLIDING else full for kind in kinds)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spec_engine.attention import BoundedAttention, Bounds, Scoring
 from spec_engine.drafters.mtp_head import SLIDING, MtpHead
+from spec_engine.drafters.whole import why_not_whole
 from spec_engine.errors import ModelError
 from spec_engine.model.capture import Mirror
 from spec_engine.model.rope import Angles, Rotary, find_rotary
@@ -26,11 +27,12 @@ _UNSCALED = Scoring(1.0)  # queries and keys are normalised
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a layer of the head looks: a layer of the target's cache, the window, and how queries are turned."""
+    """Where a layer of the head looks: a layer of the target's cache, the window, and how queries are turned, if its
+    keys are."""
 
     layer: int
     window: int | None
-    rotary: Rotary
+    rotary: Rotary | None
 
 
 class MtpSight:
@@ -46,15 +48,22 @@ class MtpSight:
         check_fits(head, target, self.sources)
 
     @property
-    def why_not_bounded(self) -> str:
-        """Why attention of this head needs lengths on the host; "" where it does not."""
-        backend = self._backend
-        if len({self.target.device, self.device} | {self._memory(one)[0].device for one in self.sources}) > 1:
+    def why_not_whole(self) -> str:
+        """Why drafts of this head cannot be captured; "" where they can."""
+        places = {self.target.device, self.device} | {self._memory(one)[0].device for one in self.sources}
+        if len(places) > 1:
             return "the target is spread over several devices"
-        sizes = set(self.head.config.head_sizes)
-        if isinstance(backend, BoundedAttention) and all(backend.can_bound(self.dtype, size, size) for size in sizes):
-            return ""
-        return f"the attention backend '{backend.name}' needs lengths on the host"
+        sizes = self.head.config.head_sizes
+        return next(filter(None, (why_not_whole(self.device, self.dtype, self._backend, size) for size in sizes)), "")
+
+    @torch.inference_mode()
+    def warm_up(self, num_rows: int) -> None:
+        """Run the head once on so many rows, which see nothing."""
+        token_ids = torch.zeros(num_rows, dtype=torch.int64)
+        states = torch.zeros(num_rows, self.head.config.state_size, device=self.device, dtype=self.dtype)
+        angles = self.angles(torch.zeros(1, dtype=torch.int64, device=self.device))
+        hidden = self.head(self.embedded(token_ids), states, angles, lambda number, query: query)
+        self.head.logits(hidden), self.head.state(hidden)
 
     @torch.inference_mode()
     def run(self, token_ids: Tensor, states: Tensor, position: int) -> tuple[Tensor, Tensor]:
@@ -65,12 +74,12 @@ class MtpSight:
         hidden = self.head(self.embedded(token_ids), states.to(self.device, self.dtype), angles, self._see)
         return self.head.logits(hidden), self.head.state(hidden)
 
-    def angles(self, position: Tensor) -> list[Angles]:
+    def angles(self, position: Tensor) -> list[Angles | None]:
         """By layer, of one position int64 [1]."""
-        known: dict[int, Angles] = {}
+        known: dict[int, Angles | None] = {}
         for one in self.sources:
             if one.layer not in known:
-                known[one.layer] = one.rotary.at(position)
+                known[one.layer] = None if one.rotary is None else one.rotary.at(position)
         return [known[one.layer] for one in self.sources]
 
     def embedded(self, token_ids: Tensor) -> Tensor:
@@ -96,7 +105,9 @@ class MtpWork:
     num_rows = 1
     vocabulary: Tensor | None = None
 
-    def __init__(self, sight: MtpSight, backend: BoundedAttention, num_columns: int) -> None:
+    def __init__(self, sight: MtpSight, num_columns: int) -> None:
+        backend = sight.target.runner.backend
+        assert isinstance(backend, BoundedAttention), "asked for before"
         self.device, self.dtype, self.num_columns = sight.device, sight.dtype, num_columns
         self._sight = sight
         self._backend = backend
@@ -150,7 +161,6 @@ def _source(head: MtpHead, target: Target, number: int) -> _Source:
             f"{target.runner.name} has none. Set draft.model to a head that was trained for this target."
         )
     _, rotary = find_rotary(target.runner, fitting[-1])
-    assert rotary is not None, "all layers of Gemma 4 turn by position"
     window = head.config.window + 1 if kind == SLIDING else None  # rows before the root, which stands behind them
     return _Source(fitting[-1], window, rotary)
 

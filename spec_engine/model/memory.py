@@ -21,6 +21,7 @@ from spec_engine.errors import ModelError
 from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 from spec_engine.model.products import packs
+from spec_engine.model.sizes import config_of_layer
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
@@ -222,12 +223,16 @@ def allocating(name: str) -> Iterator[None]:
 
 
 def cache_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of keys and values that all layers store for one token, at full length also in sliding layers."""
-    num_heads: int = config.num_attention_heads
-    num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
-    size: int = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    num_layers: int = config.num_hidden_layers
-    return 2 * num_layers * num_kv_heads * size * dtype.itemsize
+    """Bytes of keys and values that all layers store for one token, at full length also in sliding layers. Layers that
+    share those of an earlier one store none."""
+    num_shared: int = getattr(config, "num_kv_shared_layers", None) or 0
+    total = 0
+    for layer in range(config.num_hidden_layers - num_shared):
+        own = config_of_layer(config, layer)
+        num_kv_heads: int = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
+        size: int = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
+        total += 2 * num_kv_heads * size * dtype.itemsize
+    return total
 
 
 def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Quantization, *, is_packed: bool) -> int:

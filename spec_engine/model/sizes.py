@@ -1,12 +1,13 @@
 """How large a model is, counted before its weights are put in another order.
 
-Job: `ModelSize` and `model_size`. Non-job: bytes of memory that it will take (`memory`), counting attention (`bench`).
+Job: `ModelSize` and `model_size`; `config_of_layer`, for models whose layers differ.
+Non-job: bytes of memory that it will take (`memory`), counting attention (`bench`).
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ def model_size(model: PreTrainedModel) -> ModelSize:
         sum(layer.in_features * layer.out_features for layer in layers.values()),
         output.numel(),
     )
+
+
+def config_of_layer(config: PretrainedConfig, layer: int) -> PretrainedConfig:
+    """The configuration of one layer of the text model `config`: numbers and sizes of heads may differ by layer, and
+    then transformers refuses to give one for all."""
+    by_layer = getattr(config, "per_layer_config", None)
+    own: PretrainedConfig = config if by_layer is None else by_layer[layer]
+    return own
 
 
 def _weight(layer: nn.Module | None) -> Tensor:

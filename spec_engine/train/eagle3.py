@@ -22,6 +22,7 @@ from spec_engine.drafters.eagle_files import HeadFiles, save_head
 from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Rope
 from spec_engine.errors import TrainingError, UnsupportedModel
 from spec_engine.model.features import FeatureRecorder
+from spec_engine.model.sizes import config_of_layer
 from spec_engine.train.places import narrowed, sample_places
 
 _QUERY_BLOCK = 512  # rows of a step whose scores are made at once
@@ -256,7 +257,7 @@ def _ends(model: PreTrainedModel) -> tuple[Tensor, nn.Linear]:
 
 def _sizes(model: PreTrainedModel, num_features: int, vocab_size: int, training: Eagle3Training) -> HeadConfig:
     """A head whose layer is as large as one of the target's."""
-    config = model.config.get_text_config(decoder=True)
+    config = config_of_layer(model.config.get_text_config(decoder=True), 0)
     num_heads: int = config.num_attention_heads
     head_size: int = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     return HeadConfig(
