@@ -11,12 +11,13 @@ import torch
 
 _LEAST_ROWS: Final = 16  # of a block: what the matrix units take
 _TREE_KEYS: Final = 32  # of a block in the second kernel; with 64 the registers of Ampere do not suffice
-_MANY_ROWS: Final = (
-    128  # of a block of the first kernel: from here on 8 warps. With fewer rows two groups of four would
-)
-# make the same scores: Hopper's products have 64 rows for each group (17 instructions of 20 the same work twice)
+# Of a block of the first kernel: from here on 8 warps. With fewer rows two groups of four would make the same scores:
+# Hopper's products have 64 rows for each group (17 instructions of 20 the same work twice).
+_MANY_ROWS: Final = 128
 _MANY_MERGED: Final = 64  # the same of the second kernel, which mostly reads
 _WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
+_LARGE_HEAD: Final = 256  # entries; larger ones are taken in the smallest blocks, or registers would not suffice:
+_LARGE_KEYS, _LARGE_ROWS = 16, 32  # with 32 keys or 64 rows 500 to 1,800 bytes a thread are spilled at 512 entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def launch_options(
 
 def prefix_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tuning: Tuning) -> dict[str, int]:
     """How the first kernel is cut besides, and its warps."""
-    keys = tuning.keys[_is_wide(size, value_size, dtype)]
+    keys = _LARGE_KEYS if max(size, value_size) > _LARGE_HEAD else tuning.keys[_is_wide(size, value_size, dtype)]
     return {"KEYS": keys, "BLOCK_DV": _padded(value_size), "num_warps": 8 if rows >= _MANY_ROWS else 4}
 
 
@@ -68,7 +69,8 @@ def tree_options(rows: int, num_splits: int, value_size: int, tuning: Tuning) ->
     """How the second kernel is cut besides, and its warps."""
     merged = min(tuning.merged * (1 if rows >= _MANY_MERGED else 2), num_splits)
     cut = {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": merged}
-    return {"KEYS": _TREE_KEYS, "num_warps": 8 if rows >= _MANY_MERGED else 4, **cut}
+    keys, most = (_LARGE_KEYS, _LARGE_ROWS) if value_size > _LARGE_HEAD else (_TREE_KEYS, _MANY_MERGED)
+    return {"KEYS": keys, "num_warps": 8 if rows >= most else 4, **cut}
 
 
 def _is_wide(size: int, value_size: int, dtype: torch.dtype) -> bool:
@@ -80,9 +82,11 @@ def _padded(size: int) -> int:
     return max(_power(size), _LEAST_ROWS)
 
 
-def grid_of(num_rows: int, num_kv_heads: int, device: torch.device, tuning: Tuning) -> Grid:
-    """As many programs as the device runs at once, whatever the length; a power of two of them for each block."""
-    rows = min(max(_power(num_rows), _LEAST_ROWS), tuning.most_rows)
+def grid_of(num_rows: int, num_kv_heads: int, size: int, device: torch.device, tuning: Tuning) -> Grid:
+    """As many programs as the device runs at once, whatever the length; a power of two of them for each block. `size`
+    is that of the heads."""
+    most = min(tuning.most_rows, _LARGE_ROWS) if size > _LARGE_HEAD else tuning.most_rows
+    rows = min(max(_power(num_rows), _LEAST_ROWS), most)
     num_blocks = -(-num_rows // rows)
     at_once = tuning.programs_per_sm if rows < _MANY_ROWS else tuning.programs_per_sm // 2 or 1  # by their registers
     num_splits = max(at_once * _num_sms(device) // (num_kv_heads * num_blocks), 1)

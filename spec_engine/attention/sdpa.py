@@ -74,8 +74,17 @@ class MatmulBackend:
         return out.view(1, num_heads, num_new, -1), lse
 
     def _square(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        """As many rows as keys, row i sees keys 0 to i."""
-        num_new = q.shape[2]
+        """As many rows as keys, row i sees keys 0 to i. In parts, so that no mask grows with the square of a chunk."""
+        num_new, parts = q.shape[2], []
+        for start in range(0, num_new, _BLOCK) if num_new > _BLOCK else ():
+            length = min(_BLOCK, num_new - start)
+            few, own_k, own_v = (x.narrow(2, start, length) for x in (q, k, v))
+            part = self._square(few, own_k, own_v, scoring)
+            if start:
+                part = merge_two(self._unmasked(few, k.narrow(2, 0, start), v.narrow(2, 0, start), scoring), part)
+            parts.append(part)
+        if parts:
+            return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
         values = torch.full((num_new, num_new), -torch.inf, dtype=wide(q[:0]).dtype, device=q.device).triu_(1)
         return self._masked(q, k, v, TreeBias(values, None), scoring)
 

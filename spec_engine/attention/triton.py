@@ -34,7 +34,7 @@ from spec_engine.attention.base import AttentionBackend, Bounds, Scoring, TreeBi
 from spec_engine.attention.cuts import USUAL, Tuning, grid_of, launch_options, prefix_options, tree_options
 
 _DTYPES: Final = (torch.float16, torch.bfloat16)  # float32 spills its registers: no matrix unit takes it unrounded
-_LARGEST_HEAD: Final = 256
+_LARGEST_HEAD: Final = 512
 
 
 class CannotLaunch(RuntimeError):
@@ -194,7 +194,7 @@ def _tree_kernel(  # type: ignore[no-untyped-def]
 
 class TritonBackend:
     """The kernels of this file; `prefill` does chunks of a prompt, and what the kernels cannot do: other dtypes than
-    float16 and bfloat16, heads larger than 256."""
+    float16 and bfloat16, heads larger than 512."""
 
     def __init__(self, prefill: AttentionBackend, tuning: Tuning = USUAL) -> None:
         self._prefill = prefill
@@ -237,7 +237,7 @@ class TritonBackend:
         _, num_heads, num_new, size = q.shape
         num_kv_heads, value_size = k.shape[1], v.shape[3]
         num_rows = num_heads // num_kv_heads * num_new
-        grid = grid_of(num_rows, num_kv_heads, q.device, tuning)
+        grid = grid_of(num_rows, num_kv_heads, max(size, value_size), q.device, tuning)
         q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
         part = torch.empty(num_kv_heads, grid.num_splits, num_rows, value_size, dtype=torch.float32, device=q.device)
         part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)

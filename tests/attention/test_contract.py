@@ -100,6 +100,16 @@ def test_causal_grid(backend: AttentionBackend, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 @pytest.mark.parametrize("softcap", [None, 5.0])
+def test_a_long_chunk_is_read_in_parts(backend: AttentionBackend, softcap: float | None) -> None:
+    """No mask of as many columns as a chunk has rows, also where no flash operator helps."""
+    q, k, v = make((4, 2, 8), 2100, 40, torch.float32)
+    scoring = Scoring(0.3, softcap)
+    want = ReferenceBackend().causal(q.double(), k.double(), v.double(), 40, scoring)
+    assert_same(backend.causal(q, k, v, 40, scoring), want, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("has_sink", [False, True])
 @pytest.mark.parametrize("value_size", [0, 20])
 def test_softcap_sink_and_value_size(

@@ -71,5 +71,6 @@ def kind(name: str) -> str:
 
 if __name__ == "__main__":
     both = (kernels._prefix_kernel, kernels._tree_kernel)
-    for capability, rows, size, kernel in product((80, 89, 90), (16, 64), (64, 128, 256), both):
+    for capability, number, size, kernel in product((80, 89, 90), (16, 64), (64, 128, 256, 512), both):
+        rows = cuts.grid_of(number, 8, size, torch.device("cpu"), cuts.Tuning()).rows
         print(compiled(kernel, capability, size, rows, cuts.Tuning()))
