@@ -26,6 +26,9 @@ from spec_engine.drafters.lm import LMDrafter
 from spec_engine.drafters.lm_memory import LMSettings
 from spec_engine.drafters.longspec import LongSpecDrafter, target_rotary
 from spec_engine.drafters.longspec_head import LongSpecHead, head_config
+from spec_engine.drafters.mtp import MtpDrafter
+from spec_engine.drafters.mtp_head import MtpHead, mtp_config
+from spec_engine.drafters.mtp_work import MtpSight
 from spec_engine.drafters.whole import WholeDrafts
 from spec_engine.engine import Engine, EngineConfig
 from spec_engine.errors import RequestError
@@ -169,6 +172,11 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
                 head = LongSpecHead(head_config(stored), rotary).to(target.dtype)
             join_products(head.requires_grad_(False))
             return LongSpecDrafter(head, target, draft, settings.graph_bytes)
+        if draft.kind == "mtp":
+            with target.device:
+                multi = MtpHead(mtp_config(stored)).to(target.dtype).requires_grad_(False)
+            join_products(multi)
+            return MtpDrafter(MtpSight(multi, target), draft.tree, settings.graph_bytes)
         config = stored_config(stored, is_eagle3=True, weights=None)
         with target.device:
             weights = EagleHead(config).to(target.dtype).state_dict()

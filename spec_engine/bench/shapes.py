@@ -57,6 +57,43 @@ _QWQ: Final = {
     "dtype": "bfloat16",
 }  # fmt: skip
 
+
+def _gemma4(
+    hidden: int, layers: tuple[int, int], heads: tuple[int, int, int], inner: int, **more: object
+) -> dict[str, object]:
+    """The text model. `layers` in groups, of which the last of each sees everything; `heads` with queries, and with
+    keys in layers with a window and without."""
+    num_groups, in_group = layers
+    return {
+        "model_type": "gemma4_text", "hidden_size": hidden, "num_hidden_layers": num_groups * in_group,
+        "layer_types": [*["sliding_attention"] * (in_group - 1), "full_attention"] * num_groups,
+        "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "num_global_key_value_heads": heads[2],
+        "head_dim": 256, "global_head_dim": 512, "intermediate_size": inner, "vocab_size": 262144,
+        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 0, "sliding_window": 1024,
+        "attention_k_eq_v": True, "final_logit_softcapping": 30.0, "tie_word_embeddings": True, "dtype": "bfloat16",
+        **more,
+    }  # fmt: skip
+
+
+def _gemma4_head(target: Mapping[str, object], hidden: int, heads: int, inner: int) -> dict[str, object]:
+    """Its multi-token prediction head; a narrow one gives logits to 32 of 2,048 clusters of the vocabulary."""
+    text = {key: target[key] for key in ("head_dim", "global_head_dim", "vocab_size", "sliding_window")}
+    text |= {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": inner}
+    return {
+        "model_type": "gemma4_assistant", "backbone_hidden_size": target["hidden_size"],
+        "use_ordered_embeddings": hidden < 1024, "num_centroids": 2048, "centroid_intermediate_top_k": 32,
+        "text_config": {**text, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    }  # fmt: skip
+
+
+_BY_LAYER: Final = {"hidden_size_per_layer_input": 256, "attention_k_eq_v": False, "sliding_window": 512}
+_GEMMA4_E2B: Final = _gemma4(
+    1536, (7, 5), (8, 1, 1), 6144, num_kv_shared_layers=20, use_double_wide_mlp=True, **_BY_LAYER
+)
+_GEMMA4_E4B: Final = _gemma4(2560, (7, 6), (8, 2, 2), 10240, num_kv_shared_layers=18, **_BY_LAYER)
+_GEMMA4_12B: Final = _gemma4(3840, (8, 6), (16, 8, 1), 15360)
+_GEMMA4_31B: Final = _gemma4(5376, (10, 6), (32, 16, 4), 21504)
+
 _TINY: Final = {  # no published model: what the scripts of the GPU queue are rehearsed with on a CPU
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
@@ -92,6 +129,14 @@ CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "sail/longspec-vicuna-7b-v1.5-16k": _longspec(_VICUNA_7B),
     "sail/longspec-vicuna-13b-v1.5-16k": _longspec(_VICUNA_13B),
     "sail/longspec-QwQ-32B-Preview": _longspec(_QWQ),
+    "google/gemma-4-E2B-it": _GEMMA4_E2B,
+    "google/gemma-4-E4B-it": _GEMMA4_E4B,
+    "google/gemma-4-12B-it": _GEMMA4_12B,
+    "google/gemma-4-31B-it": _GEMMA4_31B,
+    "google/gemma-4-E2B-it-assistant": _gemma4_head(_GEMMA4_E2B, 256, 4, 2048),
+    "google/gemma-4-E4B-it-assistant": _gemma4_head(_GEMMA4_E4B, 256, 4, 2048),
+    "google/gemma-4-12B-it-assistant": _gemma4_head(_GEMMA4_12B, 1024, 16, 8192),
+    "google/gemma-4-31B-it-assistant": _gemma4_head(_GEMMA4_31B, 1024, 32, 8192),
     "rehearsal/tiny": _TINY,
     "rehearsal/tiny-draft": {**_TINY, "num_hidden_layers": 2, "hidden_size": 32, "tie_word_embeddings": True},
     "rehearsal/tiny-EAGLE3": {**_TINY, "num_hidden_layers": 1, "draft_vocab_size": 512},
