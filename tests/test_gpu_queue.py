@@ -24,6 +24,7 @@ SCRIPTS = {  # script: the result files that it promises
     "d-train": ["quality-builtin-gpu"],
     "e-kernels": ["kernels"],
     "f-builtin": ["bench-builtin-gpu"],
+    "g-gemma4": ["limit-gemma4-e4b", "replay-gemma4-e4b", "drafting-gemma4-e4b", "replay-gemma4-12b"],
 }
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 

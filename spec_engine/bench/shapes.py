@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from spec_engine.errors import RequestError
 
 _QUIET: Final = 1e-2  # of what the layers of an echoing model add to its residual stream
+_LAST_NORMS: Final = ("post_feedforward_layernorm", "post_attention_layernorm", "post_per_layer_input_norm")
 _LLAMA3: Final = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
@@ -99,6 +100,11 @@ _TINY: Final = {  # no published model: what the scripts of the GPU queue are re
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
 }  # fmt: skip
 
+_TINY_GEMMA4: Final = {
+    **_gemma4(64, (2, 2), (4, 2, 2), 96, num_kv_shared_layers=2, **_BY_LAYER), "vocab_size": 4096,
+    "vocab_size_per_layer_input": 4096, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 8,
+}  # fmt: skip
+
 CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA3,
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _LLAMA3,
@@ -141,6 +147,8 @@ CONFIGS: Final[dict[str, Mapping[str, object]]] = {
     "rehearsal/tiny-draft": {**_TINY, "num_hidden_layers": 2, "hidden_size": 32, "tie_word_embeddings": True},
     "rehearsal/tiny-EAGLE3": {**_TINY, "num_hidden_layers": 1, "draft_vocab_size": 512},
     "rehearsal/tiny-longspec": _longspec(_TINY),
+    "rehearsal/tiny-gemma4": _TINY_GEMMA4,
+    "rehearsal/tiny-gemma4-assistant": _gemma4_head(_TINY_GEMMA4, 32, 4, 64),
 }  # fmt: skip
 
 
@@ -178,6 +186,8 @@ def echoing(model: PreTrainedModel) -> PreTrainedModel:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(("o_proj", "down_proj")):
             module.weight.mul_(_QUIET)
+        if name.endswith(_LAST_NORMS) and hasattr(model.get_submodule(name.rpartition(".")[0]), _LAST_NORMS[0]):
+            module.weight.mul_(_QUIET)  # type: ignore[operator]  # it would undo what was just done
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
     if output.weight is not embedding.weight:  # type: ignore[union-attr]
         output.weight.copy_(embedding.weight)  # type: ignore[union-attr, operator, arg-type]

@@ -21,6 +21,7 @@ from spec_engine.config import ModelRef, Preset, RetrievalConfig, TreeConfig, lo
 from spec_engine.drafters import eagle_memory, lm_memory
 from spec_engine.drafters.eagle_files import stored_config
 from spec_engine.drafters.longspec_head import head_config
+from spec_engine.drafters.mtp_head import mtp_config
 from spec_engine.errors import RequestError
 from spec_engine.model import runner
 from spec_engine.model import target as target_module
@@ -39,6 +40,7 @@ def unsaved(rows: object, graphs: str) -> None:
     """Nowhere."""
 
 
+HEADS = {"lm": "small/draft", "eagle3": "small/eagle"}
 SMALL = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tie_word_embeddings": False,
@@ -52,6 +54,8 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         "small/draft": {**SMALL, "num_hidden_layers": 2, "tie_word_embeddings": True},
         "small/eagle": {**SMALL, "num_hidden_layers": 1, "draft_vocab_size": 512},
         "small/longspec": {**SMALL, "num_hidden_layers": 1},
+        "small/gemma4": shape_config("rehearsal/tiny-gemma4"),
+        "small/mtp": shape_config("rehearsal/tiny-gemma4-assistant"),
     }
     for name, config in sizes.items():
         monkeypatch.setitem(CONFIGS, name, config)  # type: ignore[arg-type]
@@ -61,12 +65,13 @@ def small_preset(kind: str, has_retrieval: bool = False) -> Preset:
     draft = load_preset("builtin").draft
     fields = {
         "kind": kind,
-        "model": ModelRef({"lm": "small/draft", "eagle3": "small/eagle", "longspec": "small/longspec"}[kind]),
+        "model": ModelRef(HEADS.get(kind, f"small/{kind}")),
         "tree": TreeConfig(policy="opt", num_nodes=12, max_depth=6, top_k=4),
         "retrieval": RetrievalConfig(enabled=has_retrieval, chunk_size=8, top_k=4, num_recent=16),
     }
     draft = type(draft)(**fields)  # type: ignore[arg-type]
-    return Preset("small", "Small", "", ModelRef("small/target"), 512, draft=draft)
+    target = "small/gemma4" if kind == "mtp" else "small/target"
+    return Preset("small", "Small", "", ModelRef(target), 512, draft=draft)
 
 
 @pytest.mark.parametrize(("mean", "depth"), [(1.0, 4), (1.5, 1), (2.0, 1), (3.8, 6), (3.8, 10), (7.0, 6)])
@@ -104,7 +109,7 @@ def test_as_much_of_a_tree_is_right_as_was_drawn(root: int, num_nodes: int, num_
     assert accept(tree, [root] * len(tree)).num_drafted == num_right
 
 
-@pytest.mark.parametrize("shape", ["small/target", "small/draft"])
+@pytest.mark.parametrize("shape", ["small/target", "small/draft", "small/gemma4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_echoing_model_repeats_its_newest_token(shape: str, dtype: torch.dtype) -> None:
     """Along every path of a tree, and behind any text."""
@@ -119,12 +124,12 @@ def test_an_echoing_model_repeats_its_newest_token(shape: str, dtype: torch.dtyp
     assert target.verify(tree, Taps()).logits.argmax(dim=-1).tolist() == token_ids
 
 
-@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec", "mtp"])
 def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
     plan, told = ReplayPlan((40, 90), (1.8, 3.0), 120, CPU, torch.float32), list[str]()
     saved = list[list[int]]()
     rows, graphs = measure_replay(
-        small_preset(kind, has_retrieval=kind != "longspec"),
+        small_preset(kind, has_retrieval=kind in ("lm", "eagle3")),
         plan,
         told.append,
         lambda rows, graphs: saved.append([row.length for row in rows]),
@@ -140,7 +145,7 @@ def test_an_answer_is_drafted_at_the_mean_that_was_given(kind: str) -> None:
     assert graphs.startswith("No CUDA graphs")
 
 
-@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec", "mtp"])
 def test_a_prompt_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is answered, drafted and plainly."""
     read, prefill = [], Target.prefill
@@ -220,6 +225,10 @@ def test_shipped_presets_have_sizes_that_fit_each_other(name: str) -> None:
         config = stored_config(Checkpoint(draft.model.id, sizes, {}), is_eagle3=True, weights=None)
         assert (config.hidden_size, config.feature_size) == (target["hidden_size"], 3 * target["hidden_size"])  # type: ignore[operator]
         assert config.num_columns == 32000
+    elif kind == "mtp":
+        multi = mtp_config(Checkpoint(draft.model.id, sizes, {}))
+        assert multi.state_size == target["hidden_size"]
+        assert multi.num_heads % int(str(target["num_key_value_heads"])) == 0
     else:
         config_of_head = head_config(Checkpoint(draft.model.id, sizes, {}))
         assert config_of_head.hidden_size == target["hidden_size"]
@@ -230,11 +239,11 @@ def test_shipped_presets_have_sizes_that_fit_each_other(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("graph_memory", [0, 512])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec"])
+@pytest.mark.parametrize("kind", ["lm", "eagle3", "longspec", "mtp"])
 def test_answers_are_drafted_on_the_card(kind: str, dtype: torch.dtype, graph_memory: int) -> None:
     """The whole loop, with captured passes and without them: the same tokens as plain decoding."""
     plan = ReplayPlan((90, 300), (1.8, 3.0), 100, torch.device("cuda"), dtype, is_fixed=True)
-    preset = replace(small_preset(kind, has_retrieval=kind != "longspec"), graph_memory=graph_memory)
+    preset = replace(small_preset(kind, has_retrieval=kind in ("lm", "eagle3")), graph_memory=graph_memory)
     rows, graphs = measure_replay(preset, plan, print, unsaved)
     for row, mean in zip(rows, plan.means, strict=True):
         assert row.num_captured == 0
