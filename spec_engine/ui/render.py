@@ -32,11 +32,14 @@ _BROKEN: Final = re.compile(f"([<&!]){WORD_JOINER}")
 
 
 def brand() -> str:
-    """Name and purpose of the page, and a way past the document to the chat."""
+    """Name and purpose of the page, a way past the document to the chat, and the switch of the colours."""
+    label = escape(text.THEME_LABEL)
     return (
         f'<a class="se-skip" href="#se-middle">{escape(text.TO_THE_CHAT)}</a>'
         f'<header class="se-brand"><span class="se-mark" aria-hidden="true"></span>'
-        f"<div><h1>{escape(text.TITLE)}</h1><p>{escape(text.TAGLINE)}</p></div></header>"
+        f"<div><h1>{escape(text.TITLE)}</h1><p>{escape(text.TAGLINE)}</p></div>"
+        f'<button type="button" id="se-theme" aria-label="{label}" title="{label}" aria-pressed="false"></button>'
+        "</header>"
     )
 
 

@@ -44,7 +44,7 @@ ANY_ADDRESS: Final = ("0.0.0.0", "::")
 MAX_FILE_SIZE: Final = "256mb"
 NUM_PORTS_TRIED: Final = 50
 STYLE: Final = Path(__file__).parent / "style.css"
-KEYS: Final = Path(__file__).parent / "keys.js"
+SCRIPTS: Final = tuple(Path(__file__).parent / name for name in ("theme.js", "keys.js"))
 _NO_API_PAGES: Final[dict[str, None]] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 _FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO: Final = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -129,7 +129,7 @@ def build_app(
         pwa=False,
         theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
         css=STYLE.read_text(encoding="utf-8"),
-        head=f"<script>{KEYS.read_text(encoding='utf-8')}</script>",
+        head="".join(f"<script>{script.read_text(encoding='utf-8')}</script>" for script in SCRIPTS),
         show_error=True,
     )
     blocks.has_launched = True  # mounting leaves it unset, and Gradio then takes any path of the machine for an upload

@@ -13,6 +13,7 @@ TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stay
 
 # --- document ---------------------------------------------------------------------------------------------------------
 DROP_LABEL: Final = "Drop a report here, or choose a file"
+THEME_LABEL: Final = "Dark colours"
 SAMPLE_BUTTON: Final = "Try the sample report"
 NOT_AN_UPLOAD: Final = "That file was not sent by this page. Drop it here, or start the app with --document FILE."
 NO_PLACE: Final = "This place is not in the document that is open. Reload the page."
