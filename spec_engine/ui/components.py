@@ -36,6 +36,7 @@ class DocumentPane:
     temperature: gr.Number
     seed: gr.Number
     settings_note: gr.HTML
+    settings_known: gr.State  # what this page's settings were given, or what was taken from them
 
 
 @dataclass(frozen=True, slots=True)

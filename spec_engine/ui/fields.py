@@ -1,10 +1,10 @@
 """The fields that people fill in, and how not to write over what stands in them.
 
 Job: what each such field shows, with a key that is the same as long as the program would write the same again.
-Non-job: widgets that only show something (`views`), what a filled field does (`handlers`).
+Non-job: widgets that only show something (`views`), what a filled field does (`handlers`), settings (`settings`).
 
 A page keeps the keys of what it was given. When a job ends, only fields whose key has changed since are written:
-whoever types a title or a temperature while an answer is being written, or a document read, keeps what was typed.
+whoever types a title while an answer is being written, or a document read, keeps what was typed.
 """
 
 from collections.abc import Hashable, Mapping
@@ -31,31 +31,16 @@ class Fields:
         """All of them, and the keys that a page keeps."""
         doc, history = self._page.document, self._page.history
         parts = [doc.range_row, doc.range_first, doc.range_last, doc.range_note, doc.range_all]
-        settings = [doc.max_tokens, doc.temperature, doc.seed, doc.settings_note]
-        return [*parts, *settings, history.title, history.confirm, history.confirm_words, self._page.chat.given]
+        return [*parts, history.title, history.confirm, history.confirm_words, self._page.chat.given]
 
     def updates(self, given: Given | None = None) -> dict[Block, object]:
         """All fields, but for those whose keys are as in `given`."""
-        groups = {"settings": self._settings(), "title": self._title(), "parts": self._parts()}
+        groups = {"title": self._title(), "parts": self._parts()}
         keys = {name: key for name, (key, _) in groups.items()}
         new = {name: fields for name, (key, fields) in groups.items() if given is None or given.get(name) != key}
         return {self._page.chat.given: keys} | {
             field: value for fields in new.values() for field, value in fields.items()
         }
-
-    def typed(self, given: Given | None) -> Given:
-        """The keys of a page on which the settings were typed that are in force now."""
-        return {**(given or {}), "settings": self._settings()[0]}
-
-    def _settings(self) -> tuple[Hashable, dict[Block, object]]:
-        """How answers are sampled."""
-        doc, now = self._page.document, self._workspace.settings
-        shown: dict[Block, object] = {
-            doc.max_tokens: now.max_tokens,
-            doc.temperature: now.temperature,
-            doc.seed: now.seed,
-        }
-        return (now.max_tokens, now.temperature, now.seed), {**shown, doc.settings_note: ""}
 
     def _title(self) -> tuple[Hashable, dict[Block, object]]:
         """The title of the conversation, and the question whether to delete it."""

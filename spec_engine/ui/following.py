@@ -11,7 +11,7 @@ whether that is where the workspace is, in a request of its own. One that is beh
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import gradio as gr
 
@@ -63,11 +63,11 @@ class Following(Views):
             return {chat.doubt: f"{beat} {moment} {aside}"}
         return {chat.doubt: "", chat.stale: f"{moment} {time.monotonic()}"}
 
-    def catch_up(self, beat: str, given: Given | None, typed: str | None = None) -> Updates:
+    def catch_up(self, beat: str, given: Given | None, typed: str | None = None, *settings: Any) -> Updates:
         """What a page needs that is behind: everything, or of a job that it knows of what is new."""
         job = self._workspace.active_job
         if job is None or job.kind in BACKGROUND:
-            return self.result(given, typed)
+            return self.result(given, typed, *settings)
         if beat != self._beat():
             return self.everything(None, given)
         answer = self._last_answer()

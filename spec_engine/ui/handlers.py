@@ -9,10 +9,9 @@ the answer is complete: an update of it costs as much as eight of the light ones
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gradio as gr
 from gradio.blocks import Block
@@ -24,15 +23,14 @@ from spec_engine.ui import render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Given
 from spec_engine.ui.following import Following
+from spec_engine.ui.settings import Known, Number
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Seen, Wanted
 from spec_engine.ui.views import Updates
 from spec_engine.ui.wiring import on, one_by_one, stream
-from spec_engine.ui.workspace import MAX_SEED, Workspace
+from spec_engine.ui.workspace import Workspace
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
-LONGEST_ANSWER: Final = 8192  # tokens that the settings allow
-HOTTEST: Final = 2.0  # temperature
 
 
 class Handlers:
@@ -51,15 +49,15 @@ class Handlers:
     def connect(self, blocks: gr.Blocks) -> None:
         """Every event, and what follows it."""
         doc, chat, speed = self._page.document, self._page.chat, self._page.speed
-        everything = self._views.all_outputs
+        everything, settings = self._views.all_outputs, self._views.settings
         self._follow(on(blocks.load, self.open_page, None, everything))
         for send in (chat.box.submit, chat.ask.click):
-            self._follow(on(send, self.ask, [chat.box, chat.seen], everything))
+            self._follow(on(send, self.ask, [chat.box, chat.seen, *settings.inputs], everything))
         for button in chat.examples:
-            self._follow(on(button.click, self.ask, [button, chat.seen], everything))
+            self._follow(on(button.click, self.ask, [button, chat.seen, *settings.inputs], everything))
         for again in (
-            on(chat.chat.retry, self.regenerate, [chat.seen], everything),
-            on(chat.chat.edit, self.edit, [chat.seen], everything),
+            on(chat.chat.retry, self.regenerate, [chat.seen, *settings.inputs], everything),
+            on(chat.chat.edit, self.edit, [chat.seen, *settings.inputs], everything),
         ):
             self._follow(again)
         on(chat.branches.input, self.show_branch, [chat.branches], everything)
@@ -71,15 +69,15 @@ class Handlers:
             self._follow(on(button.click, partial(self.take_offer, number), None, everything))
         on(chat.stop.click, self.stop, None, [chat.stop])
         on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt, chat.aside], [chat.doubt, chat.stale])
-        on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given, chat.box], everything)
-        on(chat.new_chat.click, self.new_chat, None, everything)
+        on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given, chat.box, *settings.inputs], everything)
+        on(chat.new_chat.click, self.new_chat, [chat.given], everything)
         self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))
         self._follow(on(doc.sample.click, self.open_sample, [chat.given], everything))
         for unlock in (doc.unlock.click, doc.password.submit):
             self._follow(on(unlock, self.unlock, [doc.password, chat.given], everything))
-        settings = [doc.max_tokens, doc.temperature, doc.seed]
-        typed = [event for field in settings for event in (field.submit, field.blur)]  # not while it is being typed
-        on(one_by_one(*typed), self.set_settings, [*settings, chat.given], [*settings, doc.settings_note, chat.given])
+        fields = (doc.max_tokens, doc.temperature, doc.seed)
+        typed = [event for field in fields for event in (field.submit, field.blur)]  # not while it is being typed
+        on(one_by_one(*typed), self.set_settings, settings.inputs, settings.outputs)
         chosen = [doc.range_first, doc.range_last]
         on(one_by_one(doc.range_first.input, doc.range_last.input), self.range_note, chosen, [doc.range_note])
         self._follow(on(doc.range_use.click, self.use_range, [*chosen, chat.given], everything))
@@ -117,7 +115,7 @@ class Handlers:
         """After an event that may have begun a job: show it as it runs, then its result, then a calibration if due."""
         views, everything, chat = self._views, self._views.all_outputs, self._page.chat
         followed = stream(event.then, views.follow, [chat.beat], views.streamed)
-        known = [chat.beat, chat.given, chat.box]
+        known = [chat.beat, chat.given, chat.box, *views.settings.inputs]
         result = on(followed.then, self.show_result, known, everything)
         measured = stream(on(result.then, self.calibrate, None, None).then, views.follow, [chat.beat], views.streamed)
         figures = on(measured.then, views.figures, None, views.figure_outputs)
@@ -128,52 +126,36 @@ class Handlers:
     def open_page(self) -> Updates:
         """A page was opened or reloaded; its search field is empty."""
         self._workspace.search, self._workspace.offered = "", None
-        return self._views.everything(notice=self._workspace.news)
+        return {**self._views.everything(notice=self._workspace.news), **self._views.settings.all()}
 
-    def show_result(self, beat: str, given: Given | None, typed: str | None = None) -> Updates:
+    def show_result(self, beat: str, given: Given | None, typed: str | None = None, *settings: Any) -> Updates:
         """A job has ended, perhaps before it could be followed. A page that has come that far is sent nothing, as that
         could undo what another event has just shown; nor is one whose next job is being followed."""
         moment = self._workspace.moment
         if moment == beat or moment.endswith("+"):
             return {self._page.chat.live: gr.skip()}
-        return self._views.result(given, typed)
+        return self._views.result(given, typed, *settings)
 
-    def set_settings(
-        self, max_tokens: float | None, temperature: float | None, seed: float | None, given: Given | None
-    ) -> Updates:
-        """A setting was changed. An empty field leaves it as it was; what is out of range becomes what is nearest."""
-        doc, now = self._page.document, self._workspace.settings
-        self._workspace.settings = new = replace(
-            now,
-            max_tokens=now.max_tokens if max_tokens is None else int(min(max(1, max_tokens), LONGEST_ANSWER)),
-            temperature=now.temperature if temperature is None else min(max(0.0, float(temperature)), HOTTEST),
-            seed=now.seed if seed is None else int(min(max(0, seed), MAX_SEED)),
-        )
-        stands = {doc.max_tokens: max_tokens, doc.temperature: temperature, doc.seed: seed}
-        used = {doc.max_tokens: new.max_tokens, doc.temperature: new.temperature, doc.seed: new.seed}
-        shown: Updates = {field: value for field, value in used.items() if value != stands[field]}
-        words = text.SETTINGS_LIMITS.format(
-            tokens=text.plural(new.max_tokens, "token"), temperature=new.temperature, seed=new.seed
-        )
-        if shown:
-            shown[doc.settings_note] = render.notice(words, "info")
-        elif new != now:
-            shown[doc.settings_note] = ""  # it was about what is not used any more
-        return {**shown, self._page.chat.given: self._views.fields.typed(given)}
+    def set_settings(self, max_tokens: Number, temperature: Number, seed: Number, known: Known | None) -> Updates:
+        """A setting was left."""
+        return self._views.settings.take(max_tokens, temperature, seed, known)
 
-    def ask(self, question: str, seen: Seen | None) -> Updates:
-        """A question was sent; if it is refused, it stays in its box."""
+    def ask(self, question: str, seen: Seen | None, *settings: Any) -> Updates:
+        """A question was sent, with what stands in the settings; if it is refused, it stays in its box."""
+        taken = self._take(*settings)
         emptied: Updates = {self._page.chat.box: self._views.box(value="")}
-        return self._begin(lambda: self._workspace.ask(question), seen, emptied)
+        return self._begin(lambda: self._workspace.ask(question), seen, emptied) | taken
 
-    def regenerate(self, seen: Seen | None, event: gr.RetryData) -> Updates:
+    def regenerate(self, seen: Seen | None, event: gr.RetryData, *settings: Any) -> Updates:
         """An answer is to be written again."""
-        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen and seen.now)
+        taken = self._take(*settings)
+        return self._begin(lambda: self._workspace.regenerate(_turn_number(event.index)), seen and seen.now) | taken
 
-    def edit(self, seen: Seen | None, event: gr.EditData) -> Updates:
+    def edit(self, seen: Seen | None, event: gr.EditData, *settings: Any) -> Updates:
         """A question was changed: it is asked anew, and what followed the old one becomes a branch."""
-        question = render.from_markdown(str(event.value))
-        return self._begin(lambda: self._workspace.ask(question, _turn_number(event.index)), seen and seen.now)
+        taken = self._take(*settings)
+        question, number = render.from_markdown(str(event.value)), _turn_number(event.index)
+        return self._begin(lambda: self._workspace.ask(question, number), seen and seen.now) | taken
 
     def show_branch(self, last_turn: int | None) -> Updates:
         """Another branch was chosen."""
@@ -199,9 +181,9 @@ class Handlers:
         self._workspace.stop()
         return gr.update(interactive=False)
 
-    def new_chat(self) -> Updates:
+    def new_chat(self, given: Given | None = None) -> Updates:
         """The conversation is over."""
-        return self._try(self._workspace.new_chat)
+        return self._try(self._workspace.new_chat, given)
 
     def race(self) -> Updates:
         """The race was asked for."""
@@ -308,6 +290,10 @@ class Handlers:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _take(self, *settings: Any) -> Updates:
+        """Use what was changed in the settings and perhaps not left yet."""
+        return self._views.settings.take(*settings) if settings else {}
+
     def _open(self, action: Callable[[], object], given: Given | None = None) -> Updates:
         """Begin to open something: this page may ask about it before it is shown it."""
         has_begun: list[object] = []
@@ -335,13 +321,13 @@ class Handlers:
         shown[self._page.chat.beat] = f"{self._workspace.moment[:-1]}?"  # so its result is shown in any case
         return shown
 
-    def _try(self, action: Callable[[], object]) -> Updates:
+    def _try(self, action: Callable[[], object], given: Given | None = None) -> Updates:
         """Do something and show the result, or the reason why it was refused."""
         try:
             action()
         except SpecEngineError as error:
-            return self._views.everything(notice=str(error))
-        return self._views.everything(notice="")
+            return self._views.everything(str(error), given)
+        return self._views.everything("", given)
 
 
 def _turn_number(index: int | tuple[int, int]) -> int:

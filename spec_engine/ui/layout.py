@@ -74,7 +74,7 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
             range_all = gr.Button(text.RANGE_ALL_BUTTON, size="sm", min_width=80, elem_id="se-range-all")
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
         preview = _html(render.preview(None))
-    max_tokens, temperature, seed, settings_note = _settings()
+    max_tokens, temperature, seed, settings_note, settings_known = _settings()
     return DocumentPane(
         preset=preset,
         preset_note=preset_note,
@@ -99,16 +99,17 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         temperature=temperature,
         seed=seed,
         settings_note=settings_note,
+        settings_known=settings_known,
     )
 
 
-def _settings() -> tuple[gr.Number, gr.Number, gr.Number, gr.HTML]:
-    """How answers are sampled, and a note for what is out of its bounds (`Handlers.set_settings`)."""
+def _settings() -> tuple[gr.Number, gr.Number, gr.Number, gr.HTML, gr.State]:
+    """How answers are sampled, a note for what is out of its bounds, and what the fields were given (`settings`)."""
     with gr.Accordion(text.SETTINGS_LABEL, open=False, elem_id="se-settings"):
         max_tokens = gr.Number(value=512, label=text.MAX_TOKENS_LABEL)
         temperature = gr.Number(value=0.0, step=0.1, label=text.TEMPERATURE_LABEL)
         seed = gr.Number(value=0, label=text.SEED_LABEL)
-        return max_tokens, temperature, seed, _html()
+        return max_tokens, temperature, seed, _html(), gr.State((512, 0.0, 0))
 
 
 def _editor_pane() -> EditorPane:

@@ -4,6 +4,8 @@ Job: turn the workspace into updates of widgets, all at once.
 Non-job: following a job (`following`), changing the workspace (`handlers`), markup (`render`, `readouts`).
 """
 
+from typing import Any
+
 import gradio as gr
 from gradio.blocks import Block
 
@@ -16,6 +18,7 @@ from spec_engine.ui.fields import Fields, Given
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
+from spec_engine.ui.settings import SettingFields
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import BACKGROUND, Seen, events_of
 from spec_engine.ui.workspace import Workspace
@@ -31,6 +34,7 @@ class Views:
         self._shelf = shelf
         self._workspace = workspace
         self.fields = Fields(page, workspace)
+        self.settings = SettingFields(page, workspace)
         self._doc, self._chat, self._speed = page.document, page.chat, page.speed
 
     @property
@@ -71,6 +75,7 @@ class Views:
             self._speed.answers,
             *self.history_outputs,
             *self.fields.outputs,
+            *self.settings.outputs,
             chat.seen,
             *self.streamed,
         ]
@@ -103,9 +108,9 @@ class Views:
             **shown,
         }
 
-    def result(self, given: Given | None, typed: str | None = None) -> Updates:
+    def result(self, given: Given | None, typed: str | None = None, *settings: Any) -> Updates:
         """All widgets once a job has ended: with its trouble, or the question whose answer was stopped too early. That
-        goes back into its box unless something is being `typed` there."""
+        goes back into its box unless something is being `typed` there. `settings` is what stands in their fields."""
         question, trouble = self._workspace.take_back_question(), self._workspace.trouble
         is_free = not typed or not typed.strip()
         asked = "" if is_free or not question else f" {text.QUESTION_WAS.format(question=question)}"
@@ -113,6 +118,7 @@ class Views:
         # A refusal while the job ran has no reason now.
         updates = self.everything((trouble or early) + asked, given)
         self._workspace.told = trouble
+        updates |= self.settings.others(*settings) if settings else self.settings.all()
         return {**updates, self._chat.box: self.box(question)} if question and is_free else updates
 
     def _beat(self) -> str:
