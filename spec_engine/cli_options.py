@@ -56,7 +56,7 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
 
 def chosen_document(paths: Sequence[Path], arguments: argparse.Namespace) -> Document:
     """The files as one document, or the parts of it that the options name. Raises `DocumentError`."""
-    document = read_documents(paths, arguments.password)
+    document = read_documents(paths, [arguments.password] if arguments.password is not None else [])
     if arguments.parts is None:
         return document
     first, last = arguments.parts

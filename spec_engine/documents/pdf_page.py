@@ -10,7 +10,7 @@ passage is looked for by its letters and digits alone, in the order in which pdf
 import ctypes
 import io
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -29,13 +29,14 @@ _MAX_PIXELS: Final = 8_000_000
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def page_picture(path: Path, index: int, passage: str = "", password: str | None = None, width: int = 1000) -> bytes:
-    """Page `index` of a PDF as PNG, `width` pixels wide, with `passage` marked where it is found.
+def page_picture(path: Path, index: int, passage: str = "", passwords: Sequence[str] = (), width: int = 1000) -> bytes:
+    """Page `index` of a PDF as PNG, `width` pixels wide, with `passage` marked where it is found. A locked file
+    is opened with the one of `passwords` that fits.
 
     Raises `UnreadableDocument` when the file or the page cannot be drawn.
     """
     try:
-        with PDFIUM, closing(pdfium.PdfDocument(path.read_bytes(), password=password)) as pdf:
+        with PDFIUM, closing(_open(path.read_bytes(), passwords)) as pdf:
             if not 0 <= index < len(pdf):
                 raise UnreadableDocument(f"{path.name} has no page {index + 1}. Open the document again.")
             with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
@@ -51,6 +52,15 @@ def page_picture(path: Path, index: int, passage: str = "", password: str | None
     written = io.BytesIO()
     Image.alpha_composite(picture, marks).convert("RGB").save(written, "PNG", optimize=False)
     return written.getvalue()
+
+
+def _open(data: bytes, passwords: Sequence[str]) -> pdfium.PdfDocument:
+    for password in passwords[:-1]:
+        try:
+            return pdfium.PdfDocument(data, password=password)
+        except pdfium.PdfiumError:
+            continue
+    return pdfium.PdfDocument(data, password=passwords[-1] if passwords else None)
 
 
 def _boxes(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, passage: str, size: tuple[int, int]) -> Iterator[Box]:

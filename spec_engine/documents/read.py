@@ -4,6 +4,7 @@ Job: load, find out the format from the content and the suffix, call the reader 
 read. Non-job: the formats themselves (`pdf`, `docx`, `pptx`, `epub`, `html`, `plain`), what fits a context (`budget`).
 """
 
+import hashlib
 import io
 import stat
 import zipfile
@@ -122,6 +123,18 @@ def check_file(path: Path) -> None:
                 f"{path.name} has {status.st_size >> 20:,} MiB; at most {MAX_FILE_BYTES >> 20} MiB can be read. "
                 "Split it, or leave its pictures out."
             )
+
+
+def content_hash(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises `UnreadableDocument`."""
+    check_file(path)
+    with _in_words(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_text_name(name: str) -> bool:
+    """Whether a text under this name is read as it stands, not as another format."""
+    return Path(name).suffix.lower() not in _OTHER_SUFFIXES | _HTML_SUFFIXES
 
 
 @contextmanager

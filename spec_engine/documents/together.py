@@ -1,7 +1,7 @@
 """Several documents as one.
 
 Job: `join`: their blocks one after the other, each file under its name, anchors that say which file they are in;
-`read_documents`, which opens files for it.
+`read_documents`, which opens files for it; `new_among`, which says what is not among them yet.
 Non-job: the formats (`read`).
 """
 
@@ -11,21 +11,35 @@ from functools import partial
 from pathlib import Path
 
 from spec_engine.documents.anchors import BLOCK_SEPARATOR, Anchor, Block, Document, Problem
-from spec_engine.documents.read import read_document
-from spec_engine.errors import RequestError
+from spec_engine.documents.read import content_hash, read_document
+from spec_engine.errors import PasswordRequired, RequestError
 
 
 def read_documents(
     paths: Sequence[Path],
-    password: str | None = None,
+    passwords: Sequence[str] = (),
     on_progress: Callable[[str, int, int], None] = lambda name, num_done, num_parts: None,
 ) -> Document:
-    """Read files, in this order, as one document. `password` is tried on every locked one.
+    """Read files, in this order, as one document. Each of `passwords` is tried on every locked one.
 
     `on_progress` is called with a file's name, the parts of it that are read and the parts in all; what it raises ends
     the reading. Raises what `read_document` and `join` raise.
     """
-    return join([read_document(path, password, partial(on_progress, path.name)) for path in paths])
+    return join([_read(path, passwords, partial(on_progress, path.name)) for path in paths])
+
+
+def new_among(paths: Sequence[Path], known: Sequence[Path]) -> list[Path]:
+    """The files whose content none of the `known` ones has, nor one before them, whatever they are called.
+
+    Raises `UnreadableDocument` for one that cannot be read.
+    """
+    contents = {content_hash(path) for path in known}
+    new = []
+    for path in paths:
+        if (content := content_hash(path)) not in contents:
+            contents.add(content)
+            new.append(path)
+    return new
 
 
 def join(documents: Sequence[Document]) -> Document:
@@ -52,6 +66,16 @@ def join(documents: Sequence[Document]) -> Document:
         ]
     title = f"{len(documents)} documents"
     return Document(title, ", ".join(names), tuple(blocks), tuple(problems))
+
+
+def _read(path: Path, passwords: Sequence[str], on_progress: Callable[[int, int], None]) -> Document:
+    """Read a file with the password that fits it."""
+    for password in passwords[:-1]:
+        try:
+            return read_document(path, password, on_progress)
+        except PasswordRequired:
+            continue
+    return read_document(path, passwords[-1] if passwords else None, on_progress)
 
 
 def distinct(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,17 @@ import gradio as gr
 
 
 @dataclass(frozen=True, slots=True)
+class PasteBox:
+    """Left: a text that is in no file."""
+
+    box: gr.Accordion
+    words: gr.Textbox
+    name: gr.Textbox
+    use: gr.Button
+    add: gr.Button  # shown while a document is open
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentPane:
     """Left: model, document, settings."""
 
@@ -21,6 +32,9 @@ class DocumentPane:
     fit_anyway: gr.Button
     drop: gr.File
     sample: gr.Button
+    paste: PasteBox
+    add: gr.UploadButton  # shown while a document is open
+    add_note: gr.HTML
     locked_row: gr.Column
     password: gr.Textbox
     unlock: gr.Button

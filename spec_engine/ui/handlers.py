@@ -10,27 +10,24 @@ the answer is complete: an update of it costs as much as eight of the light ones
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
-from gradio.utils import get_upload_folder
 
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Given
 from spec_engine.ui.following import Following
+from spec_engine.ui.intake import Intake
 from spec_engine.ui.settings import Known, Number
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Seen, Wanted
 from spec_engine.ui.views import Updates
 from spec_engine.ui.wiring import on, one_by_one, stream
 from spec_engine.ui.workspace import Workspace
-
-SAMPLE: Final = Path(__file__).parent / "sample" / "spectrum-policy-report.txt"
 
 
 class Handlers:
@@ -45,6 +42,7 @@ class Handlers:
         self._workspace = workspace
         self._views = Following(page, workspace, shelf)
         self._shelf = shelf
+        self._intake = Intake(page, workspace, self._views, self._open)
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Every event, and what follows it."""
@@ -71,18 +69,10 @@ class Handlers:
         on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt, chat.aside], [chat.doubt, chat.stale])
         on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given, chat.box, *settings.inputs], everything)
         on(chat.new_chat.click, self.new_chat, [chat.given], everything)
-        self._follow(on(doc.drop.upload, self.open_files, [doc.drop, chat.given], everything))
-        self._follow(on(doc.sample.click, self.open_sample, [chat.given], everything))
-        for unlock in (doc.unlock.click, doc.password.submit):
-            self._follow(on(unlock, self.unlock, [doc.password, chat.given], everything))
         fields = (doc.max_tokens, doc.temperature, doc.seed)
         typed = [event for field in fields for event in (field.submit, field.blur)]  # not while it is being typed
         on(one_by_one(*typed), self.set_settings, settings.inputs, settings.outputs)
-        chosen = [doc.range_first, doc.range_last]
-        on(one_by_one(doc.range_first.input, doc.range_last.input), self.range_note, chosen, [doc.range_note])
-        self._follow(on(doc.range_use.click, self.use_range, [*chosen, chat.given], everything))
-        self._follow(on(doc.range_all.click, self.use_all, None, everything))
-
+        self._intake.connect(self._follow, everything)
         self._connect_history(everything)
         self._connect_editor()
 
@@ -253,51 +243,16 @@ class Handlers:
             return gr.skip(), render.notice(str(error)), closed
         return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info"), closed
 
-    def open_files(self, paths: list[str] | None, given: Given | None) -> Updates:
-        """Files were dropped; while they were on their way here, something may have been typed."""
-        folder = Path(get_upload_folder()).resolve()  # the paths come from the browser: they may name nothing else
-        if not paths or not all(Path(path).resolve().is_relative_to(folder) for path in paths):
-            updates = self._views.everything(text.NOT_AN_UPLOAD, given)
-        else:
-            wanted = Wanted(tuple(Path(path) for path in paths))
-            updates = self._open(lambda: self._workspace.start_opening(wanted), given)
-        return {**updates, self._page.document.drop: None}
-
-    def open_sample(self, given: Given | None) -> Updates:
-        """The bundled report was asked for."""
-        return self._open(lambda: self._workspace.start_opening(Wanted((SAMPLE,))), given)
-
-    def unlock(self, password: str, given: Given | None) -> Updates:
-        """A password was given for the file or the conversation that waits for one."""
-        return self._open(lambda: self._workspace.unlock(password), given)
-
-    def range_note(self, first: int | None, last: int | None) -> str:
-        """The chosen range changed."""
-        return self._views.range_note(first or 0, last or 0)
-
-    def use_range(self, first: int | None, last: int | None, given: Given | None) -> Updates:
-        """The chosen range is to be used; if it is refused, it stays in its fields, to be corrected."""
-        try:
-            self._workspace.choose_range(first or 0, last or 0)
-        except SpecEngineError as error:
-            return self._views.everything(str(error), given)
-        return self._views.everything(notice="")
-
-    def use_all(self) -> Updates:
-        """The whole document is to be used again."""
-        opened = self._workspace.opened
-        return self._try(lambda: self._workspace.choose_range(0, len(opened.whole.blocks) - 1 if opened else 0))
-
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _take(self, *settings: Any) -> Updates:
         """Use what was changed in the settings and perhaps not left yet."""
         return self._views.settings.take(*settings) if settings else {}
 
-    def _open(self, action: Callable[[], object], given: Given | None = None) -> Updates:
+    def _open(self, action: Callable[[], object], given: Given | None = None, begun: Updates | None = None) -> Updates:
         """Begin to open something: this page may ask about it before it is shown it."""
         has_begun: list[object] = []
-        shown = self._begin(lambda: has_begun.append(action()), given=given)
+        shown = self._begin(lambda: has_begun.append(action()), begun=begun, given=given)
         seen = self._page.chat.seen
         return {**shown, seen: self._workspace.soon_seen(shown[seen])} if has_begun else shown
 

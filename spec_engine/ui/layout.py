@@ -9,7 +9,7 @@ from typing import Final
 import gradio as gr
 
 from spec_engine.ui import render, text
-from spec_engine.ui.components import ChatPane, DocumentPane, EditorPane, HistoryPane, Page, SpeedPane
+from spec_engine.ui.components import ChatPane, DocumentPane, EditorPane, HistoryPane, Page, PasteBox, SpeedPane
 from spec_engine.ui.handlers import Handlers
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
@@ -38,9 +38,11 @@ def build_page(workspace: Workspace, shelf: PresetShelf) -> gr.Blocks:
     return blocks
 
 
-def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False) -> gr.HTML:
+def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False, visible: bool = True) -> gr.HTML:
     """Markup made by `render` or `readouts`, which escaped everything in it."""
-    return gr.HTML(value, elem_id=elem_id, js_on_load=None, apply_default_css=False, autoscroll=autoscroll)
+    return gr.HTML(
+        value, elem_id=elem_id, js_on_load=None, apply_default_css=False, autoscroll=autoscroll, visible=visible
+    )
 
 
 def _document_pane(shelf: PresetShelf) -> DocumentPane:
@@ -59,19 +61,14 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         fit_anyway = gr.Button(text.NEED_ANYWAY, size="sm", elem_id="se-fit-anyway")
     drop = gr.File(label=text.DROP_LABEL, type="filepath", file_count="multiple", height=72, elem_id="se-drop")
     sample = gr.Button(text.SAMPLE_BUTTON, size="sm", elem_id="se-sample")
+    paste = _pasting()
     with gr.Column(visible=False, elem_id="se-locked") as locked_row:
         password = gr.Textbox(label=text.PASSWORD_LABEL, type="password", elem_id="se-password")
         unlock = gr.Button(text.PASSWORD_BUTTON, size="sm", elem_id="se-unlock")
     card = _html(render.document_card(None, None), "se-document")
-    with gr.Column(visible=False, elem_id="se-range") as range_row:
-        _html(f'<p class="se-range-heading">{text.RANGE_HEADING}</p>')
-        with gr.Row(equal_height=True):
-            range_first = gr.Dropdown(choices=[], label=text.RANGE_FIRST, min_width=80, elem_id="se-range-first")
-            range_last = gr.Dropdown(choices=[], label=text.RANGE_LAST, min_width=80, elem_id="se-range-last")
-        range_note = _html()
-        with gr.Row():
-            range_use = gr.Button(text.RANGE_BUTTON, size="sm", variant="primary", min_width=80, elem_id="se-range-use")
-            range_all = gr.Button(text.RANGE_ALL_BUTTON, size="sm", min_width=80, elem_id="se-range-all")
+    add = gr.UploadButton(text.ADD_BUTTON, file_count="multiple", size="sm", visible=False, elem_id="se-add")
+    add_note = _html(render.quiet(text.ADD_NOTE), visible=False)
+    range_row, range_first, range_last, range_note, range_use, range_all = _parts()
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
         preview = _html(render.preview(None))
     max_tokens, temperature, seed, settings_note, settings_known = _settings()
@@ -84,6 +81,9 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         fit_anyway=fit_anyway,
         drop=drop,
         sample=sample,
+        paste=paste,
+        add=add,
+        add_note=add_note,
         locked_row=locked_row,
         password=password,
         unlock=unlock,
@@ -101,6 +101,30 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         settings_note=settings_note,
         settings_known=settings_known,
     )
+
+
+def _parts() -> tuple[gr.Column, gr.Dropdown, gr.Dropdown, gr.HTML, gr.Button, gr.Button]:
+    """The choice of parts, hidden at first: all of it, the first and the last, what they take, and two buttons."""
+    with gr.Column(visible=False, elem_id="se-range") as row:
+        _html(f'<p class="se-range-heading">{text.RANGE_HEADING}</p>')
+        with gr.Row(equal_height=True):
+            first = gr.Dropdown(choices=[], label=text.RANGE_FIRST, min_width=80, elem_id="se-range-first")
+            last = gr.Dropdown(choices=[], label=text.RANGE_LAST, min_width=80, elem_id="se-range-last")
+        note = _html()
+        with gr.Row():
+            use = gr.Button(text.RANGE_BUTTON, size="sm", variant="primary", min_width=80, elem_id="se-range-use")
+            whole = gr.Button(text.RANGE_ALL_BUTTON, size="sm", min_width=80, elem_id="se-range-all")
+    return row, first, last, note, use, whole
+
+
+def _pasting() -> PasteBox:
+    """A text that is in no file."""
+    with gr.Accordion(text.PASTE_LABEL, open=False, elem_id="se-paste") as box:
+        words = gr.Textbox(label=text.PASTE_WORDS, lines=6, max_lines=6, elem_id="se-paste-words")
+        name = gr.Textbox(label=text.PASTE_NAME, placeholder=text.PASTED_NAME, max_lines=1, elem_id="se-paste-name")
+        use = gr.Button(text.PASTE_BUTTON, size="sm", variant="primary", elem_id="se-paste-use")
+        add = gr.Button(text.PASTE_ADD_BUTTON, size="sm", visible=False, elem_id="se-paste-add")
+        return PasteBox(box, words, name, use, add)
 
 
 def _settings() -> tuple[gr.Number, gr.Number, gr.Number, gr.HTML, gr.State]:

@@ -6,7 +6,7 @@ Non-job: the formats (`documents`), engines (`models`), answers (`workspace`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spec_engine.chat.history import History
@@ -14,7 +14,7 @@ from spec_engine.chat.prompt import count_document_tokens
 from spec_engine.chat.session import Session
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
-from spec_engine.documents.together import read_documents
+from spec_engine.documents.together import new_among, read_documents
 from spec_engine.errors import PasswordRequired, RequestError, SpecEngineError, Stopped
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
@@ -23,8 +23,25 @@ from spec_engine.ui.engines import EngineLoader
 from spec_engine.ui.job import Job
 from spec_engine.ui.models import ModelSide
 from spec_engine.ui.opened import OpenedDocument
-from spec_engine.ui.state import Fact, Wanted
+from spec_engine.ui.pasted import PastedTexts
+from spec_engine.ui.state import Fact, Seen, Wanted
 from spec_engine.ui.whereabouts import Place, find_place, source_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a wanted document is read from.
+
+    Attributes:
+        chosen: the parts to use; None for all.
+        passwords: those that may fit its locked files.
+        remark: what is to be said once it is open.
+    """
+
+    paths: tuple[Path, ...] = ()
+    chosen: tuple[int, int] | None = None
+    passwords: tuple[str, ...] = field(default=(), repr=False)
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +50,7 @@ class _Read:
 
     wanted: Wanted
     opened: OpenedDocument | None = None
-    paths: tuple[Path, ...] = ()
-    password: str | None = field(default=None, repr=False)
+    files: _Files = _Files()
 
 
 class DocumentSide(ModelSide):
@@ -57,8 +73,8 @@ class DocumentSide(ModelSide):
         super().__init__(load, history, on_loaded=on_loaded)
         self._reads_ahead = reads_ahead
         self._readings = Apart()
-        self._password: str | None = None  # of the open document's files
-        self._waiting_password: str | None = None  # for what waits for a model
+        self._passwords: tuple[str, ...] = ()  # of the open document's files
+        self._pasted = PastedTexts()
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -67,35 +83,46 @@ class DocumentSide(ModelSide):
 
         Raises `DocumentError`; then everything stays as it was.
         """
-        self._open_now(Wanted(tuple(paths)), password)
+        self._open_now(Wanted(tuple(paths), passwords=() if password is None else (password,)))
 
-    def open_conversation(self, conversation: int, password: str | None = None) -> None:
+    def open_conversation(self, conversation: int) -> None:
         """Show a kept conversation with its document. Raises `StoreError` or `DocumentError`; then all stays as is."""
-        self._open_now(Wanted(conversation=conversation), password)
+        self._open_now(Wanted(conversation=conversation))
 
-    def start_opening(self, wanted: Wanted, password: str | None = None) -> Job[Fact]:
+    def start_opening(self, wanted: Wanted) -> Job[Fact]:
         """Open files or a conversation as a job; while a model is loaded, at the end of that job. What needs a password
         is `locked` afterwards."""
         with self._lock:
             job = self.active_job
             if job is not None and job.kind == "load" and self._can_wait:
-                self.waiting, self._waiting_password = wanted, password
+                self.waiting = wanted
                 return job
             self._require_idle()
             self.locked = None
-            return self._begin(Job("open", lambda job: self._open(job, wanted, password), after=self.read_ahead))
+            return self._begin(Job("open", lambda job: self._open(job, wanted), after=self.read_ahead))
+
+    def start_adding(self, paths: Sequence[Path], seen: Seen | None = None) -> Job[Fact]:
+        """Read the document that is open once more, or the one that waits for a model, with files behind it. The
+        conversation about the old one ends. Raises `RequestError` when another one is open than was `seen`."""
+        with self._lock:
+            self.require_seen(seen, text.OTHER_DOCUMENT)
+            before = self.waiting or Wanted()
+            return self.start_opening(replace(before, added=(*before.added, *paths)))
+
+    def paste(self, words: str, name: str) -> Path:
+        """A pasted text as a file, which is there until the page ends. Raises `RequestError`."""
+        return self._pasted.write(words, name)
 
     def open_waiting(self, job: Job[Fact]) -> bool:
         with self._lock:
-            wanted, password = self.waiting, self._waiting_password
-            self.waiting, self._waiting_password = None, None
+            wanted, self.waiting = self.waiting, None
             self._can_wait = wanted is not None
         if wanted is None:
             return False
         job.rearm()  # to stop loading is not to give up the document
         before = self._trouble
         try:
-            self._open(job, wanted, password)
+            self._open(job, wanted)
         except SpecEngineError as error:
             self._trouble = str(error)
         self._trouble = " ".join(filter(None, (before, self._trouble if self._trouble != before else "")))
@@ -107,7 +134,7 @@ class DocumentSide(ModelSide):
             raise RequestError(text.NOTHING_LOCKED)
         if not password:
             raise RequestError(text.PASSWORD_EMPTY)
-        return self.start_opening(self.locked, password)
+        return self.start_opening(replace(self.locked, passwords=(*self.locked.passwords, password)))
 
     def choose_range(self, first: int, last: int) -> None:
         """Use parts `first` to `last` of the opened document alone. Raises `DocumentError` for an impossible range."""
@@ -118,6 +145,11 @@ class DocumentSide(ModelSide):
             self.opened = self.opened.narrowed(first, last).part_measured(self._count_tokens)
             self._leave_chat()
         self.read_ahead()
+
+    def close(self) -> None:
+        """As `ModelSide.close`; pasted texts that no conversation is about are forgotten."""
+        super().close()
+        self._pasted.close()
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -131,13 +163,14 @@ class DocumentSide(ModelSide):
         prompt = session.last_prompt_token_ids or session.prompt(text.ASK_READY)
         return find_place(opened.used, engine.tokenizer.decode, prompt, token, num_tokens)
 
-    def page_of(self, part: int) -> tuple[Path, int, str | None] | None:
-        """File, page index and password of the page that a part was read from; None when it is no page of a PDF."""
+    def page_of(self, part: int) -> tuple[Path, int, tuple[str, ...]] | None:
+        """File, page index and possible passwords of the page that a part was read from; None when it is no page of a
+        PDF."""
         opened, paths = self.opened, self._document_paths
         if opened is None or not paths or not 0 <= part < len(opened.used.blocks):
             return None
         source = source_of(opened.used.blocks[part], paths)
-        return (*source, self._password) if source else None
+        return (*source, self._passwords) if source else None
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 
@@ -153,26 +186,26 @@ class DocumentSide(ModelSide):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _open_now(self, wanted: Wanted, password: str | None) -> None:
+    def _open_now(self, wanted: Wanted) -> None:
         """Open while the caller waits."""
         with self._lock:
             self._require_idle()
-        read = self._read(wanted, password, LoadWatch())
+        read = self._read(wanted, LoadWatch())
         with self._lock:
             self._require_idle()
             self._use(read)
 
-    def _open(self, job: Job[Fact], wanted: Wanted, password: str | None) -> None:
+    def _open(self, job: Job[Fact], wanted: Wanted) -> None:
         """The opening job."""
         try:
             read = self._readings.run(
-                lambda is_unwanted: self._read(wanted, password, LoadWatch(job.report, is_unwanted)),
+                lambda is_unwanted: self._read(wanted, LoadWatch(job.report, is_unwanted)),
                 job.is_cancelled,
                 discard=lambda late: None,
             )
         except PasswordRequired as error:
             self.locked = wanted
-            self._trouble = str(error) if password else ""
+            self._trouble = str(error) if wanted.passwords else ""
             return
         except Stopped:
             self._trouble = text.OPENING_STOPPED
@@ -180,24 +213,38 @@ class DocumentSide(ModelSide):
         with self._lock:
             self._use(read)
 
-    def _read(self, wanted: Wanted, password: str | None, watch: LoadWatch) -> _Read:
+    def _read(self, wanted: Wanted, watch: LoadWatch) -> _Read:
         """Read what is wanted and count its tokens. Changes nothing."""
-        paths, chosen = wanted.paths, None
-        if wanted.conversation is not None:
-            ref = self.talk.document_of(wanted.conversation)
-            if ref is None:
-                return _Read(wanted)
-            paths, chosen = tuple(self.talk.find(ref)), ref.chosen
+        files = self._files(wanted)
+        if not files.paths and wanted.conversation is not None:
+            return _Read(wanted)
         document: Document = read_documents(
-            paths,
-            password,
+            files.paths,
+            files.passwords,
             lambda name, num_done, num_parts: watch.tell(
                 LoadProgress(text.OPENING_FILE.format(name=name, done=num_done, all=num_parts), num_done / num_parts)
             ),
         )
         opened = OpenedDocument(document, document)
-        opened = opened.narrowed(*chosen) if chosen else opened
-        return _Read(wanted, self._measured(opened, watch), paths, password)
+        opened = opened.narrowed(*files.chosen) if files.chosen else opened
+        return _Read(wanted, self._measured(opened, watch), files)
+
+    def _files(self, wanted: Wanted) -> _Files:
+        """What is to be read. Raises `RequestError` when all that is to be added is there already."""
+        files = _Files(wanted.paths, passwords=wanted.passwords)
+        if wanted.conversation is not None:
+            ref = self.talk.document_of(wanted.conversation)
+            files = replace(files, paths=tuple(self.talk.find(ref)), chosen=ref.chosen) if ref else files
+        elif wanted.added and not wanted.paths and self.opened is not None:
+            passwords = (*self._passwords, *wanted.passwords)
+            files = replace(files, paths=self._open_files(), chosen=self.opened.chosen, passwords=passwords)
+        return _with_added(files, wanted.added) if wanted.added else files
+
+    def _open_files(self) -> tuple[Path, ...]:
+        """The open document's files; the conversation's copies where what was uploaded is gone."""
+        kept = self.talk.document
+        is_there = all(path.is_file() for path in self._document_paths)
+        return self._document_paths if is_there or kept is None else tuple(self.talk.find(kept))
 
     def _count_tokens(self, texts: list[str]) -> list[int]:
         """Counted for a budget, so there is an engine."""
@@ -207,15 +254,27 @@ class DocumentSide(ModelSide):
     def _use(self, read: _Read) -> None:
         """Put in use what was read. The lock is held."""
         self.locked = None
-        if read.wanted.conversation is not None:
-            self.talk.open(read.wanted.conversation)
+        conversation = None if read.wanted.added else read.wanted.conversation
+        if conversation is not None:
+            self.talk.open(conversation)
         if read.opened is not None:
-            self.opened, self._document_paths, self._password = read.opened, read.paths, read.password
-        if read.wanted.conversation is None:
+            self.opened, self._document_paths, self._passwords = read.opened, read.files.paths, read.files.passwords
+        if conversation is None:
             self._leave_chat()
         else:
             self._forget_answer()
-        self._opened_by = self._num_jobs
+        self._opened_by, self._trouble = self._num_jobs, read.files.remark
+
+
+def _with_added(files: _Files, added: tuple[Path, ...]) -> _Files:
+    """A document's files with others behind them, all of it in use."""
+    new = new_among(added, files.paths)
+    known = ", ".join(path.name for path in added if path not in new)
+    if not new:
+        raise RequestError(text.ADDED_ALREADY.format(names=known))
+    remarks = [text.ADDED_WITHOUT.format(names=known)] if known else []
+    remarks += [text.ADDED_TO_PART] if files.chosen else []
+    return replace(files, paths=(*files.paths, *new), chosen=None, remark=" ".join(remarks))
 
 
 def _read_ahead(job: Job[Fact], session: Session) -> None:

@@ -50,10 +50,10 @@ def places_of(workspace: DocumentSide) -> APIRouter:
         source = workspace.page_of(number)
         if document is None or source is None or number >= len(document.blocks) or of not in ("", document.sha256[:8]):
             raise HTTPException(404, text.NO_PLACE)
-        path, page, password = source
+        path, page, passwords = source
         passage = document.blocks[number].text[max(0, start) : max(0, end)]
         try:
-            return Response(page_picture(path, page, passage, password), media_type="image/png", headers=_NO_STORE)
+            return Response(page_picture(path, page, passage, passwords), media_type="image/png", headers=_NO_STORE)
         except SpecEngineError as error:
             raise HTTPException(404, str(error)) from error
 

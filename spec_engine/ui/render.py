@@ -78,6 +78,11 @@ def ending(turn: StoredTurn) -> str:
     return notice(text.REACHED_LIMIT.format(tokens=tokens, setting=text.MAX_TOKENS_NAME), "info")
 
 
+def quiet(words: str) -> str:
+    """A remark that does not ask for attention."""
+    return f'<p class="se-quiet">{escape(words)}</p>'
+
+
 def question(words: str) -> str:
     """What is asked before something is deleted."""
     return f'<p class="se-question">{escape(words)}</p>'

@@ -6,7 +6,7 @@ Non-job: changing them (`workspace`), widgets and markup.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -38,10 +38,20 @@ RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a s
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be opened: files, or a kept conversation with its document."""
+    """What is to be opened.
+
+    Attributes:
+        paths: files.
+        conversation: or a kept conversation with its document.
+        added: files that come behind those of `paths`, of the conversation's document, or of the open document if
+            there is neither. A new conversation begins about all of them.
+        passwords: what was typed for the locked ones.
+    """
 
     paths: tuple[Path, ...] = ()
     conversation: int | None = None
+    added: tuple[Path, ...] = ()
+    passwords: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,20 @@ TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stay
 
 # --- document ---------------------------------------------------------------------------------------------------------
 DROP_LABEL: Final = "Drop a report here, or choose a file"
+PASTE_LABEL: Final = "Paste a text"
+PASTE_WORDS: Final = "The text"
+PASTE_NAME: Final = "Its name, if you like"
+PASTE_BUTTON: Final = "Use this text"
+PASTE_ADD_BUTTON: Final = "Add it to the document"
+PASTED_NAME: Final = "Pasted text"
+PASTE_EMPTY: Final = "There is no text yet. Paste or type it into the box first."
+PASTE_FAILED: Final = "The text could not be put down as a file: {reason}. Free some space; it is still in its box."
+ADD_BUTTON: Final = "Add another file"
+ADD_NOTE: Final = "A new conversation begins about all of it; this one stays under Conversations."
+ADDED_ALREADY: Final = "Nothing was added: {names} is in the document already."
+ADDED_WITHOUT: Final = "{names} was in the document already and was not added again."
+ADDED_TO_PART: Final = "With what was added, all parts of the document are in use again."
+OTHER_DOCUMENT: Final = "Another tab opened another document; this page shows it now. Nothing was added to it."
 THEME_LABEL: Final = "Dark colours"
 SAMPLE_BUTTON: Final = "Try the sample report"
 NOT_AN_UPLOAD: Final = "That file was not sent by this page. Drop it here, or start the app with --document FILE."
@@ -87,7 +101,10 @@ NEW_CHAT_BUTTON: Final = "New chat"
 WELCOME: Final = "Chat with a long document"
 KEYS_HINT: Final = "Enter asks, Esc stops, Alt+N begins a new chat, / goes to the question."
 WELCOME_STEPS: Final = (
-    ("Drop a report,", "or try the sample. All of it is read into the model's context: no search, nothing cut."),
+    (
+        "Drop a report,",
+        "paste a text, or try the sample. All of it is read into the model's context: no search, nothing cut.",
+    ),
     ("Ask.", "The answer streams in. The document is read once; further questions start at once."),
     (
         "See why it is fast:",

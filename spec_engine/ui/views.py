@@ -59,6 +59,9 @@ class Views:
             doc.fit_note,
             *doc.fit_others,
             doc.drop,
+            doc.add,
+            doc.add_note,
+            doc.paste.add,
             doc.locked_row,
             doc.password,
             doc.card,
@@ -189,6 +192,9 @@ class Views:
                 reliable_length=preset.reliable_length if preset else 0,
             ),
             doc.preview: render.preview(opened.used, opened.budget) if opened else render.preview(None),
+            doc.add: gr.update(visible=opened is not None),
+            doc.add_note: gr.update(visible=opened is not None and bool(workspace.talk.path)),
+            doc.paste.add: gr.update(visible=opened is not None),
             doc.locked_row: gr.update(visible=workspace.locked is not None),
             doc.password: "" if workspace.locked is None else gr.skip(),  # somebody may be typing
         }

@@ -1,10 +1,12 @@
 """Several documents read as one."""
 
+from pathlib import Path
+
 import pytest
 
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
-from spec_engine.documents.together import join
-from spec_engine.errors import RequestError
+from spec_engine.documents.together import join, new_among
+from spec_engine.errors import RequestError, UnreadableDocument
 
 
 def document(name: str, *texts: str) -> Document:
@@ -40,3 +42,13 @@ def test_the_parts_of_a_divided_text_stay_together() -> None:
     assert both.text == "# a.txt\n\nOne. Two.\n\n# b.pdf\n\nThree."
     assert both.text[slice(*both.span(1))] == "Two."
     assert both.anchor_at(both.text.index("Two.") - 1).label == "a.txt line 1 (1 of 2)"
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.txt", "same.txt", "other.txt"))
+    for path, words in ((one, "One."), (same, "One."), (other, "Other.")):
+        path.write_text(words)
+    assert new_among([same, other, other], [one]) == [other]
+    assert new_among([one, same], []) == [one]
+    with pytest.raises(UnreadableDocument, match=r"gone\.txt"):
+        new_among([tmp_path / "gone.txt"], [one])

@@ -3,7 +3,7 @@
 from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.documents.read import read_document
 from spec_engine.ui.examples import SUMMARIZE, suggest
-from spec_engine.ui.handlers import SAMPLE
+from spec_engine.ui.intake import SAMPLE
 
 
 def test_the_phrases_stand_once_in_the_sample_report() -> None:

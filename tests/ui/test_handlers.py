@@ -263,7 +263,7 @@ def test_unlocking_needs_a_password(workspace: Workspace, handlers: Handlers, tm
     path = tmp_path / "locked.pdf"
     path.write_bytes(make_pdf([show(paragraph(60, 740, ["Some words on a page."]))], password="sesame"))
     done(workspace.start_opening(Wanted((path,))))
-    shown = handlers.unlock("", None)
+    shown = handlers._intake.unlock("", None)
     assert text.PASSWORD_EMPTY in str(shown[handlers._page.chat.notice])
     assert workspace.locked is not None
 

@@ -36,11 +36,9 @@ def pdf(tmp_path: Path, name: str = "report.pdf", password: str = "") -> Path:
     return path
 
 
-def marked_area(path: Path, index: int, passage: str, password: str | None = None) -> tuple[int, int, int, int] | None:
+def marked_area(path: Path, index: int, passage: str) -> tuple[int, int, int, int] | None:
     """Bounds of what differs from the unmarked page."""
-    one, other = (
-        Image.open(io.BytesIO(page_picture(path, index, words, password))).convert("RGB") for words in (passage, "")
-    )
+    one, other = (Image.open(io.BytesIO(page_picture(path, index, words))).convert("RGB") for words in (passage, ""))
     return ImageChops.difference(one, other).getbbox()
 
 
@@ -63,7 +61,7 @@ def test_pages_that_cannot_be_drawn(tmp_path: Path) -> None:
         page_picture(pdf(tmp_path), 8)
     with pytest.raises(UnreadableDocument, match="cannot be drawn"):
         page_picture(pdf(tmp_path, "locked.pdf", "sesame"), 0)
-    assert page_picture(tmp_path / "locked.pdf", 0, password="sesame")
+    assert page_picture(tmp_path / "locked.pdf", 0, passwords=("wrong", "sesame"))
 
 
 def test_tokens_are_found_in_the_document() -> None:

@@ -82,23 +82,26 @@ def test_posts_of_other_sites_are_refused(client: TestClient, origin: str) -> No
     assert own.status_code == 200
 
 
-def upload_event(client: TestClient, upload: dict[str, object]) -> dict[str, object]:
-    """Body of the event that tells of one uploaded file: the file, and nothing typed meanwhile."""
+def upload_event(client: TestClient, upload: dict[str, object], number: int = 0) -> dict[str, object]:
+    """Body of the event that tells of one uploaded file, dropped (0) or to be added (1): the file, and nothing typed
+    meanwhile."""
     events = client.get("/config").json()["dependencies"]
-    (event,) = [event for event in events if any(target[1] == "upload" for target in event["targets"])]
-    data: list[object] = [[upload], None]
-    assert len(event["inputs"]) == len(data)
+    uploads = [event for event in events if any(target[1] == "upload" for target in event["targets"])]
+    assert [len(event["inputs"]) for event in uploads] == [2, 3]
+    event = uploads[number]
+    data = [[upload], *(None for _ in event["inputs"][1:])]
     return {"data": data, "fn_index": event["id"], "session_hash": "x"}
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["dropped", "added"])
 @pytest.mark.parametrize("door", ["run/predict", "queue/join"])
 def test_a_posted_path_opens_no_file_of_the_machine(
-    client: TestClient, workspace: Workspace, tmp_path: Path, door: str
+    client: TestClient, workspace: Workspace, tmp_path: Path, door: str, number: int
 ) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("A secret that was never uploaded. " * 5)
     upload = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    body = upload_event(client, upload)
+    body = upload_event(client, upload, number)
     assert "secret that" not in client.post(f"/gradio_api/{door}", json=body).text
     time.sleep(0.5)
     assert workspace.opened is None
