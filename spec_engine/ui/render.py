@@ -252,7 +252,9 @@ def authors(stretches: Sequence[Stretch], empty: str = text.AUTHORS_EMPTY) -> st
         return f'<p class="se-quiet">{escape(empty)}</p>'
     num_drafted = sum(stretch.num_tokens for stretch in stretches if stretch.is_drafted)
     num_tokens = sum(stretch.num_tokens for stretch in stretches)
-    spans = "".join(_span(stretch.text, stretch.is_drafted, stretch.num_tokens) for stretch in stretches)
+    first, *others = stretches
+    words = [first.text.lstrip(" "), *(stretch.text for stretch in others)]  # the blank is the tokenizer's
+    spans = "".join(_span(said, it.is_drafted, it.num_tokens) for said, it in zip(words, stretches, strict=True))
     legend = (
         f'<p class="se-legend"><span class="se-drafted">proposed by the drafter, confirmed: {text.count(num_drafted)}'
         f'</span><span class="se-target">written by the large model: {text.count(num_tokens - num_drafted)}</span></p>'

@@ -14,7 +14,7 @@ from spec_engine.events import ContextAttended, ContextFocused, Finished, Prefil
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.watch import FileProgress, LoadProgress
 from spec_engine.ui import render, render_models, text
-from spec_engine.ui.live import LiveAnswer
+from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
 from spec_engine.ui.speed import PlainBaseline
 
@@ -294,3 +294,9 @@ def test_an_answer_in_the_list_has_as_many_tokens_as_its_line_says() -> None:
     markup = render.answers([turn])
     assert "<td>1</td><td>4</td><td>16</td>" in markup.replace("16.0", "16")
     assert "4 tokens ·" in markup
+
+
+def test_the_tokenizers_blank_before_an_answer_is_not_shown() -> None:
+    shown = render.authors([Stretch(" The fund", True, 2), Stretch(" was", False, 1)])
+    assert ">The fund</span>" in shown
+    assert "> was</span>" in shown
