@@ -58,7 +58,7 @@ def test_answers_on_the_card_are_those_of_plain_decoding(kind: str) -> None:
 
 
 def test_passes_of_every_architecture_are_captured_and_right() -> None:
-    assert run("passes.py", "torch").count("2 captured passes") == 23
+    assert run("passes.py", "torch").count("2 captured passes") == 24
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
