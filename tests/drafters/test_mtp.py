@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma4Config, Gemma4ForConditionalGeneration, PreTrainedModel
+from transformers import (
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
@@ -50,6 +56,18 @@ def with_pictures() -> PreTrainedModel:
     whole.model.language_model.load_state_dict(text.model.state_dict())
     whole.lm_head.load_state_dict(text.lm_head.state_dict())
     return whole
+
+
+def without_parts() -> PreTrainedModel:
+    """A tiny one of the form of 12B: pictures go in without a tower, and layers without a window have no values of
+    their own and fewer heads."""
+    text = {**tiny_lm("gemma4").config.to_dict(), "model_type": "gemma4_unified_text", "attention_k_eq_v": True}
+    text |= {"num_global_key_value_heads": 1, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
+    text |= {"head_dim": 16, "global_head_dim": 32, "num_key_value_heads": 2, "per_layer_config": None}
+    config = Gemma4UnifiedConfig(text_config={name: value for name, value in text.items() if value is not None})
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return Gemma4UnifiedForConditionalGeneration(config).eval()
 
 
 def read(target: Target, text: tuple[int, ...], sight: MtpSight) -> Tensor:
@@ -134,34 +152,37 @@ def test_joined_products_and_norms_give_the_same(model: PreTrainedModel) -> None
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def pair(shape: str, tree: TreeConfig) -> tuple[tuple[Target, MtpDrafter], tuple[Target, MtpDrafter], Traced]:
+def pair(
+    shape: str, tree: TreeConfig, **clusters: int
+) -> tuple[tuple[Target, MtpDrafter], tuple[Target, MtpDrafter], Traced]:
     """A head that drafts level by level, and one whose drafts are captured; in float64, where no tie is near."""
     made = []
     for _ in range(2):
         double = tiny_lm(shape).double()
         target = Target(double, 400, 64)
-        made.append((target, MtpDrafter(MtpSight(mtp_head(double), target), tree)))
+        made.append((target, MtpDrafter(MtpSight(mtp_head(double, **clusters), target), tree)))
     capture = Traced()
     made[1][1].capture(WholeDrafts(tree, Captures(capture, 1 << 30)))
     return made[0], made[1], capture
 
 
 @pytest.mark.parametrize(
-    ("shape", "tree", "sampling"),
+    ("shape", "tree", "sampling", "clusters"),
     [
-        ("gemma4", EAGLE, GREEDY),
-        ("gemma4", OPT, DRAWN),
-        ("gemma4", CHAIN, GREEDY),
-        ("gemma3", BEAM, GREEDY),
-        ("llama", EAGLE, DRAWN),
+        ("gemma4", EAGLE, GREEDY, {}),
+        ("gemma4", EAGLE, DRAWN, {"num_clusters": 20, "num_open": 4}),
+        ("gemma4", OPT, DRAWN, {}),
+        ("gemma4", CHAIN, GREEDY, {}),
+        ("olmo3", BEAM, GREEDY, {}),
+        ("llama", EAGLE, DRAWN, {}),
     ],
 )
 def test_captured_drafts_are_the_same(
-    monkeypatch: pytest.MonkeyPatch, shape: str, tree: TreeConfig, sampling: SamplingParams
+    monkeypatch: pytest.MonkeyPatch, shape: str, tree: TreeConfig, sampling: SamplingParams, clusters: dict[str, int]
 ) -> None:
     """Behind a text that grows beyond the window, with trees of every form."""
     monkeypatch.setattr(runner_module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
-    *pairs, capture = pair(shape, tree)
+    *pairs, capture = pair(shape, tree, **clusters)
     text, found = random_ids(110, 4), []
     for target, own in pairs:
         session = own.begin(sampling)
@@ -252,9 +273,10 @@ def test_what_it_needs_is_what_it_takes(model: PreTrainedModel, tmp_path: Path) 
         assert need.cache == need.activations == 0
 
 
-def test_a_target_that_sees_pictures_too(tmp_path: Path) -> None:
-    """Gemma 4's checkpoints hold towers for pictures and sound; the text model in them is what is drafted for."""
-    whole = with_pictures()
+@pytest.mark.parametrize("make", [with_pictures, without_parts])
+def test_a_target_that_sees_pictures_too(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    """Gemma 4's checkpoints take pictures and sound; the text model in them is what is drafted for."""
+    whole = make()
     whole.save_pretrained(tmp_path / "target")
     byte_tokenizer().save_pretrained(tmp_path / "target")
     save_mtp(mtp_head(whole), tmp_path / "mtp")
