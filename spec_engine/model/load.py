@@ -38,6 +38,7 @@ from spec_engine.errors import (
 )
 from spec_engine.model.hub import fetch_repository, is_cached
 from spec_engine.model.layout import lay_out_for_small_passes
+from spec_engine.model.text_only import keep_text
 from spec_engine.model.tokenizer import Tokenizer
 from spec_engine.model.watch import LoadProgress, LoadWatch, current_watch
 
@@ -97,6 +98,7 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, device_map=places)
         elif ref.quantization == "none":
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+            keep_text(model)
             torch.nn.Module.to(model, where)  # device only: see the module's docstring
         else:
             settings = _quantization_settings(ref.quantization, dtype)
@@ -105,6 +107,7 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
             )
     assert isinstance(model, PreTrainedModel), "transformers gives its own models"
     model.train(False)
+    keep_text(model)
     lay_out_for_small_passes(model)
     return model
 

@@ -22,6 +22,7 @@ from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 from spec_engine.model.products import packs
 from spec_engine.model.sizes import config_of_layer
+from spec_engine.model.text_only import keep_text
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
@@ -239,6 +240,7 @@ def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Qu
     """Exact for plain weights: the model is built without memory and counted."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    keep_text(model)
     total: int = sum(parameter.numel() for parameter in model.parameters())  # shared ones once
     total += num_packed_weights(model, dtype) if is_packed else 0
     head = model.get_output_embeddings()  # stays as it is, like the embedding

@@ -16,7 +16,7 @@ from transformers import (
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
-from spec_engine.config import TreeConfig
+from spec_engine.config import ModelRef, TreeConfig
 from spec_engine.drafters.mtp import MtpDrafter, mtp_need
 from spec_engine.drafters.mtp_head import make_mtp_head
 from spec_engine.drafters.mtp_work import MtpSight
@@ -26,6 +26,7 @@ from spec_engine.loading import load_engine
 from spec_engine.model import runner as runner_module
 from spec_engine.model.capture import Captures
 from spec_engine.model.checkpoint import read_checkpoint
+from spec_engine.model.memory import model_need
 from spec_engine.model.products import join_products
 from spec_engine.model.target import Taps, Target
 from spec_engine.sampling import SamplingParams
@@ -289,3 +290,9 @@ def test_a_target_that_sees_pictures_too(make: Callable[[], PreTrainedModel], tm
     )
     assert token_ids == tuple(out[0, 50:].tolist())
     assert metrics.num_draft_tokens > 24
+    names = [name for name, _ in engine.target.model.named_parameters()]
+    assert any("language_model" in name for name in names)
+    assert not any("vision" in name or "audio" in name for name in names)  # documents are text
+    use, need = engine.memory, model_need(pair_preset(tmp_path, "mtp"), ModelRef("target", dtype="float32"), "cpu")
+    copied = engine.target.model.get_input_embeddings().weight.nbytes  # small tied output layers get a copy on a CPU
+    assert use.weights == pytest.approx(need.weights + copied, rel=0.02)
