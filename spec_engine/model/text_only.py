@@ -3,8 +3,8 @@
 Job: `keep_text`, which lets go of the parts of a model that text never reaches.
 Non-job: finding the text model's configuration (transformers' ``get_text_config``).
 
-Gemma 4's published checkpoints hold parts for pictures and sound, some hundred million weights. A document is text here,
-and on a small card its keys and values have a better use for that memory.
+Gemma 4's published checkpoints hold parts for pictures and sound, some hundred million weights. A document is text
+here, and on a small card its keys and values have a better use for that memory.
 """
 
 from torch import nn
