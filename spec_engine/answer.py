@@ -15,6 +15,7 @@ from torch import Tensor
 from spec_engine.cache.slots import on_device
 from spec_engine.controller import BudgetController
 from spec_engine.drafters.guarded import GuardedSession
+from spec_engine.errors import RequestError
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, FinishReason, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.target import Step, Taps
@@ -27,11 +28,24 @@ from spec_engine.verify import Accepted
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to make. The last prompt token is the root of the first pass, so the prompt must not be empty."""
+    """One answer to make. The last prompt token is the root of the first pass, so the prompt must not be empty.
+
+    The last `num_written` tokens of the prompt are the beginning of the answer, which is to be gone on with: tokens and
+    texts that come are those of one longer answer, whose length `stop` counts from here. Raises `RequestError` where
+    the prompt is shorter than that.
+    """
 
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     stop: StopRules
+    num_written: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_written <= len(self.prompt_token_ids):
+            raise RequestError(
+                f"num_written is {self.num_written} of a prompt of {len(self.prompt_token_ids)} tokens. "
+                "Give the number of its last tokens that belong to the answer."
+            )
 
 
 class Clock:
@@ -81,6 +95,7 @@ class Answer:
         self._look_every, self._num_steps = parts.look_every, 0
         self._noise = GumbelNoise(request.sampling.seed)
         self._scanner = StopScanner(request.stop, parts.detokenizer)
+        self.written_text = self._scanner.resume(self.prompt[len(self.prompt) - request.num_written :])
         self._scanned = Scanned((), None)
         self._recorder = MetricsRecorder(len(self.prompt), num_reused)
         self._seen: Tensor | None = None  # bool [V], for the repetition penalty

@@ -128,7 +128,8 @@ class Engine:
         """
         with self._answering(request, cancelled) as answer:
             show = answer.clock.show
-            yield from show(PromptReady(len(answer.prompt), answer.num_reused, answer.num_restored))
+            ready = PromptReady(len(answer.prompt), answer.num_reused, answer.num_restored, answer.written_text)
+            yield from show(ready)
             for step in self._prefill(answer):
                 yield from show(Prefilled(step.num_done, len(answer.prompt), answer.clock.now()))
             tree = DraftTree.root(answer.prompt[-1])

@@ -16,11 +16,16 @@ FinishReason = Literal["stop", "length", "cancelled"]
 @dataclass(frozen=True, slots=True)
 class PromptReady:
     """The prompt was compared with the cache: so many tokens in all, so many of them already computed, and of these so
-    many restored from disk."""
+    many restored from disk.
+
+    `written_text`, where the prompt ends with the beginning of the answer, is its text as far as no later token can
+    change it: the texts to come follow it.
+    """
 
     num_prompt_tokens: int
     num_reused_tokens: int
     num_restored_tokens: int = 0
+    written_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,8 @@ class ContextAttended:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete. `token_ids` and `text` are the whole answer, stop token excluded from `text` alone."""
+    """The answer is complete. `token_ids` and `text` are all that this request wrote, stop token excluded from `text`
+    alone."""
 
     reason: FinishReason
     token_ids: tuple[int, ...]

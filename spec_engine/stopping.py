@@ -68,6 +68,11 @@ class StopScanner:
         """Tokens that the answer may still take."""
         return self._rules.max_tokens - self._num_tokens
 
+    def resume(self, token_ids: Sequence[int]) -> str:
+        """Take tokens that the answer began with in an earlier request: they count for no length. Their text as far as
+        it is certain; what `scan` gives from now on follows it."""
+        return "".join(self._feed(self._detokenizer.push(token_id))[0] for token_id in token_ids)
+
     def scan(self, token_ids: Sequence[int]) -> Scanned:
         """Take new tokens until one ends the answer; the tokens after that one are not part of it."""
         pieces: list[str] = []

@@ -392,6 +392,12 @@ def test_wrong_prompts_are_refused(make: Callable[..., Engine], prompt: tuple[in
     assert len(finished(engine, 5).token_ids) == 5
 
 
+@pytest.mark.parametrize("num_written", [-1, 51])
+def test_more_of_an_answer_than_there_is_prompt_is_refused(num_written: int) -> None:
+    with pytest.raises(RequestError, match="num_written"):
+        Request(PROMPT, SamplingParams(), StopRules(5), num_written)
+
+
 def test_a_prompt_of_one_token(make: Callable[..., Engine]) -> None:
     events = list(make().generate(request(6, prompt=(7,))))
     assert events[0] == PromptReady(1, 0)

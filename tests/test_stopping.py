@@ -100,3 +100,14 @@ def test_no_length_is_refused(max_tokens: int) -> None:
 def test_empty_stop_string_is_refused() -> None:
     with pytest.raises(RequestError, match="stop string"):
         StopRules(4, stop_strings=("a", ""))
+
+
+@pytest.mark.parametrize(("rest", "text", "stop"), [("o|p", "", "stop"), ("a|y", "stay", "length")])
+def test_what_was_written_before_counts_for_no_length_and_its_held_end_comes_with_what_follows(
+    rest: str, text: str, stop: str
+) -> None:
+    scanner = StopScanner(StopRules(2, stop_strings=("stop",)), Letters(("so ", "st", *rest.split("|"))))
+    assert scanner.resume([0, 1]) == "so "
+    assert scanner.num_left == 2
+    scanned = scanner.scan([2, 3])
+    assert ("".join(scanned.text_by_token), scanned.stop) == (text, stop)

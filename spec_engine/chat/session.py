@@ -8,7 +8,7 @@ token ids the model wrote, so the next prompt extends this one and only the new 
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from spec_engine.answer import Request
@@ -16,7 +16,7 @@ from spec_engine.cache.slots import num_shared
 from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
 from spec_engine.documents.anchors import Document
 from spec_engine.errors import ContextOverflow, RequestError
-from spec_engine.events import Event, Finished, Prefilled, TokensAccepted
+from spec_engine.events import Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
 
@@ -55,17 +55,21 @@ class AnsweringEngine(Protocol):
 
 @dataclass(slots=True)
 class _Asked:
-    """What is known of an answer while it is written."""
+    """What is known of an answer while it is written. Of one that is gone on with, `before` is the turn as it was."""
 
     question: str
     request: Request
+    before: Turn | None = None
+    written_text: str = ""  # of `before`, what new text follows
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     finished: Finished | None = None
 
     def take(self, event: Event) -> None:
         """Note what an event added."""
-        if isinstance(event, TokensAccepted):
+        if isinstance(event, PromptReady):
+            self.written_text = event.written_text
+        elif isinstance(event, TokensAccepted):
             self.token_ids.extend(event.token_ids)
             self.texts.append(event.text)
         elif isinstance(event, Finished):
@@ -113,12 +117,13 @@ class Session:
 
     @property
     def last_finished(self) -> Finished | None:
-        """How the last answer ended; None before the first."""
+        """How the last answer ended, of one that was gone on with the last part; None before the first."""
         return self._last.finished if self._last else None
 
     @property
     def last_prompt_token_ids(self) -> tuple[int, ...]:
-        """The prompt of the last question; empty before the first."""
+        """The prompt of the last request, with the answer so far of one that was gone on with; empty before the
+        first."""
         return self._last.request.prompt_token_ids if self._last else ()
 
     def prompt(self, question: str) -> list[int]:
@@ -142,13 +147,32 @@ class Session:
         check_question(question)
         token_ids = tuple(self.prompt(question))
         stop = StopRules(self._room(len(token_ids), max_tokens), self._engine.tokenizer.stop_token_ids)
-        self._last = asked = _Asked(question, Request(token_ids, sampling, stop))
-        try:
-            for event in self._engine.generate(asked.request, cancelled):
-                asked.take(event)
-                yield event
-        finally:
-            self._store(asked)
+        yield from self._answer(_Asked(question, Request(token_ids, sampling, stop)), cancelled)
+
+    def go_on(
+        self,
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Write on behind the last answer, `max_tokens` more at most: what one answer with a longer limit would have
+        said, drawn ones with the same settings and seed. The turn is exchanged for the longer one when the iterator
+        ends or is closed; where nothing was added it stays as it was. `last_finished` and `replay` are about what was
+        added.
+
+        Raises, at the first step:
+            RequestError: there is no answer, or its token ids are not this model's.
+            ContextOverflow: there is no room for a token more.
+        """
+        old = self._turns[-1] if self._turns else None
+        if old is None or not old.answer_token_ids:
+            raise RequestError("There is no answer of this model to go on with. Ask a question first.")
+        question = build(self._engine.tokenizer, self._document, self._turns[:-1], old.question, self._instruction)
+        token_ids = (*question, *old.answer_token_ids)
+        stop = StopRules(self._room(len(token_ids), max_tokens, least=1), self._engine.tokenizer.stop_token_ids)
+        request = Request(token_ids, sampling, stop, len(old.answer_token_ids))
+        yield from self._answer(_Asked(old.question, request, old), cancelled)
 
     def read_ahead(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Read what the next prompt begins with, the document and the conversation, so that only the question is left.
@@ -205,7 +229,8 @@ class Session:
         max_tokens: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """The last request again through another engine; nothing is stored.
+        """The last request again through another engine; nothing is stored. Of an answer that was gone on with that is
+        its last part alone.
 
         At most as many tokens as the stored answer has, or `max_tokens` if that is less.
         """
@@ -213,18 +238,27 @@ class Session:
             raise RequestError("There is no answer to repeat yet. Ask a question first.")
         request, num_tokens = self._last.request, len(self._last.finished.token_ids)
         limit = num_tokens if max_tokens is None else min(max_tokens, num_tokens)
-        stop = StopRules(max(1, limit), request.stop.stop_token_ids, request.stop.stop_strings)
-        yield from engine.generate(Request(request.prompt_token_ids, request.sampling, stop), cancelled)
+        yield from engine.generate(replace(request, stop=replace(request.stop, max_tokens=max(1, limit))), cancelled)
 
     def clear(self) -> None:
         """Forget the conversation; the document stays."""
         self._turns.clear()
         self._last = None
 
-    def _room(self, num_prompt: int, max_tokens: int) -> int:
+    def _answer(self, asked: _Asked, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """The engine's events, and the turn in the end."""
+        self._last = asked
+        try:
+            for event in self._engine.generate(asked.request, cancelled):
+                asked.take(event)
+                yield event
+        finally:
+            self._store(asked)
+
+    def _room(self, num_prompt: int, max_tokens: int, least: int = MIN_ANSWER_TOKENS) -> int:
         """Tokens that the answer may have."""
         room = self._capacity - num_prompt
-        if room < min(max_tokens, MIN_ANSWER_TOKENS):
+        if room < min(max_tokens, least):
             raise ContextOverflow(
                 f"The document, the conversation and this question take {num_prompt:,} tokens of a context of "
                 f"{self._capacity:,}, which leaves no room for an answer. Nothing was cut. Start a new chat, "
@@ -238,6 +272,10 @@ class Session:
         answer = asked.finished.text if asked.finished else "".join(asked.texts)
         if not token_ids:
             return
+        if asked.before is not None:
+            self._turns.pop()
+            answer = asked.written_text + answer
+            token_ids = [*(asked.before.answer_token_ids or ()), *token_ids]
         turn = Turn(asked.question, answer, tuple(token_ids))
         self._turns.append(_without_stop(turn, self._engine.tokenizer.stop_token_ids))
 

@@ -122,7 +122,8 @@ class ScriptedEngine:
         pairs = zip(self.cached[0], prompt[:-1], strict=False)
         num_reused = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.cached[0]), len(prompt) - 1))
         recorder = MetricsRecorder(len(prompt), num_reused)
-        yield PromptReady(len(prompt), num_reused)
+        written = self.tokenizer.decode(prompt[len(prompt) - request.num_written :])
+        yield PromptReady(len(prompt), num_reused, 0, written)
         for done in range(num_reused, len(prompt) - 1, 256):
             if cancelled():
                 break
@@ -149,7 +150,7 @@ class ScriptedEngine:
         self, request: Request, cancelled: Callable[[], bool], recorder: MetricsRecorder, started: float
     ) -> Iterator[Event]:
         rng, stop = random.Random(1), self.tokenizer.stop_token_ids
-        ids = [*self.tokenizer.encode(self.answer), *stop][: request.stop.max_tokens]
+        ids = [*self.tokenizer.encode(self.answer), *stop][request.num_written :][: request.stop.max_tokens]
         at = 0
         while at < len(ids) and not cancelled():
             time.sleep(self.step_s)
