@@ -5,10 +5,11 @@ Non-job: where a conversation comes from (`store`), writing files.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from spec_engine.chat.figures import figures_of
 from spec_engine.chat.markup import escaped
 from spec_engine.chat.store import StoredTurn
 
@@ -70,20 +71,19 @@ def to_json(title: str, document: str, turns: Sequence[StoredTurn], num_other_br
 
 def footer(turn: StoredTurn) -> str:
     """What is known of an answer, in a line: tokens, speed, gain, how it ended, where the drafter was sent."""
-    metrics = turn.details.get("metrics")
-    num_tokens = metrics["num_generated_tokens"] if isinstance(metrics, Mapping) else len(turn.token_ids)
+    figures = figures_of(turn)
+    num_tokens = figures.num_tokens if figures else len(turn.token_ids)
     parts = [f"{num_tokens:,} token{'' if num_tokens == 1 else 's'}"]
-    if isinstance(metrics, Mapping):
-        rate = float(metrics["tokens_per_second"])
+    if figures:
+        rate = figures.tokens_per_second
         parts.append(f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s")
-        plain = turn.details.get("plain_tokens_per_second")
-        if isinstance(plain, int | float) and plain > 0:
-            parts.append(f"{rate / plain:.1f} × plain decoding")
-        if metrics["num_draft_tokens"]:
-            parts.append(f"{metrics['mean_acceptance_length']:.1f} tokens a pass")
-        if metrics["num_reused_tokens"]:
-            new = metrics["num_prompt_tokens"] - metrics["num_reused_tokens"]
-            parts.append(f"reused {metrics['num_reused_tokens']:,} · new {new:,}")
+        if figures.gain is not None:
+            parts.append(f"{figures.gain:.1f} × plain decoding")
+        if figures.num_draft_tokens:
+            parts.append(f"{figures.mean_acceptance_length:.1f} tokens a pass")
+        if figures.num_reused_tokens:
+            new = figures.num_prompt_tokens - figures.num_reused_tokens
+            parts.append(f"reused {figures.num_reused_tokens:,} · new {new:,}")
     if turn.reason in _REASONS:
         parts.append(_REASONS[turn.reason])
     if read := turn.details.get("read"):

@@ -16,7 +16,7 @@ from typing import Final
 
 from spec_engine.chat.store import ConversationStore, Reason
 from spec_engine.errors import StoreError
-from spec_engine.events import Event, Finished, TokensAccepted
+from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
 
 FLUSH_S: Final = 0.05  # between two commits of a running answer: more often than a page looks
 _NO_PLAIN_TEXT: Final = frozenset((".pdf", ".docx", ".pptx", ".epub", ".html", ".htm", ".xhtml"))  # same parts as ever
@@ -128,12 +128,22 @@ class History:
 class AnswerKeeper:
     """Writes one answer down: events go in, and come out once what they brought is on disk.
 
-    Where that fails the answer goes on; `trouble` says why it is not kept.
+    Where that fails the answer goes on; `trouble` says why it is not kept. With `goes_on` the turn has an answer, which
+    the events lengthen: it is left alone until the first new token.
     """
 
-    def __init__(self, store: ConversationStore, turn: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: ConversationStore,
+        turn: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        goes_on: bool = False,
+    ) -> None:
         self.turn = turn
         self.trouble = ""
+        self._goes_on = goes_on
+        self._written_text = ""
         self._store = store
         self._clock = clock
         self._flushed_at = clock()
@@ -141,6 +151,8 @@ class AnswerKeeper:
 
     def take(self, event: Event) -> Iterator[Event]:
         """The events that may be shown now, in order."""
+        if isinstance(event, PromptReady):
+            self._written_text = event.written_text
         self._waiting.append(event)
         is_due = self._clock() - self._flushed_at >= FLUSH_S
         if is_due or isinstance(event, Finished) or not any(isinstance(e, TokensAccepted) for e in self._waiting):
@@ -151,6 +163,9 @@ class AnswerKeeper:
         waiting, self._waiting, self._flushed_at = self._waiting, [], self._clock()
         accepted = [event for event in waiting if isinstance(event, TokensAccepted)]
         if accepted:
+            if self._goes_on:
+                self._try(lambda: self._store.go_on(self.turn, self._written_text))
+                self._goes_on = False
             text = "".join(event.text for event in accepted)
             token_ids = [token_id for event in accepted for token_id in event.token_ids]
             is_drafted = [flag for event in accepted for flag in event.is_drafted]

@@ -1,8 +1,8 @@
 """Conversations on disk, in one SQLite file, kept while they are written.
 
 Job: `ConversationStore`: conversations, each a tree of turns (asking again or editing a question begins a branch), the
-pieces of a running answer, search, rename, delete; the file's schema with numbered migrations.
-Non-job: asking (`session`), documents themselves (`history`), files to give away (`export`).
+pieces of a running answer, search, rename, delete; bringing the file to the newest schema.
+Non-job: the schema (`schema`), asking (`session`), documents themselves (`history`), files to give away (`export`).
 
 A piece of an answer is committed before it is shown, so after a crash everything that was seen is there. The file is in
 write-ahead mode without a sync per commit: a killed process loses nothing, a power cut the last moments at most.
@@ -19,46 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from spec_engine.chat.schema import MIGRATIONS
 from spec_engine.errors import StoreError
 
 Reason = Literal["stop", "length", "cancelled", "failed", "interrupted", "writing"]  # the last is never kept
 MAX_TITLE: Final = 80
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE conversations (
-        id INTEGER PRIMARY KEY,
-        title TEXT NOT NULL,
-        document TEXT NOT NULL DEFAULT '',
-        head INTEGER REFERENCES turns(id) ON DELETE SET NULL,
-        created_at REAL NOT NULL,
-        updated_at REAL NOT NULL
-    );
-    CREATE TABLE turns (
-        id INTEGER PRIMARY KEY,
-        conversation INTEGER NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
-        parent INTEGER REFERENCES turns(id) ON DELETE CASCADE,
-        question TEXT NOT NULL,
-        answer TEXT NOT NULL DEFAULT '',
-        token_ids BLOB NOT NULL DEFAULT x'',
-        is_drafted BLOB NOT NULL DEFAULT x'',
-        model TEXT NOT NULL,
-        preset TEXT NOT NULL,
-        reason TEXT NOT NULL DEFAULT 'interrupted',
-        details TEXT NOT NULL DEFAULT '{}',
-        created_at REAL NOT NULL
-    );
-    CREATE INDEX turns_by_conversation ON turns(conversation);
-    CREATE TABLE pieces (
-        id INTEGER PRIMARY KEY,
-        turn INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE,
-        text TEXT NOT NULL,
-        token_ids BLOB NOT NULL,
-        is_drafted BLOB NOT NULL
-    );
-    CREATE INDEX pieces_by_turn ON pieces(turn);
-    """,
-)  # each brings the file from its index to the next version; never change one that was released
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +143,19 @@ class ConversationStore:
             db.execute("UPDATE conversations SET head = ?, updated_at = ? WHERE id = ?", (row[0], now, conversation))
         return int(row[0])
 
+    def go_on(self, turn: int, answer: str) -> None:
+        """More pieces will follow the tokens of a turn. `answer` is the part of its text that stays as it is. Until it
+        is finished again it is one that was interrupted."""
+        with self._writing() as db:
+            token_ids, is_drafted = self._take_in(db, turn)
+            row = db.execute(
+                "UPDATE turns SET answer = ?, token_ids = ?, is_drafted = ?, reason = 'interrupted' WHERE id = ? "
+                "RETURNING conversation",
+                (answer, token_ids, is_drafted, turn),
+            ).fetchone()
+            if row is not None:
+                db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", (time.time(), row[0]))
+
     def extend(self, turn: int, text: str, token_ids: Sequence[int], is_drafted: Sequence[bool]) -> None:
         """A piece of a running answer."""
         with self._writing() as db:
@@ -189,22 +167,24 @@ class ConversationStore:
     def finish(
         self, turn: int, answer: str, num_tokens: int, reason: Reason, details: Mapping[str, object] | None = None
     ) -> None:
-        """The answer is complete: its text, and how many of the pieces' tokens belong to it. One without any token
-        is forgotten with its question."""
+        """The answer is complete: its text, and how many tokens of the turn and its pieces belong to it. One without
+        any token is forgotten with its question."""
         with self._writing() as db:
             if num_tokens == 0:
                 self._drop(db, turn)
                 return
-            pieces = db.execute(
-                "SELECT token_ids, is_drafted FROM pieces WHERE turn = ? ORDER BY id", (turn,)
-            ).fetchall()
-            token_ids = b"".join(piece[0] for piece in pieces)[: num_tokens * _TOKEN_SIZE]
-            is_drafted = b"".join(piece[1] for piece in pieces)[:num_tokens]
+            token_ids, is_drafted = self._take_in(db, turn)
             db.execute(
                 "UPDATE turns SET answer = ?, token_ids = ?, is_drafted = ?, reason = ?, details = ? WHERE id = ?",
-                (answer, token_ids, is_drafted, reason, json.dumps(details or {}), turn),
+                (
+                    answer,
+                    token_ids[: num_tokens * _TOKEN_SIZE],
+                    is_drafted[:num_tokens],
+                    reason,
+                    json.dumps(details or {}),
+                    turn,
+                ),
             )
-            db.execute("DELETE FROM pieces WHERE turn = ?", (turn,))
 
     def annotate(self, turn: int, details: Mapping[str, object]) -> None:
         """Add to an answer's details."""
@@ -242,6 +222,13 @@ class ConversationStore:
             db.execute("UPDATE conversations SET head = ? WHERE id = ?", (last_turn, conversation))
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, db: sqlite3.Connection, turn: int) -> tuple[bytes, bytes]:
+        """The tokens of a turn with those of its pieces, packed, and whether each was drafted; the pieces go."""
+        rows = db.execute("SELECT token_ids, is_drafted FROM turns WHERE id = ?", (turn,)).fetchall()
+        rows += db.execute("SELECT token_ids, is_drafted FROM pieces WHERE turn = ? ORDER BY id", (turn,)).fetchall()
+        db.execute("DELETE FROM pieces WHERE turn = ?", (turn,))
+        return b"".join(row[0] for row in rows), b"".join(row[1] for row in rows)
 
     def _drop(self, db: sqlite3.Connection, turn: int) -> None:
         """Forget a turn; the path ends before it, and a conversation without turns goes with it."""

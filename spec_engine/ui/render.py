@@ -8,11 +8,12 @@ templates hold no ``{{}}`` and no ``${}`` but the one ``${value}``, into which t
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
 from spec_engine.chat.export import footer
+from spec_engine.chat.figures import figures_of
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.chat.store import StoredTurn
 from spec_engine.documents.anchors import Document
@@ -266,17 +267,15 @@ def answers(turns: Sequence[StoredTurn]) -> str:
     """The answers of the conversation with their figures, which stay with them; nothing before the first."""
     rows = []
     for number, turn in enumerate(turns, 1):
-        metrics = turn.details.get("metrics")
-        if not isinstance(metrics, Mapping):
+        figures = figures_of(turn)
+        if figures is None:
             continue
-        rate, plain = float(metrics["tokens_per_second"]), turn.details.get("plain_tokens_per_second")
-        gain = text.factor(rate / plain) if isinstance(plain, int | float) and plain > 0 else "–"
         cells = (
             number,
-            text.count(metrics["num_generated_tokens"]),
-            text.rate(rate),
-            gain,
-            f"{metrics['mean_acceptance_length']:.1f}",
+            text.count(figures.num_tokens),
+            text.rate(figures.tokens_per_second),
+            "–" if figures.gain is None else text.factor(figures.gain),
+            f"{figures.mean_acceptance_length:.1f}",
         )
         rows.append(
             f'<tr title="{escape(turn.question)}&#10;{escape(footer(turn))}">'

@@ -98,6 +98,26 @@ def test_tokens_are_on_disk_before_they_are_handed_out(history: History) -> None
     assert keeper.trouble == ""
 
 
+def test_an_answer_is_lengthened_from_its_first_new_token_on(history: History) -> None:
+    conversation = history.store.begin("t")
+    turn = history.store.add_turn(conversation, None, "q", model="m", preset="p")
+    history.store.extend(turn, "ab\ufffd", [1, 2], [False, True])
+    history.store.finish(turn, "ab\ufffd", 2, "length", {"seed": 3})
+    (before,) = history.store.path(conversation)
+    keeper = AnswerKeeper(history.store, turn, lambda: 0.0, goes_on=True)
+    list(keeper.take(PromptReady(9, 8, 0, "ab")))
+    assert history.store.path(conversation) == [before]
+    list(keeper.take(accepted("ö", 3)))
+    list(keeper.flush())
+    list(keeper.take(accepted("d", 4)))
+    list(keeper.flush())
+    (kept,) = history.store.path(conversation)
+    assert (kept.answer, kept.token_ids, kept.reason) == ("aböd", (1, 2, 3, 4), "interrupted")
+    keeper.finish("aböd", 4, "stop", {})
+    (kept,) = history.store.path(conversation)
+    assert (kept.answer, kept.token_ids, kept.reason) == ("aböd", (1, 2, 3, 4), "stop")
+
+
 def test_an_answer_goes_on_when_it_cannot_be_kept(history: History) -> None:
     turn = history.store.add_turn(history.store.begin("t"), None, "q", model="m", preset="p")
     keeper = AnswerKeeper(history.store, turn, lambda: 0.0)

@@ -87,6 +87,31 @@ def test_a_closing_stop_token_is_no_part_of_the_answer(store: ConversationStore)
     assert store.path(conversation)[0].token_ids == (5, 6)
 
 
+def test_an_answer_that_is_gone_on_with_is_lengthened_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    store = ConversationStore(path)
+    conversation = store.begin("t")
+    turn = answer(store, conversation, None, "q", "One two")
+    store.begin("used later")
+    store.go_on(turn, "One tw")
+    store.extend(turn, "elve", [5], [True])
+    crashed = ConversationStore(path)  # as another process would find it now
+    (kept,) = crashed.path(conversation)
+    assert (kept.answer, kept.token_ids, kept.is_drafted) == ("One twelve", (0, 1, 5), (False, True, True))
+    assert (kept.reason, kept.details) == ("interrupted", {"seed": 3})
+    assert crashed.conversations()[0].id == conversation
+    crashed.go_on(turn, "One twelve")
+    crashed.extend(turn, " more.", [6, 2], [False, False])
+    crashed.finish(turn, "One twelve more.", 4, "stop", {"seed": 4})
+    (kept,) = store.path(conversation)
+    assert (kept.answer, kept.token_ids, kept.is_drafted) == (
+        "One twelve more.",
+        (0, 1, 5, 6),
+        (False, True, True, False),
+    )
+    assert (kept.reason, kept.details) == ("stop", {"seed": 4})
+
+
 def test_a_turn_without_a_token_is_forgotten_and_an_empty_conversation_too(store: ConversationStore) -> None:
     conversation = store.begin("t")
     store.finish(store.add_turn(conversation, None, "q", model="m", preset="p"), "", 0, "cancelled")
