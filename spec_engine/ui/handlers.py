@@ -17,8 +17,9 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from spec_engine.errors import SpecEngineError
-from spec_engine.ui import render, render_models, text
+from spec_engine.ui import render, text
 from spec_engine.ui.components import Page
+from spec_engine.ui.editing import Editing
 from spec_engine.ui.fields import Given
 from spec_engine.ui.following import Following
 from spec_engine.ui.intake import Intake
@@ -43,6 +44,7 @@ class Handlers:
         self._views = Following(page, workspace, shelf)
         self._shelf = shelf
         self._intake = Intake(page, workspace, self._views, self._open)
+        self.editing = Editing(page, shelf)
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Every event, and what follows it."""
@@ -74,21 +76,7 @@ class Handlers:
         on(one_by_one(*typed), self.set_settings, settings.inputs, settings.outputs)
         self._intake.connect(self._follow, everything)
         self._connect_history(everything)
-        self._connect_editor()
-
-    def _connect_editor(self) -> None:
-        """Presets of the user's own."""
-        editor, picker = self._page.editor, self._page.document.preset
-        written = [editor.name, editor.source]
-        on(editor.copy.click, self.copy_preset, [picker], [*written, editor.verdict])
-        on(one_by_one(editor.name.change, editor.source.change), self.check_preset, written, [editor.verdict])
-        on(editor.save.click, self.save_preset, written, [picker, editor.verdict])
-        asking = [editor.confirm, editor.confirm_words, editor.verdict]
-        on(editor.delete.click, self.ask_to_delete_preset, [editor.name], asking)
-        for kept in (editor.delete_not.click, editor.name.change):
-            on(kept, lambda: gr.update(visible=False), None, [editor.confirm])
-        asked = [editor.name, editor.confirm_words]
-        on(editor.delete_really.click, self.delete_preset, asked, [picker, editor.verdict, editor.confirm])
+        self.editing.connect()
 
     def _connect_history(self, everything: list[Block]) -> None:
         """The list of conversations."""
@@ -199,49 +187,6 @@ class Handlers:
             return self._views.everything(notice=None)
         chosen = offered.preset if number is None else offered.others[number]
         return self._begin(lambda: self._workspace.switch(chosen))
-
-    def copy_preset(self, name: str | None) -> tuple[str, str, str]:
-        """The chosen preset is to be changed; one of the user's own keeps its name."""
-        if not name:
-            return "", "", ""
-        source = self._shelf.source(name)
-        return name if self._shelf.is_own(name) else f"my-{name}", source, ""
-
-    def check_preset(self, name: str, source: str) -> str:
-        """Something was typed."""
-        if not source.strip():
-            return ""
-        try:
-            return render_models.preset_verdict(self._shelf.check(name, source))
-        except SpecEngineError as error:
-            return render.notice(str(error))
-
-    def save_preset(self, name: str, source: str) -> tuple[object, str]:
-        """The preset is to be kept."""
-        try:
-            preset = self._shelf.save(name, source)
-        except SpecEngineError as error:
-            return gr.skip(), render.notice(str(error))
-        return gr.update(choices=self._shelf.choices()), render_models.preset_verdict(preset, is_saved=True)
-
-    def ask_to_delete_preset(self, name: str) -> tuple[object, str, str]:
-        """Whether to forget the preset, if it is one of the user's."""
-        name = name.strip()
-        if not self._shelf.is_own(name):
-            return gr.update(visible=False), "", render.notice(text.PRESET_NOT_OWN)
-        return gr.update(visible=True), render.question(text.EDITOR_DELETE_ASKS.format(name=name)), ""
-
-    def delete_preset(self, name: str, asked: str) -> tuple[object, str, object]:
-        """The preset that was `asked` for is to be forgotten; not one whose name was typed since."""
-        closed = gr.update(visible=False)
-        name = name.strip()
-        if asked != render.question(text.EDITOR_DELETE_ASKS.format(name=name)):
-            return gr.skip(), "", closed
-        try:
-            self._shelf.delete(name)
-        except SpecEngineError as error:
-            return gr.skip(), render.notice(str(error)), closed
-        return gr.update(choices=self._shelf.choices()), render.notice(text.PRESET_DELETED, "info"), closed
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

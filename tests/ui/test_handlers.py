@@ -298,18 +298,18 @@ def test_what_is_deleted_is_named_and_is_what_the_page_shows(workspace: Workspac
 
 def test_a_preset_is_deleted_after_a_question(handlers: Handlers) -> None:
     handlers._shelf._own["mine"] = preset("mine")
-    visible, words, verdict = handlers.ask_to_delete_preset(" mine ")
+    visible, words, verdict = handlers.editing.ask_to_delete_preset(" mine ")
     assert visible["visible"]  # type: ignore[index]
     assert ("Delete the preset “mine” for good?" in words, verdict) == (True, "")
     assert handlers._shelf.is_own("mine")
-    visible, words, verdict = handlers.ask_to_delete_preset("builtin")
+    visible, words, verdict = handlers.editing.ask_to_delete_preset("builtin")
     assert not visible["visible"]  # type: ignore[index]
     assert text.PRESET_NOT_OWN in verdict
-    asked = str(handlers.ask_to_delete_preset("mine")[1])
+    asked = str(handlers.editing.ask_to_delete_preset("mine")[1])
     handlers._shelf._own["mine2"] = preset("mine2")
-    handlers.delete_preset("mine2", asked)  # typed since
+    handlers.editing.delete_preset("mine2", asked)  # typed since
     assert handlers._shelf.is_own("mine2")
-    handlers.delete_preset("mine", asked)
+    handlers.editing.delete_preset("mine", asked)
     assert not handlers._shelf.is_own("mine")
 
 
