@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from spec_engine.chat.store import ConversationStore, Reason
+from spec_engine.chat.store import ConversationStore, Reason, StoredTurn
 from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
 
@@ -128,8 +128,8 @@ class History:
 class AnswerKeeper:
     """Writes one answer down: events go in, and come out once what they brought is on disk.
 
-    Where that fails the answer goes on; `trouble` says why it is not kept. With `goes_on` the turn has an answer, which
-    the events lengthen: it is left alone until the first new token.
+    Where that fails the answer goes on; `trouble` says why it is not kept. An answer that is gone on with was a turn
+    `before`, which is left alone until the first new token.
     """
 
     def __init__(
@@ -138,11 +138,12 @@ class AnswerKeeper:
         turn: int,
         clock: Callable[[], float] = time.monotonic,
         *,
-        goes_on: bool = False,
+        before: StoredTurn | None = None,
     ) -> None:
         self.turn = turn
+        self.before = before
         self.trouble = ""
-        self._goes_on = goes_on
+        self._is_untouched = before is not None
         self._written_text = ""
         self._store = store
         self._clock = clock
@@ -163,9 +164,9 @@ class AnswerKeeper:
         waiting, self._waiting, self._flushed_at = self._waiting, [], self._clock()
         accepted = [event for event in waiting if isinstance(event, TokensAccepted)]
         if accepted:
-            if self._goes_on:
+            if self._is_untouched:
                 self._try(lambda: self._store.go_on(self.turn, self._written_text))
-                self._goes_on = False
+                self._is_untouched = False
             text = "".join(event.text for event in accepted)
             token_ids = [token_id for event in accepted for token_id in event.token_ids]
             is_drafted = [flag for event in accepted for flag in event.is_drafted]

@@ -6,11 +6,13 @@ Non-job: when one may begin (`workspace`), the store (`chat.store`).
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
+from spec_engine.chat.figures import lengthened
 from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session
 from spec_engine.chat.store import Reason
-from spec_engine.events import ContextAttended, Event, Finished
+from spec_engine.events import ContextAttended, Event, Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui.logbook import LOG
 from spec_engine.ui.talk import Talk
@@ -18,7 +20,7 @@ from spec_engine.ui.whereabouts import standing_out
 
 
 class AnswerWork:
-    """One answer in the making.
+    """One answer in the making, or more of one: of the turn that the keeper has from before.
 
     Args:
         locate: names the part of the document that holds a token of the prompt; "" behind the document.
@@ -35,6 +37,7 @@ class AnswerWork:
         self._read = read
         self._seen: Counter[str] = Counter()
         self._finished: Finished | None = None
+        self._has_new = False
 
     def run(
         self,
@@ -44,11 +47,14 @@ class AnswerWork:
         cancelled: Callable[[], bool],
         report: Callable[[Event], None],
     ) -> str:
-        """Make the answer, reporting events once they are on disk; a sentence if it could not be kept, else ""."""
+        """Make the answer, reporting events once they are on disk; a sentence if it could not be kept, else "". More of
+        an answer needs no question; one to which nothing was added stays as it is."""
         reason: Reason = "failed"
-        num_before = len(self._session.turns)
+        before, session = self._keeper.before, self._session
+        num_before = len(session.turns) - (before is not None)
+        make = partial(session.ask, question) if before is None else session.go_on
         try:
-            for event in self._session.ask(question, sampling=sampling, max_tokens=max_tokens, cancelled=cancelled):
+            for event in make(sampling=sampling, max_tokens=max_tokens, cancelled=cancelled):
                 self._look_at(event)
                 for shown in self._keeper.take(event):
                     report(shown)
@@ -56,15 +62,20 @@ class AnswerWork:
         finally:
             for shown in self._keeper.flush():
                 report(shown)
-            turns = self._session.turns[num_before:]
-            text, token_ids = (turns[0].answer, turns[0].answer_token_ids or ()) if turns else ("", ())
-            self._talk.end(self._keeper, text, len(token_ids), reason, self._details(sampling, max_tokens))
+            if before is None or self._has_new:
+                turns = session.turns[num_before:]
+                text, token_ids = (turns[0].answer, turns[0].answer_token_ids or ()) if turns else ("", ())
+                details = self._details(sampling, max_tokens)
+                details = lengthened(before, details) if before else details
+                self._talk.end(self._keeper, text, len(token_ids), reason, details)
         return self._keeper.trouble
 
     def _look_at(self, event: Event) -> None:
         """Note what an event says beside the text."""
         if isinstance(event, Finished):
             self._finished = event
+        elif isinstance(event, TokensAccepted):
+            self._has_new = True
         elif isinstance(event, ContextAttended):
             first_tokens = (chunk * event.chunk_size for chunk in event.chunk_ids)
             self._seen.update({label for token in first_tokens if (label := self._locate(token))})

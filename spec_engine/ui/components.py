@@ -59,6 +59,7 @@ class ChatPane:
 
     chat: gr.Chatbot
     live: gr.HTML
+    go_on: gr.Button  # shown below an answer that was cut
     race: gr.HTML
     branches: gr.Dropdown
     notice: gr.HTML

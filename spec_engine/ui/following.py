@@ -45,7 +45,7 @@ class Following(Views):
             # What another event has shown from before the job may come in between, so these are told each time.
             shown = dict(updates)
             if job.is_running:
-                shown[self._chat.ask] = gr.update(visible=False)
+                shown[self._chat.ask] = shown[self._chat.go_on] = gr.update(visible=False)
                 shown[self._chat.stop] = gr.update(visible=True, interactive=not job.is_cancelled())
             if not (is_told and job.is_running):  # the last one too: the result is still to come
                 shown[self._chat.beat] = running
@@ -72,7 +72,7 @@ class Following(Views):
             return self.everything(None, given)
         answer = self._last_answer()
         new: Updates = {self._chat.race: self._race(), self._speed.readouts: self._readouts(answer)}
-        return {**new, self._chat.live: render.live_answer(answer)} if answer and job.kind == "answer" else new
+        return {**new, self._chat.live: self._live(job)} if answer and job.kind == "answer" else new
 
     def _followed(self, job: Job[Fact]) -> Iterator[Updates]:
         if job.kind == "answer":
@@ -85,11 +85,11 @@ class Following(Views):
 
     def _follow_answer(self, job: Job[Fact]) -> Iterator[Updates]:
         """The answer, the figures, and now and then the coloured text."""
-        answer, authors_at = LiveAnswer(), 0.0
+        answer, kept, authors_at = *self._begun(job), 0.0
         for batch in job.watch():
             answer.apply(events_of(batch))
             updates: Updates = {
-                self._chat.live: render.live_answer(answer),
+                self._chat.live: render.live_answer(answer, kept),
                 self._speed.readouts: self._readouts(answer),
             }
             now = time.monotonic()

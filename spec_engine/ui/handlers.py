@@ -53,6 +53,7 @@ class Handlers:
         self._follow(on(blocks.load, self.open_page, None, everything))
         for send in (chat.box.submit, chat.ask.click):
             self._follow(on(send, self.ask, [chat.box, chat.seen, *settings.inputs], everything))
+        self._follow(on(chat.go_on.click, self.go_on, [chat.seen, *settings.inputs], everything))
         for button in chat.examples:
             self._follow(on(button.click, self.ask, [button, chat.seen, *settings.inputs], everything))
         for again in (
@@ -123,6 +124,11 @@ class Handlers:
         taken = self._take(*settings)
         emptied: Updates = {self._page.chat.box: self._views.box(value="")}
         return self._begin(lambda: self._workspace.ask(question), seen, emptied) | taken
+
+    def go_on(self, seen: Seen | None, *settings: Any) -> Updates:
+        """More of the last answer is to be written, with what stands in the settings."""
+        taken = self._take(*settings)
+        return self._begin(self._workspace.go_on, seen and seen.now) | taken
 
     def regenerate(self, seen: Seen | None, event: gr.RetryData, *settings: Any) -> Updates:
         """An answer is to be written again."""

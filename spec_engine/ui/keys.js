@@ -1,4 +1,4 @@
-// Keys of the page: Escape stops, Alt+N begins a new chat, "/" goes to the question.
+// Keys of the page: Escape stops, Alt+C continues an answer, Alt+N begins a new chat, "/" goes to the question.
 document.addEventListener("keydown", (event) => {
   const press = (selector) => {
     const button = document.querySelector(selector);
@@ -7,6 +7,7 @@ document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]")) return; // its own keys come first
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
   if (event.key === "Escape") press("#se-stop");
+  else if (event.altKey && event.code === "KeyC") { event.preventDefault(); press("#se-continue"); }
   else if (event.altKey && event.code === "KeyN") { event.preventDefault(); press("#se-new"); }
   else if (event.key === "/" && !isTyping) {
     event.preventDefault();

@@ -202,6 +202,9 @@ def _chat_pane() -> ChatPane:
             autoscroll=False,
         )
         live = _html(elem_id="se-live", autoscroll=True)
+        go_on = gr.Button(
+            text.CONTINUE_BUTTON, size="sm", visible=False, elem_id="se-continue", elem_classes="se-example"
+        )
         race = _html(elem_id="se-race")
         with gr.Row(visible=False, elem_id="se-examples") as examples_row:
             examples = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_EXAMPLES))
@@ -214,6 +217,7 @@ def _chat_pane() -> ChatPane:
     return ChatPane(
         chat=chat,
         live=live,
+        go_on=go_on,
         race=race,
         branches=branches,
         notice=notice,

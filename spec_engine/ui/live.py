@@ -6,7 +6,7 @@ Non-job: markup, threads, clocks (an event carries its own time).
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal
 
@@ -44,9 +44,14 @@ def stretches_of(
 
 
 class LiveAnswer:
-    """The state of one answer. Times are seconds since its request began."""
+    """The state of one answer. Times are seconds since its request began.
 
-    def __init__(self) -> None:
+    Of one that is gone on with, `written` is its text so far and `stretches` who wrote it: text and stretches are then
+    those of the whole, all figures those of what is added.
+    """
+
+    def __init__(self, written: str = "", stretches: Sequence[Stretch] = ()) -> None:
+        self.written = written
         self.phase: Phase = "waiting"
         self.num_prompt = 0
         self.num_reused = 0
@@ -55,7 +60,7 @@ class LiveAnswer:
         self.read_s = 0.0  # when the last prompt chunk was done
         self.elapsed_s = 0.0
         self.token_ids: list[int] = []
-        self.stretches: list[Stretch] = []
+        self.stretches = [replace(stretch) for stretch in stretches]
         self.focus: ContextFocused | None = None
         self.attended: Counter[int] = Counter()  # looks of the target, by chunk of the context
         self.chunk_size = 0
@@ -91,6 +96,11 @@ class LiveAnswer:
     @property
     def text(self) -> str:
         """The answer so far."""
+        return self.written + self.new_text
+
+    @property
+    def new_text(self) -> str:
+        """What of the answer these events brought."""
         return self.finished.text if self.finished else "".join(self._texts)
 
     @property
@@ -142,6 +152,16 @@ class LiveAnswer:
         self.num_prompt, self.num_reused = event.num_prompt_tokens, event.num_reused_tokens
         self.num_read, self.num_restored = event.num_reused_tokens, event.num_restored_tokens
         self._recorder = MetricsRecorder(event.num_prompt_tokens, event.num_reused_tokens)
+        if self.written:
+            self.written = event.written_text
+            self._end_with_written()
+
+    def _end_with_written(self) -> None:
+        """Take from the stretches what the written text lacks: half a character, which a new token may complete."""
+        excess = sum(len(stretch.text) for stretch in self.stretches) - len(self.written)
+        while excess > 0:
+            last = next(stretch for stretch in reversed(self.stretches) if stretch.text)
+            last.text, excess = last.text[:-1], excess - 1
 
     def _accepted(self, event: TokensAccepted) -> None:
         if self.phase != "writing":

@@ -85,7 +85,8 @@ def _state(answer: LiveAnswer | None, drafting: DraftingState) -> str:
 def _phase(answer: LiveAnswer) -> str:
     """What is happening, in a word or two."""
     if answer.finished:
-        return f"{text.plural(len(answer.finished.token_ids), 'token')}, {text.REASONS[answer.finished.reason]}"
+        noun = "more token" if answer.written else "token"
+        return f"{text.plural(len(answer.finished.token_ids), noun)}, {text.REASONS[answer.finished.reason]}"
     return {"waiting": "starting", "reading": "reading", "writing": "writing", "done": "done"}[answer.phase]
 
 

@@ -66,17 +66,20 @@ def nothing_found(words: str) -> str:
     return f'<p class="se-quiet" role="status">{escape(text.NOTHING_FOUND.format(words=words.strip()))}</p>'
 
 
-def ending(turn: StoredTurn) -> str:
-    """What is said below the last answer if it is not whole: why, and what to do."""
-    if turn.reason == "interrupted":
-        return notice(text.BROKEN_OFF, "info")
-    if turn.reason != "length":
+def ending(turn: StoredTurn, obstacle: str = "") -> str:
+    """What is said below the last answer if it is not whole: why, and why it cannot be continued, if so."""
+    if turn.reason not in ("interrupted", "length"):
         return ""
+    if obstacle == text.REACHED_CONTEXT:
+        return notice(obstacle, "info")
     limit, num_tokens = turn.details.get("max_tokens"), len(turn.token_ids)
-    if isinstance(limit, int) and num_tokens < limit:
-        return notice(text.REACHED_CONTEXT, "info")
-    tokens = text.plural(num_tokens, "token")
-    return notice(text.REACHED_LIMIT.format(tokens=tokens, setting=text.MAX_TOKENS_NAME), "info")
+    if turn.reason == "interrupted":
+        words = text.BROKEN_OFF
+    elif isinstance(limit, int) and num_tokens < limit:
+        words = text.FILLED_CONTEXT
+    else:
+        words = text.REACHED_LIMIT.format(tokens=text.plural(num_tokens, "token"))
+    return notice(f"{words} {obstacle}".strip(), "info")
 
 
 def quiet(words: str) -> str:
@@ -219,15 +222,20 @@ def _break(match: re.Match[str]) -> str:
     return match.group() + WORD_JOINER
 
 
-def live_answer(answer: LiveAnswer | None) -> str:
-    """The answer while it is written, as plain text with a caret; nothing when there is none."""
+def live_answer(answer: LiveAnswer | None, kept: str = "") -> str:
+    """The answer while it is written, as plain text with a caret; nothing when there is none. Of one that is gone on
+    with, the beginning that was `kept` in the conversation is left out."""
     if answer is None:
         return ""
-    if not answer.text:
+    kind = "se-live se-live--more" if kept else "se-live"
+    shown = escape(answer.text.removeprefix(kept))
+    if not answer.new_text:
+        before = f'<div class="{kind}">{shown}</div>' if shown.strip() else ""
         word = "Reading the document" if answer.phase == "reading" else "Thinking"
         share = f" · {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
-        return f'<div class="se-live se-live--waiting" role="status"><span class="se-dots"></span>{word}{share}</div>'
-    return f'<div class="se-live" aria-live="off">{escape(answer.text)}<span class="se-caret"></span></div>'
+        dots = '<span class="se-dots"></span>'
+        return f'{before}<div class="se-live se-live--waiting" role="status">{dots}{word}{share}</div>'
+    return f'<div class="{kind}" aria-live="off">{shown}<span class="se-caret"></span></div>'
 
 
 def working(message: str) -> str:
@@ -324,7 +332,7 @@ def _lane(lane: RaceLane, plain_rate: float, is_running: bool) -> str:
     caret = '<span class="se-caret"></span>' if is_running else ""
     return (
         f'<article class="se-lane{" se-lane--running" if is_running else ""}"><h4>{escape(lane.label)}</h4>'
-        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.text.lstrip())}{caret}</div>'
+        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.new_text.lstrip())}{caret}</div>'
         f"{verdict}</article>"
     )
 

@@ -22,6 +22,7 @@ from spec_engine.model.memory import MemoryUse
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
 from spec_engine.ui.engines import PageEngine
+from spec_engine.ui.going_on import Cut, is_cut, obstacle
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import Stretch, stretches_of
 from spec_engine.ui.opened import OpenedDocument
@@ -98,6 +99,7 @@ class PageState:
         self.pending_question = ""
         self.search = ""  # what the list of conversations is searched for
         self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
+        self._going_on: tuple[Job[Fact], Cut] | None = None  # the last job that wrote more of an answer
         self._measured_behind: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None
         self.race_job: Job[Fact] | None = None  # the last race, finished or not
@@ -180,6 +182,24 @@ class PageState:
             return text.ASK_NEEDS_DOCUMENT
         budget = self.opened.budget
         return "" if budget is not None and budget.fits else text.ASK_NEEDS_FIT
+
+    def cut_of(self, job: Job[Fact] | None) -> Cut | None:
+        """The answer that a job goes on with, as it was before; None for a job that does something else."""
+        return self._going_on[1] if self._going_on and self._going_on[0] is job else None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the last answer was cut and more of it can be written now."""
+        engine, path = self._engine, self.talk.path
+        if engine is None or not path or self.why_not_ask or self.why_not_go_on:
+            return False
+        return is_cut(path[-1], engine.tokenizer.stop_token_ids)
+
+    @property
+    def why_not_go_on(self) -> str:
+        """What stands in the way of going on with the last answer; "" if nothing does, or no model is there."""
+        engine, path = self._engine, self.talk.path
+        return obstacle(path[-1], self._model, engine.capacity) if engine and path else ""
 
     @property
     def drafting(self) -> DraftingState:

@@ -39,6 +39,11 @@ class Talk:
         self._load()
         return AnswerKeeper(self._store, turn)
 
+    def go_on(self) -> AnswerKeeper:
+        """Write more of the last answer that is shown."""
+        last = self.path[-1]
+        return AnswerKeeper(self._store, last.id, before=last)
+
     def end(
         self, keeper: AnswerKeeper, answer: str, num_tokens: int, reason: Reason, details: Mapping[str, object]
     ) -> None:

@@ -97,9 +97,12 @@ ASK_NEEDS_ENGINE: Final = "The model is not loaded yet"
 ASK_NEEDS_OPENING: Final = "The document is being opened"
 ASK_BUTTON: Final = "Ask"
 STOP_BUTTON: Final = "Stop"
+CONTINUE_BUTTON: Final = "Continue"
 NEW_CHAT_BUTTON: Final = "New chat"
 WELCOME: Final = "Chat with a long document"
-KEYS_HINT: Final = "Enter asks, Esc stops, Alt+N begins a new chat, / goes to the question."
+KEYS_HINT: Final = (
+    "Enter asks, Esc stops, Alt+C continues a cut answer, Alt+N begins a new chat, / goes to the question."
+)
 WELCOME_STEPS: Final = (
     (
         "Drop a report,",
@@ -131,14 +134,16 @@ EMPTY_QUESTION: Final = "Type a question first."
 STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
 STOPPED_WHILE_TYPING: Final = "Stopped before the first word. What you type was left alone."
 QUESTION_WAS: Final = "The question was: {question}"
-REACHED_LIMIT: Final = (
-    "The answer ends here because it reached its limit, {tokens}. Raise “{setting}” under Settings and press the arrow "
-    "below the answer, or ask to continue."
-)
+REACHED_LIMIT: Final = "The answer ends here because it reached its limit, {tokens}."
+FILLED_CONTEXT: Final = "The answer ends here because the context that it was written in was full."
 REACHED_CONTEXT: Final = (
     "The answer ends here because the context is full. Start a new chat, choose a smaller part of the document, or use "
     "a model with a longer context."
 )
+OTHER_MODEL_WROTE: Final = (
+    "Another model wrote it: load that one to continue it, or have it written again with the arrow below it."
+)
+NOTHING_TO_CONTINUE: Final = "There is no answer that was cut. Ask a question first."
 UNEXPECTED: Final = (
     "Something went wrong that was not foreseen. The details are in the terminal that started this page. "
     "The chat is kept; asking again may work."
@@ -148,8 +153,7 @@ AUTHORS_EMPTY: Final = "Ask something: the answer appears here token by token, c
 AUTHORS_OF: Final = "Of the answer to"
 AUTHORS_UNKNOWN: Final = "This answer was written by another model; load it to see its tokens."
 SETTINGS_LABEL: Final = "Settings"
-MAX_TOKENS_NAME: Final = "Longest answer"
-MAX_TOKENS_LABEL: Final = f"{MAX_TOKENS_NAME}, in tokens"
+MAX_TOKENS_LABEL: Final = "Longest answer, in tokens"
 TEMPERATURE_LABEL: Final = "Temperature (0 = always the likeliest word)"
 SEED_LABEL: Final = "Seed"
 
@@ -157,9 +161,7 @@ SEED_LABEL: Final = "Seed"
 HISTORY_LABEL: Final = "Conversations"
 MAX_LISTED: Final = 46  # characters of a title in the list …
 MAX_LISTED_DOCUMENT: Final = 24  # … and of the document's name
-BROKEN_OFF: Final = (
-    "This answer was broken off when the program ended. What had been shown is here; ask again with the arrow below it."
-)
+BROKEN_OFF: Final = "This answer was broken off when the program ended. What had been shown is here."
 HISTORY_SEARCH: Final = "Search titles, questions and answers"
 NOTHING_FOUND: Final = "Nothing found for “{words}”."
 TITLE_LABEL: Final = "Title of this conversation"

@@ -15,12 +15,13 @@ from spec_engine.chat.store import StoredTurn, Summary
 from spec_engine.ui import examples, render, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Fields, Given
+from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
 from spec_engine.ui.settings import SettingFields
 from spec_engine.ui.shelf import PresetShelf
-from spec_engine.ui.state import BACKGROUND, Seen, events_of
+from spec_engine.ui.state import BACKGROUND, Fact, Seen, events_of
 from spec_engine.ui.workspace import Workspace
 
 Updates = dict[Block, object]
@@ -41,7 +42,8 @@ class Views:
     def streamed(self) -> list[Block]:
         """The light widgets that follow a running job."""
         chat = self._chat
-        return [chat.live, chat.race, self._speed.readouts, chat.authors, chat.ask, chat.stop, chat.beat, chat.aside]
+        controls = [chat.ask, chat.stop, chat.go_on]
+        return [chat.live, chat.race, self._speed.readouts, chat.authors, *controls, chat.beat, chat.aside]
 
     @property
     def figure_outputs(self) -> list[Block]:
@@ -206,7 +208,9 @@ class Views:
         is_answering = job is not None and job.kind == "answer"
         messages = [message for turn in (path[:-1] if is_answering else path) for message in _messages(turn)]
         if is_answering:
-            messages.append(_message("user", workspace.pending_question))
+            cut = workspace.cut_of(job)
+            messages.append(_message("user", cut.turn.question if cut else workspace.pending_question))
+            messages += [_message("assistant", cut.kept)] if cut and cut.kept.strip() else []
         branches = workspace.talk.branches()
         shown = path[-1].id if path else None
         choices = [(f"{number}: {question}", last) for number, (last, question) in enumerate(branches, 1)]
@@ -220,8 +224,18 @@ class Views:
         """The line below the conversation when nothing streams."""
         job, path = self._workspace.active_job, self._workspace.talk.path
         if job is None or job.kind in ("calibrate", "read"):
-            return render.ending(path[-1]) + self._absence(path[-1].question) if path else ""
+            if not path:
+                return ""
+            return render.ending(path[-1], self._workspace.why_not_go_on) + self._absence(path[-1].question)
+        if self._workspace.cut_of(job):
+            return self._live(job)
         return render.working(text.RACING if job.kind == "compare" else text.STARTING)
+
+    def _live(self, job: Job[Fact]) -> str:
+        """The answer of a running job as far as it has come."""
+        answer, kept = self._begun(job)
+        answer.apply(events_of(job.facts))
+        return render.live_answer(answer, kept)
 
     def _absence(self, question: str) -> str:
         """What was asked about and does not stand in the document."""
@@ -239,6 +253,7 @@ class Views:
             chat.box: gr.update(placeholder=reason or text.ASK_READY),
             chat.ask: gr.update(visible=not is_busy, interactive=not reason),
             chat.stop: self._stop_button(),
+            chat.go_on: gr.update(visible=workspace.can_go_on and not is_busy),
             chat.new_chat: gr.update(interactive=bool(workspace.turns) and not is_busy),
             self._speed.compare: self._compare_button(),
         }
@@ -306,9 +321,14 @@ class Views:
         job = self._workspace.answer_job
         if job is None:
             return None
-        answer = LiveAnswer()
+        answer, _ = self._begun(job)
         answer.apply(events_of(job.facts))
         return answer
+
+    def _begun(self, job: Job[Fact]) -> tuple[LiveAnswer, str]:
+        """The answer of a job before its first event, and what of its text is kept in the conversation."""
+        cut = self._workspace.cut_of(job)
+        return (LiveAnswer(cut.turn.answer, cut.stretches), cut.kept) if cut else (LiveAnswer(), "")
 
     def _readouts(self, answer: LiveAnswer | None, progress: str = "") -> str:
         """The panel of figures."""

@@ -12,15 +12,17 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from spec_engine.chat.compare import compare
+from spec_engine.chat.compare import Comparison, compare
+from spec_engine.chat.figures import parts_of
 from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session
 from spec_engine.errors import RequestError, StoreError
-from spec_engine.events import Finished
+from spec_engine.events import Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.answering import AnswerWork
 from spec_engine.ui.engines import PageEngine
+from spec_engine.ui.going_on import Cut
 from spec_engine.ui.job import Job
 from spec_engine.ui.papers import DocumentSide
 from spec_engine.ui.race import LaneCompared, LaneStarted, lanes
@@ -30,6 +32,10 @@ from spec_engine.ui.state import Fact, Seen
 CALIBRATION_TOKENS: Final = 48  # of plain decoding; a short answer is replayed several times
 MAX_SEED: Final = 2**53 - 1  # that a browser holds exactly
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
+
+
+# What an answer leaves for the page: its job and session, and the last race over it.
+_Shown = tuple[Job[Fact] | None, Session | None, Comparison | None, Job[Fact] | None]
 
 
 class Workspace(DocumentSide):
@@ -57,6 +63,20 @@ class Workspace(DocumentSide):
             self.answer_job = Job("answer", lambda job: self._answer(job, session, keeper, question))
             return self._begin(self.answer_job)
 
+    def go_on(self) -> Job[Fact]:
+        """Begin to write more of the last answer, which was cut. Raises `RequestError` when that is impossible now."""
+        with self._lock:
+            self._require_idle()
+            session, path = self._new_session(len(self.talk.path)), self.talk.path
+            if session is None or not self.can_go_on:
+                raise RequestError(self.why_not_ask or self.why_not_go_on or text.NOTHING_TO_CONTINUE)
+            shown = self.answer_job, self._session, self.comparison, self.race_job
+            keeper = self.talk.go_on()
+            self.pending_question, self.comparison, self.race_job, self._session = "", None, None, session
+            self.answer_job = Job("answer", lambda job: self._go_on(job, session, keeper, shown))
+            self._going_on = self.answer_job, Cut(path[-1], tuple(self.stretches(path[-1])))
+            return self._begin(self.answer_job)
+
     def regenerate(self, number: int | None = None) -> Job[Fact]:
         """Answer a question of this conversation again, the last one for None; the old answer stays as a branch.
 
@@ -67,7 +87,8 @@ class Workspace(DocumentSide):
         if not 0 <= number < len(path):
             raise RequestError(text.NOTHING_TO_REPEAT)
         old = path[number]
-        is_greedy = self.settings.temperature == 0 and old.details.get("temperature") == 0
+        was_greedy = all(part.get("temperature") == 0 for part in parts_of(old.details))
+        is_greedy = self.settings.temperature == 0 and was_greedy
         limit = old.details.get("max_tokens", len(old.token_ids))
         is_cut = old.reason == "length" and isinstance(limit, int) and limit < self.settings.max_tokens
         if is_greedy and old.model == self._model and old.reason in ("stop", "length") and not is_cut:
@@ -146,6 +167,14 @@ class Workspace(DocumentSide):
         read = self.opened.extent if self.opened else ""
         work = AnswerWork(session, self.talk, keeper, self.locate, read)
         self._trouble = work.run(question, sampling, given.max_tokens, job.is_cancelled, job.report) or trouble
+
+    def _go_on(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, shown: _Shown) -> None:
+        """The job that writes more of an answer. Where nothing was added, what was shown of the old one is again."""
+        try:
+            self._answer(job, session, keeper, "")
+        finally:
+            if not any(isinstance(fact, TokensAccepted) for fact in job.facts):
+                self.answer_job, self._session, self.comparison, self.race_job = shown
 
     def calibrate(self) -> Job[Fact] | None:
         """Measure plain decoding briefly behind the last prompt; None when that was done or makes no sense."""

@@ -104,7 +104,7 @@ def test_an_answer_is_lengthened_from_its_first_new_token_on(history: History) -
     history.store.extend(turn, "ab\ufffd", [1, 2], [False, True])
     history.store.finish(turn, "ab\ufffd", 2, "length", {"seed": 3})
     (before,) = history.store.path(conversation)
-    keeper = AnswerKeeper(history.store, turn, lambda: 0.0, goes_on=True)
+    keeper = AnswerKeeper(history.store, turn, lambda: 0.0, before=before)
     list(keeper.take(PromptReady(9, 8, 0, "ab")))
     assert history.store.path(conversation) == [before]
     list(keeper.take(accepted("ö", 3)))
