@@ -122,9 +122,11 @@ def test_while_more_is_written_the_answer_stays_and_grows(workspace: Workspace, 
 def test_a_stop_keeps_what_was_added_and_one_at_once_changes_nothing(workspace: Workspace, handlers: Handlers) -> None:
     before, answered = cut(workspace), workspace.answer_job
     engine_of(workspace).step_s = 0.03
+    engine_of(workspace).cached[0], engine_of(workspace).chunk_s = (), 0.1  # all is read again, which takes a while
     job = workspace.go_on()
     job.stop()
     done(job)
+    engine_of(workspace).chunk_s = 0.0
     assert workspace.talk.path == (before,)
     assert workspace.answer_job is answered  # its figures are shown again
     assert not handlers._views.result(None, "")[handlers._page.chat.notice]
