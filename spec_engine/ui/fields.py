@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping
 import gradio as gr
 from gradio.blocks import Block
 
-from spec_engine.ui import render, text
+from spec_engine.ui import render, render_document, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.workspace import Workspace
 
@@ -66,5 +66,5 @@ class Fields:
             doc.range_all: gr.update(visible=opened.chosen is not None),
             doc.range_first: gr.update(choices=choices, value=first),
             doc.range_last: gr.update(choices=choices, value=last),
-            doc.range_note: render.range_note(budget, first, last),
+            doc.range_note: render_document.range_note(budget, first, last),
         }

@@ -17,7 +17,7 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from spec_engine.errors import SpecEngineError
-from spec_engine.ui import render, text
+from spec_engine.ui import render
 from spec_engine.ui.components import Page
 from spec_engine.ui.editing import Editing
 from spec_engine.ui.fields import Given

@@ -8,7 +8,7 @@ from typing import Final
 
 import gradio as gr
 
-from spec_engine.ui import render, text
+from spec_engine.ui import render, render_document, text
 from spec_engine.ui.components import ChatPane, DocumentPane, EditorPane, HistoryPane, Page, PasteBox, SpeedPane
 from spec_engine.ui.handlers import Handlers
 from spec_engine.ui.shelf import PresetShelf
@@ -65,12 +65,12 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
     with gr.Column(visible=False, elem_id="se-locked") as locked_row:
         password = gr.Textbox(label=text.PASSWORD_LABEL, type="password", elem_id="se-password")
         unlock = gr.Button(text.PASSWORD_BUTTON, size="sm", elem_id="se-unlock")
-    card = _html(render.document_card(None, None), "se-document")
+    card = _html(render_document.document_card(None, None), "se-document")
     add = gr.UploadButton(text.ADD_BUTTON, file_count="multiple", size="sm", visible=False, elem_id="se-add")
     add_note = _html(render.quiet(text.ADD_NOTE), visible=False)
     range_row, range_first, range_last, range_note, range_use, range_all = _parts()
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
-        preview = _html(render.preview(None))
+        preview = _html(render_document.preview(None))
     max_tokens, temperature, seed, settings_note, settings_known = _settings()
     return DocumentPane(
         preset=preset,

@@ -1,7 +1,7 @@
 """Values in, markup out: the pieces of the page around the answer.
 
-Job: document card, preview, notices, live answer, coloured tokens. Pure functions.
-Non-job: the figures (`readouts`), the widgets (`layout`).
+Job: notices, live answer, coloured tokens, the race. Pure functions.
+Non-job: the document (`render_document`), the figures (`readouts`), the widgets (`layout`).
 
 Everything that a document, a model, a file name or a user wrote goes through `escape` here, on the server. The page's
 templates hold no ``{{}}`` and no ``${}`` but the one ``${value}``, into which the finished markup is put as it is.
@@ -16,8 +16,6 @@ from spec_engine.chat.export import footer
 from spec_engine.chat.figures import figures_of
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.chat.store import StoredTurn
-from spec_engine.documents.anchors import Document
-from spec_engine.documents.budget import Budget
 from spec_engine.ui import text
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.race import LiveRace, RaceLane
@@ -101,104 +99,6 @@ def meter(share: float, kind: str = "", label: str = "") -> str:
     )
 
 
-def document_card(document: Document | None, budget: Budget | None, error: str = "", reliable_length: int = 0) -> str:
-    """What was opened, how much of the context it takes, and what could not be read."""
-    problem = notice(error)
-    if document is None:
-        hint = f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
-        return f'<section class="se-card se-card--empty">{hint}{problem}</section>'
-    name = escape(document.source_name)
-    title = escape(document.title) if document.title and document.title != document.source_name else ""
-    facts = f"{text.plural(len(document.blocks), 'part')} · {text.plural(len(document.text.split()), 'word')}"
-    lines = [
-        f'<h2 title="{name}">{title or name}</h2>',
-        f'<p class="se-quiet se-clip">{name if title else ""}</p>' if title else "",
-        f'<p class="se-quiet">{facts}</p>',
-        _budget(budget, reliable_length),
-        _problems(document),
-    ]
-    return f'<section class="se-card">{"".join(lines)}{problem}</section>'
-
-
-def _budget(budget: Budget | None, reliable_length: int) -> str:
-    """The context meter, with a sentence when the document does not fit or is long for the model."""
-    if budget is None:
-        return f'<p class="se-quiet">{escape(text.COUNTING)}</p>'
-    share = budget.num_tokens / budget.context_length
-    kind = "se-meter--over" if not budget.fits else "se-meter--near" if share > 0.8 else ""
-    figures = f"<b>{text.count(budget.num_tokens)}</b> of {text.count(budget.context_length)} tokens"
-    parts = [
-        meter(share, kind, "share of the context that the document takes"),
-        f'<p class="se-figures" title="{escape(text.HELP["context"])}">{figures}</p>',
-    ]
-    if not budget.fits:
-        parts.append(notice(budget.explain()))
-    elif 0 < reliable_length < budget.num_tokens:
-        warning = text.LONG_FOR_MODEL.format(
-            reliable=text.count(reliable_length), num_tokens=text.count(budget.num_tokens)
-        )
-        parts.append(f'<p class="se-quiet">{escape(warning)}</p>')
-    return "".join(parts)
-
-
-def _problems(document: Document) -> str:
-    """What the reader could not read, in its words; long lists fold."""
-    if not document.problems:
-        return ""
-    items = "".join(f"<li>{escape(problem.message)}</li>" for problem in document.problems)
-    heading = text.plural(len(document.problems), "remark")
-    is_open = " open" if len(document.problems) <= 3 else ""
-    return f'<details class="se-problems"{is_open}><summary>{heading}</summary><ul>{items}</ul></details>'
-
-
-def preview(document: Document | None, budget: Budget | None = None) -> str:
-    """The beginning of the text as it was read, with its anchors and their tokens, and all parts by size."""
-    if document is None:
-        return f'<p class="se-quiet">{escape(text.NO_DOCUMENT)}</p>'
-    counts = budget.num_tokens_by_block if budget else (None,) * len(document.blocks)
-    parts, num_left, last_label = [_parts_table(document, budget)], text.PREVIEW_CHARS, ""
-    for number, (block, num_tokens) in enumerate(zip(document.blocks, counts, strict=True)):
-        if num_left <= 0:
-            break
-        label = block.anchor.label
-        size = "" if num_tokens is None else f' <span class="se-tokens">{text.plural(num_tokens, "token")}</span>'
-        link = f'<a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
-        heading = f"<h4>{link}{size}</h4>" if label != last_label else ""
-        parts.append(f"{heading}<p>{escape(block.text[:num_left])}</p>")
-        num_left, last_label = num_left - len(block.text), label
-    if len(document.text) > text.PREVIEW_CHARS:
-        parts.append(
-            f'<p class="se-quiet">The first {text.count(text.PREVIEW_CHARS)} of '
-            f"{text.count(len(document.text))} characters are shown here; the model reads all of them.</p>"
-        )
-    return f'<div class="se-preview">{"".join(parts)}</div>'
-
-
-def _parts_table(document: Document, budget: Budget | None) -> str:
-    """All parts with their tokens, folded away; nothing before they were counted."""
-    if budget is None or len(document.blocks) < 2:
-        return ""
-    rows = "".join(
-        f'<li><a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
-        f"<b>{text.count(num_tokens)}</b></li>"
-        for number, (label, num_tokens) in enumerate(zip(budget.labels, budget.num_tokens_by_block, strict=True))
-    )
-    return f'<details class="se-parts"><summary>{escape(text.PARTS_HEADING)}</summary><ol>{rows}</ol></details>'
-
-
-def range_note(budget: Budget, first: int, last: int) -> str:
-    """Tokens of a range of parts, and whether it fits."""
-    if first > last:
-        return f'<p class="se-range se-range--over">{escape(text.RANGE_REVERSED)}</p>'
-    num_tokens = sum(budget.num_tokens_by_block[first : last + 1])
-    verdict = "fits" if num_tokens <= budget.num_available else "still too long"
-    kind = "ok" if verdict == "fits" else "over"
-    return (
-        f'<p class="se-range se-range--{kind}">{text.plural(last - first + 1, "part")}, about '
-        f"<b>{text.count(num_tokens)}</b> of {text.count(budget.num_available)} tokens: {verdict}</p>"
-    )
-
-
 def as_markdown(message: str) -> str:
     """A message for the Markdown of the conversation: tags, entities and images in it stay text, code stays as it is.
 
@@ -220,6 +120,16 @@ def from_markdown(shown: str) -> str:
 def _break(match: re.Match[str]) -> str:
     """The first character of some markup, and a joiner behind it."""
     return match.group() + WORD_JOINER
+
+
+def messages(turn: StoredTurn) -> list[dict[str, object]]:
+    """A turn as two messages of the chat widget."""
+    return [message("user", turn.question), message("assistant", turn.answer)]
+
+
+def message(role: str, content: str) -> dict[str, object]:
+    """A message as a block, because a bare string would lose its leading blanks and indentation."""
+    return {"role": role, "content": [{"type": "text", "text": as_markdown(content)}]}
 
 
 def live_answer(answer: LiveAnswer | None, kept: str = "") -> str:

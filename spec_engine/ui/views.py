@@ -11,8 +11,8 @@ from gradio.blocks import Block
 
 from spec_engine.chat.absent import absence
 from spec_engine.chat.history import DocumentRef
-from spec_engine.chat.store import StoredTurn, Summary
-from spec_engine.ui import examples, render, render_models, text
+from spec_engine.chat.store import Summary
+from spec_engine.ui import examples, render, render_document, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Fields, Given
 from spec_engine.ui.job import Job
@@ -168,7 +168,7 @@ class Views:
     def range_note(self, first: int, last: int) -> str:
         """What a range of parts would take."""
         opened = self._workspace.opened
-        return render.range_note(opened.whole_budget, first, last) if opened and opened.whole_budget else ""
+        return render_document.range_note(opened.whole_budget, first, last) if opened and opened.whole_budget else ""
 
     def _document(self) -> Updates:
         """Model and document."""
@@ -188,12 +188,12 @@ class Views:
             doc.fit_note: render_models.fit_note(offered, preset.title if preset else "") if offered else "",
             **buttons,
             doc.preset_note: render_models.preset_note(preset.description, facts) if preset else "",
-            doc.card: render.document_card(
+            doc.card: render_document.document_card(
                 opened.used if opened else None,
                 opened.budget if opened else None,
                 reliable_length=preset.reliable_length if preset else 0,
             ),
-            doc.preview: render.preview(opened.used, opened.budget) if opened else render.preview(None),
+            doc.preview: render_document.preview(*(opened.used, opened.budget) if opened else (None,)),
             doc.add: gr.update(visible=opened is not None),
             doc.add_note: gr.update(visible=opened is not None and bool(workspace.talk.path)),
             doc.paste.add: gr.update(visible=opened is not None),
@@ -206,11 +206,11 @@ class Views:
         workspace, path = self._workspace, self._workspace.talk.path
         job = workspace.active_job
         is_answering = job is not None and job.kind == "answer"
-        messages = [message for turn in (path[:-1] if is_answering else path) for message in _messages(turn)]
+        messages = [message for turn in (path[:-1] if is_answering else path) for message in render.messages(turn)]
         if is_answering:
             cut = workspace.cut_of(job)
-            messages.append(_message("user", cut.turn.question if cut else workspace.pending_question))
-            messages += [_message("assistant", cut.kept)] if cut and cut.kept.strip() else []
+            messages.append(render.message("user", cut.turn.question if cut else workspace.pending_question))
+            messages += [render.message("assistant", cut.kept)] if cut and cut.kept.strip() else []
         branches = workspace.talk.branches()
         shown = path[-1].id if path else None
         choices = [(f"{number}: {question}", last) for number, (last, question) in enumerate(branches, 1)]
@@ -341,13 +341,3 @@ def _line(one: Summary) -> str:
     """A conversation in the list."""
     ref = DocumentRef.load(one.document)
     return text.conversation_line(one.title, ref.name if ref else "", one.num_turns, one.updated_at)
-
-
-def _message(role: str, content: str) -> dict[str, object]:
-    """A message as a block, because a bare string would lose its leading blanks and indentation."""
-    return {"role": role, "content": [{"type": "text", "text": render.as_markdown(content)}]}
-
-
-def _messages(turn: StoredTurn) -> list[dict[str, object]]:
-    """A turn as two messages."""
-    return [_message("user", turn.question), _message("assistant", turn.answer)]

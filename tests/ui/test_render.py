@@ -13,7 +13,7 @@ from spec_engine.documents.budget import plan
 from spec_engine.events import ContextAttended, ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.watch import FileProgress, LoadProgress
-from spec_engine.ui import render, render_models, text
+from spec_engine.ui import render, render_document, render_models, text
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
 from spec_engine.ui.speed import PlainBaseline
@@ -51,8 +51,8 @@ def writing() -> LiveAnswer:
     "markup",
     [
         render.notice(ATTACK),
-        render.document_card(document(ATTACK, name=ATTACK, problems=(Problem(None, ATTACK),)), None, ATTACK),
-        render.preview(document(ATTACK)),
+        render_document.document_card(document(ATTACK, name=ATTACK, problems=(Problem(None, ATTACK),)), None, ATTACK),
+        render_document.preview(document(ATTACK)),
         render.working(ATTACK),
         render_models.preset_note(ATTACK, [ATTACK]),
         render_models.loading(LoadProgress(ATTACK, 0.5, (FileProgress(ATTACK, 1, 10**9),), 5.0), 1.0),
@@ -119,7 +119,7 @@ def test_what_is_code_in_a_message(message: str, is_code: bool) -> None:
 def test_card_shows_the_share_of_the_context() -> None:
     report = document("one two three", "four five")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 100, 10)
-    markup = render.document_card(report, budget)
+    markup = render_document.document_card(report, budget)
     assert "report.txt" in shown(markup)
     assert re.search(r"5\s+of 100 tokens", shown(markup))
     assert 'style="width:5.0%"' in markup
@@ -129,15 +129,15 @@ def test_card_shows_the_share_of_the_context() -> None:
 def test_card_says_when_a_document_is_longer_than_answers_are_reliable_for() -> None:
     report = document("one two three", "four five")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 100, 10)
-    assert "Up to 4 tokens four of five" in shown(render.document_card(report, budget, reliable_length=4))
+    assert "Up to 4 tokens four of five" in shown(render_document.document_card(report, budget, reliable_length=4))
     for fine in (0, 5):
-        assert "four of five" not in shown(render.document_card(report, budget, reliable_length=fine))
+        assert "four of five" not in shown(render_document.document_card(report, budget, reliable_length=fine))
 
 
 def test_card_says_by_how_much_a_document_is_too_long() -> None:
     report = document("one two three", "four five")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 6, 2)
-    markup = render.document_card(report, budget)
+    markup = render_document.document_card(report, budget)
     assert "se-meter--over" in markup
     assert budget.explain() in shown(markup)
 
@@ -145,16 +145,16 @@ def test_card_says_by_how_much_a_document_is_too_long() -> None:
 def test_range_note_counts_the_chosen_parts() -> None:
     report = document("one two three", "four five", "six")
     budget = plan(report, lambda texts: [len(part.split()) for part in texts], 6, 2)
-    assert "fits" in shown(render.range_note(budget, 0, 0))
-    assert "still too long" in shown(render.range_note(budget, 0, 1))
-    assert text.RANGE_REVERSED in shown(render.range_note(budget, 2, 1))
+    assert "fits" in shown(render_document.range_note(budget, 0, 0))
+    assert "still too long" in shown(render_document.range_note(budget, 0, 1))
+    assert text.RANGE_REVERSED in shown(render_document.range_note(budget, 2, 1))
 
 
 def test_preview_says_when_it_shows_a_beginning_only() -> None:
     long = document("x" * (text.PREVIEW_CHARS + 10), "never shown")
-    assert "the model reads all of them" in shown(render.preview(long))
-    assert "never shown" not in render.preview(long)
-    assert "the model reads" not in render.preview(document("short"))
+    assert "the model reads all of them" in shown(render_document.preview(long))
+    assert "never shown" not in render_document.preview(long)
+    assert "the model reads" not in render_document.preview(document("short"))
 
 
 def test_reading_shows_percent_speed_and_time_left() -> None:
