@@ -53,6 +53,8 @@ def mtp_fields(config: MtpConfig) -> dict[str, object]:
     text = {name: fields[name] for name in ("hidden_size", "intermediate_size", "vocab_size", "layer_types")}
     text |= {"num_attention_heads": config.num_heads, "sliding_window": config.window, "rms_norm_eps": config.eps}
     text |= {"hidden_activation": "gelu_pytorch_tanh", "hidden_size_per_layer_input": 0, "model_type": "gemma4_text"}
+    text |= {"num_hidden_layers": len(config.layer_types), "num_kv_shared_layers": len(config.layer_types)}
+    text["vocab_size_per_layer_input"] = 0
     for kind, size in zip(config.layer_types, config.head_sizes, strict=True):
         text["head_dim" if kind == SLIDING else "global_head_dim"] = size
     return {

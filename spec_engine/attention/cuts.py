@@ -17,7 +17,7 @@ _MANY_ROWS: Final = 128
 _MANY_MERGED: Final = 64  # the same of the second kernel, which mostly reads
 _WIDE_BYTES: Final = 256  # a row of keys or values that is longer is taken in blocks of fewer keys
 _LARGE_HEAD: Final = 256  # entries; larger ones are taken in the smallest blocks, or registers would not suffice:
-_LARGE_KEYS, _LARGE_ROWS = 16, 32  # with 32 keys or 64 rows 500 to 1,800 bytes a thread are spilled at 512 entries
+_LARGE_KEYS, _LARGE_ROWS = 16, 32  # with 64 rows 376 to 1,792 bytes a thread are spilled at 512 entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ def prefix_options(rows: int, size: int, value_size: int, dtype: torch.dtype, tu
     return {"KEYS": keys, "BLOCK_DV": _padded(value_size), "num_warps": 8 if rows >= _MANY_ROWS else 4}
 
 
-def tree_options(rows: int, num_splits: int, value_size: int, tuning: Tuning) -> dict[str, int]:
+def tree_options(rows: int, num_splits: int, size: int, value_size: int, tuning: Tuning) -> dict[str, int]:
     """How the second kernel is cut besides, and its warps."""
     merged = min(tuning.merged * (1 if rows >= _MANY_MERGED else 2), num_splits)
     cut = {"SLICE": min(tuning.slice, _padded(value_size)), "MERGED": merged}
-    keys, most = (_LARGE_KEYS, _LARGE_ROWS) if value_size > _LARGE_HEAD else (_TREE_KEYS, _MANY_MERGED)
+    keys, most = (_LARGE_KEYS, _LARGE_ROWS) if max(size, value_size) > _LARGE_HEAD else (_TREE_KEYS, _MANY_MERGED)
     return {"KEYS": keys, "num_warps": 8 if rows >= most else 4, **cut}
 
 

@@ -262,7 +262,7 @@ class TritonBackend:
             **prefix_options(grid.rows, size, value_size, q.dtype, tuning),
         )  # fmt: skip
         few = bias if bias is not None else lse  # not looked at
-        cut = tree_options(grid.rows, grid.num_splits, value_size, tuning)
+        cut = tree_options(grid.rows, grid.num_splits, size, value_size, tuning)
         _tree_kernel[(num_kv_heads, grid.num_blocks, triton.cdiv(value_size, cut["SLICE"]))](
             q, k, v, bounds.values, part, part_lse, few, scoring.sink if scoring.sink is not None else lse, out, lse,
             scoring.scale, softcap, num_rows, num_new, bounds.num_edge, 0 if bias is None else bias.shape[1], *strides,

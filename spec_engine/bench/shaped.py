@@ -135,7 +135,7 @@ def measure_replay(
 
 def _whole(drafter: Drafter) -> WholeDrafts | None:
     """Its captured drafts."""
-    return drafter.whole if isinstance(drafter, EagleDrafter | LongSpecDrafter) else None
+    return drafter.whole if isinstance(drafter, EagleDrafter | LongSpecDrafter | MtpDrafter) else None
 
 
 def _captures(target: Target, drafter: Drafter) -> str:
@@ -175,6 +175,9 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
         if draft.kind == "mtp":
             with target.device:
                 multi = MtpHead(mtp_config(stored)).to(target.dtype).requires_grad_(False)
+                for order in multi.buffers():  # every cluster holds other tokens, as one that was trained
+                    if order.dtype == torch.int64:
+                        order.copy_(torch.randperm(len(order)))
             join_products(multi)
             return MtpDrafter(MtpSight(multi, target), draft.tree, settings.graph_bytes)
         config = stored_config(stored, is_eagle3=True, weights=None)

@@ -83,7 +83,8 @@ def longspec_need(preset: Preset, device: str) -> MemoryNeed:
     assert ref is not None, "asked for a head that the preset does not name"
     sizes = head_config(load_head_config(preset, ref))
     of_target = load_config(preset, preset.target).dtype
-    dtype = pick_dtype("auto", pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
+    known = of_target if isinstance(of_target, torch.dtype) else None
+    dtype = pick_dtype(preset.target.dtype, pick_device(device), known)
     attention = sizes.head_size * (4 * sizes.num_heads + 2 * sizes.num_kv_heads)
     num_weights = sizes.hidden_size * (attention + 3 * sizes.intermediate_size)
     return MemoryNeed(num_weights * dtype.itemsize, 0, preset.context_length, 0)

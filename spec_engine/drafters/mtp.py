@@ -50,7 +50,7 @@ class MtpDrafter:
             self.capture(whole_drafts(tree, sight.device, graph_bytes))
 
     def warm_up(self) -> None:
-        """Make products ready, so that the first draft of an answer takes no longer than others."""
+        """Have the products of a tree's levels ready, so that an answer's first draft does not wait for them."""
         for num_rows in range(1, READY_LEVEL_ROWS + 1):
             self.sight.warm_up(num_rows)
 
@@ -89,7 +89,8 @@ def mtp_need(preset: Preset, device: str) -> MemoryNeed:
     assert ref is not None, "asked for a head that the preset does not name"
     config = mtp_config(load_head_config(preset, ref))
     of_target = load_config(preset, preset.target).dtype
-    dtype = pick_dtype("auto", pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
+    known = of_target if isinstance(of_target, torch.dtype) else None
+    dtype = pick_dtype(preset.target.dtype, pick_device(device), known)
     queries = 2 * config.num_heads * sum(config.head_sizes)
     layers = config.hidden_size * (queries + 3 * config.intermediate_size * len(config.layer_types))
     outer = config.hidden_size * (3 * config.state_size + config.vocab_size + config.num_clusters)

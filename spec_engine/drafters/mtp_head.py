@@ -13,7 +13,6 @@ Small targets' heads have a vocabulary in clusters: a first product finds the li
 get logits.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from spec_engine.model.rope import Angles
 SLIDING = "sliding_attention"
 _KINDS = (SLIDING, "full_attention")
 _ORDER = "token_ordering"
+_FULL_HEAD = 512  # entries of heads in layers without a window, where a configuration does not say
 _ROOTS = ("model.", "masked_embedding.")  # before the names of tensors in the files
 
 See = Callable[[int, Tensor], Tensor]
@@ -166,12 +166,11 @@ def mtp_config(checkpoint: Checkpoint, head_sizes: Sequence[int] = ()) -> MtpCon
             "google/gemma-4-E4B-it-assistant, or draft.kind to what it is."
         )
     for key, known in (("hidden_activation", "gelu_pytorch_tanh"), ("hidden_size_per_layer_input", 0)):
-        if text.config.get(key, known) != known:
-            given = text.config[key]
+        given = text.config.get(key)
+        if given is not None and given != known:
             raise ModelError(f"The head '{checkpoint.name}' has {key} = {given}; only {known} is known here.")
     is_clustered = checkpoint.flag("use_ordered_embeddings")
-    own, full = text.number("head_dim"), text.number_or_none("global_head_dim") or 512
-    sizes = tuple(head_sizes) or tuple(own if kind == SLIDING else full for kind in kinds)
+    sizes = tuple(head_sizes) or tuple(_head_size(text, layer, kind) for layer, kind in enumerate(kinds))
     return MtpConfig(
         hidden_size=text.number("hidden_size"),
         state_size=checkpoint.number("backbone_hidden_size"),
@@ -187,15 +186,26 @@ def mtp_config(checkpoint: Checkpoint, head_sizes: Sequence[int] = ()) -> MtpCon
     )
 
 
+def _head_size(text: Checkpoint, layer: int, kind: str) -> int:
+    """What the configuration says of a layer's heads: published ones have a number for each kind, and what transformers
+    5.23 writes names the layers that differ."""
+    own = text.table("per_layer_config").table(str(layer)).number_or_none("head_dim")
+    if own is None and kind != SLIDING and "per_layer_config" not in text.config:
+        own = text.number_or_none("global_head_dim") or _FULL_HEAD
+    return own or text.number("head_dim")
+
+
 def make_mtp_head(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> MtpHead:
     """The stored head in `dtype` on `device`. Raises `ModelError` when its tensors are not those of such a head."""
     stored = _named(checkpoint.tensors)
     norms = [stored.get(f"layers.{layer}.self_attn.q_norm.weight") for layer in range(len(checkpoint.tensors))]
-    config = mtp_config(checkpoint, [len(norm) for norm in norms if norm is not None])
+    config = mtp_config(checkpoint, [norm.numel() for norm in norms if norm is not None])
     if len(config.head_sizes) != len(config.layer_types):
         raise _misfit(checkpoint.name, f"it has {len(config.head_sizes)} layers and {len(config.layer_types)} kinds")
     if config.num_clusters and config.vocab_size % config.num_clusters:
         raise _misfit(checkpoint.name, f"{config.num_clusters} clusters do not share {config.vocab_size} tokens evenly")
+    if config.num_open > config.num_clusters:
+        raise _misfit(checkpoint.name, f"it is to look at {config.num_open} of {config.num_clusters} clusters")
     with torch.device("meta"):
         head = MtpHead(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
@@ -203,8 +213,10 @@ def make_mtp_head(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
         if names:
             raise _misfit(checkpoint.name, f"it {problem} {', '.join(sorted(names)[:3])}")
     for name, shape in wanted.items():
-        if math.prod(stored[name].shape) != math.prod(shape) or stored[name].shape[-1:] != shape[-1:]:
+        if tuple(stored[name].shape) != shape:
             raise _misfit(checkpoint.name, f"{name} has the shape {tuple(stored[name].shape)}, not {shape}")
+    if config.num_clusters and not torch.equal(stored[_ORDER].long().sort().values, torch.arange(config.vocab_size)):
+        raise _misfit(checkpoint.name, "its clusters do not hold every token once")
     placed = {name: tensor.to(device, torch.int64 if name == _ORDER else dtype) for name, tensor in stored.items()}
     head.load_state_dict(placed, assign=True)
     return head.requires_grad_(False)

@@ -44,8 +44,9 @@ class MtpSight:
         self._embed = target.model.get_input_embeddings()
         self.state_layer = int(target.runner.config.num_hidden_layers)  # names what the target's last norm gives
         self.device, self.dtype = head.norm.weight.device, head.norm.weight.dtype
-        self.sources = tuple(_source(head, target, number) for number in range(len(head.config.layer_types)))
-        check_fits(head, target, self.sources)
+        by_kind = {kind: _source(head, target, kind) for kind in head.config.layer_types}
+        self.sources = tuple(by_kind[kind] for kind in head.config.layer_types)
+        _check_fits(head, target, self.sources)
 
     @property
     def why_not_whole(self) -> str:
@@ -111,10 +112,11 @@ class MtpWork:
         self.device, self.dtype, self.num_columns = sight.device, sight.dtype, num_columns
         self._sight = sight
         self._backend = backend
-        self._numbers = Mirror(torch.zeros(2 + 3 * len(sight.sources), dtype=torch.int64), self.device)
+        # Rows of four, so that all of them are equally aligned: Triton compiles a kernel for each alignment.
+        self._numbers = Mirror(torch.zeros(1 + len(sight.sources), 4, dtype=torch.int64), self.device)
         numbers = self._numbers.on_device
-        self._root, self._position = numbers[:1], numbers[1:2]
-        self._bounds = numbers[2:].view(-1, 3)  # by layer
+        self._root, self._position = numbers[0, :1], numbers[0, 1:2]
+        self._bounds = numbers[1:, :3]  # by layer
         self._feature = torch.zeros(1, sight.head.config.state_size, dtype=self.dtype, device=self.device)
         self._states = self._feature  # of the newest level
 
@@ -123,8 +125,8 @@ class MtpWork:
         """The root, at `position`, and the target's state [1, S] before it."""
         windows = [source.window for source in self._sight.sources]
         firsts = [0 if window is None else max(position - window, 0) for window in windows]
-        bounds = [number for first in firsts for number in (first, first, position)]
-        self._numbers.host.copy_(torch.tensor([root, position, *bounds]))
+        bounds = [[first, first, position, 0] for first in firsts]
+        self._numbers.host.copy_(torch.tensor([[root, position, 0, 0], *bounds]))
         self._numbers.send()
         self._feature.copy_(feature)
 
@@ -149,10 +151,9 @@ class MtpWork:
         return self._backend.bounded(query, keys, values, Bounds(self._bounds[number], 0), nothing, _UNSCALED)[0]
 
 
-def _source(head: MtpHead, target: Target, number: int) -> _Source:
-    """Where layer `number` of the head looks: the target's last layer of its kind that has keys. Raises `ModelError`
-    where there is none."""
-    kind = head.config.layer_types[number]
+def _source(head: MtpHead, target: Target, kind: str) -> _Source:
+    """Where the head's layers of a kind look: at the target's last layer of that kind that has keys. Raises
+    `ModelError` where there is none."""
     windows = target.runner.layer_windows
     fitting = [layer for layer, window in enumerate(windows) if (window is not None) == (kind == SLIDING)]
     if not fitting:
@@ -165,7 +166,7 @@ def _source(head: MtpHead, target: Target, number: int) -> _Source:
     return _Source(fitting[-1], window, rotary)
 
 
-def check_fits(head: MtpHead, target: Target, sources: tuple[_Source, ...]) -> None:
+def _check_fits(head: MtpHead, target: Target, sources: tuple[_Source, ...]) -> None:
     """Raise `ModelError` where the sizes of head and target differ, with both numbers."""
     weight = target.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor), "an embedding has a weight"
@@ -173,8 +174,8 @@ def check_fits(head: MtpHead, target: Target, sources: tuple[_Source, ...]) -> N
     for size, source in zip(head.config.head_sizes, sources, strict=True):
         keys, _ = target.memory(source.layer)
         pairs.append(("a head size", size, keys.shape[3]))
-        if head.config.num_heads % keys.shape[1]:
-            pairs.append(("a number of query heads that is no multiple", head.config.num_heads, keys.shape[1]))
+        whole = -(-head.config.num_heads // keys.shape[1]) * keys.shape[1]
+        pairs.append(("query heads, which key heads share evenly, in a number", head.config.num_heads, whole))
     for what, own, wanted in pairs:
         if own != wanted:
             raise ModelError(

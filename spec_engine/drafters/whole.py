@@ -1,7 +1,7 @@
 """Whole drafts of a head as device work: all levels of a tree without the host between them, captured as CUDA graphs.
 
 Job: `WholeDrafts`, which grows a tree from a `HeadWork` and captures that; `Reach`, how many levels are worth it.
-Non-job: what a head computes (`eagle_work`, `longspec_work`), the choices in a tree (`tree_tensors`).
+Non-job: what a head computes (`eagle_work`, `longspec_work`, `mtp_work`), the choices in a tree (`tree_tensors`).
 
 A head takes 0.1 to 0.2 ms a level on a large GPU. Started kernel by kernel, and with a look at the result before the
 next level, a level takes the host several times as long; as one graph, a draft is started once and read once. Small

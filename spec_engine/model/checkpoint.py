@@ -18,6 +18,8 @@ from spec_engine.config import ModelRef, Preset
 from spec_engine.errors import ModelError, ModelNotFound
 from spec_engine.model.load import fetch, reading
 
+_LARGEST = 1 << 40  # no size of a model is larger
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -42,7 +44,9 @@ class Checkpoint:
         value = self.config.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= _LARGEST:
+            raise self._wrong(key, "a whole number above 0")
+        if value != int(value):
             raise self._wrong(key, "a whole number above 0")
         return int(value)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -98,16 +99,16 @@ def load_target(preset: Preset, ref: ModelRef, *, device: str = "auto") -> PreTr
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, device_map=places)
         elif ref.quantization == "none":
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
-            keep_text(model)
+            keep_text(model)  # before it takes memory there
             torch.nn.Module.to(model, where)  # device only: see the module's docstring
         else:
             settings = _quantization_settings(ref.quantization, dtype)
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=dtype, quantization_config=settings, device_map=places or {"": where}
             )
+        keep_text(model)
     assert isinstance(model, PreTrainedModel), "transformers gives its own models"
     model.train(False)
-    keep_text(model)
     lay_out_for_small_passes(model)
     return model
 
@@ -238,7 +239,7 @@ def reading(name: str) -> Iterator[None]:
         raise ModelNotFound(f"'{name}' is no complete model: {error} Check the folder or the id.") from error
     except ImportError as error:
         raise MissingDependency(f"Loading '{name}' needs another package: {error} {_INSTALL_QUANT}") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, StrictDataclassError) as error:
         raise UnsupportedModel(f"transformers cannot load '{name}': {error}. Choose another model.") from error
 
 

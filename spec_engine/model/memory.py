@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from spec_engine.config import ModelRef, Preset, Quantization
-from spec_engine.errors import ModelError
+from spec_engine.errors import ModelError, UnsupportedModel
 from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 from spec_engine.model.products import packs
@@ -130,7 +130,8 @@ def memory_need(
     matrices are held in the processor's order (`products.packs`), some of them besides."""
     text = config.get_text_config(decoder=True)
     weights = _weight_bytes(config, dtype, quantization, is_packed=is_packed)
-    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    by_layer = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    inner = max(by_layer) if isinstance(by_layer, list | tuple) else by_layer
     # residual, attention in and out; the gated middle of the feed-forward part
     width = 4 * text.hidden_size + 3 * inner
     activations = prefill_chunk * width * max(dtype.itemsize, 4) + 2 * text.vocab_size * 4
@@ -138,8 +139,13 @@ def memory_need(
 
 
 def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
-    """What a language model needs with a cache for the preset's context. Nothing but its configuration is read."""
+    """What a language model needs with a cache for the preset's context. Nothing but its configuration is read. Raises
+    `UnsupportedModel` for what is no language model."""
     config = load_config(preset, ref)
+    if config.model_type.endswith("_assistant"):
+        raise UnsupportedModel(
+            f"'{ref.id}' is a draft head, no language model. Name it in draft.model, with draft.kind = \"mtp\"."
+        )
     checkpoint = config.dtype if isinstance(config.dtype, torch.dtype) else None
     dtype = pick_dtype(ref.dtype, pick_device(device), checkpoint)
     chunk = preset.prefill_chunk or _LEAST_CHUNK

@@ -41,7 +41,7 @@ def compiled(kernel: triton.JITFunction, capability: int, size: int, rows: int, 
     options = cuts.launch_options(rows, size, size, torch.bfloat16, tuning, is_early=capability >= 90)
     constants = {**options, "GROUP": 4, "D": size, "DV": size, "SPLITS": 32, "HAS_CAP": False, "UPCAST": False}
     if kernel is kernels._tree_kernel:
-        constants |= {"HAS_SINK": False, **cuts.tree_options(rows, 32, size, tuning)}
+        constants |= {"HAS_SINK": False, **cuts.tree_options(rows, 32, size, size, tuning)}
     else:
         constants |= cuts.prefix_options(rows, size, size, torch.bfloat16, tuning)
     build = {name: constants.pop(name) for name in BUILD if name in constants}

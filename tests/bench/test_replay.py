@@ -250,4 +250,5 @@ def test_answers_are_drafted_on_the_card(kind: str, dtype: torch.dtype, graph_me
         assert row.mean == pytest.approx(mean, rel=0.1)
         assert row.num_same == row.num_tokens == 100
     assert ("captured passes" in graphs) == bool(graph_memory)
+    assert ("Whole drafts: " in graphs) == bool(graph_memory and kind != "lm")
     assert "because" not in graphs

@@ -21,9 +21,10 @@ def notes(tmp_path: Path) -> Path:
 
 def add(page: "playwright.Page", path: Path) -> None:
     """Choose a file behind the button, by keyboard."""
-    page.locator("#se-add").focus()
+    button = page.locator("#se-add")
+    expect(button).to_be_enabled()
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        button.press("Enter")  # focused by itself: an update of the page may take a focus away
     chooser.value.set_files(str(path))
 
 

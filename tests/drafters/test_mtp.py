@@ -1,5 +1,6 @@
 """Gemma 4's multi-token prediction head: transformers' numbers, files, sizes, trees, and drafts as device work."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from spec_engine.drafters.mtp import MtpDrafter, mtp_need
 from spec_engine.drafters.mtp_head import make_mtp_head
 from spec_engine.drafters.mtp_work import MtpSight
 from spec_engine.drafters.whole import WholeDrafts
-from spec_engine.errors import ModelError
+from spec_engine.errors import ModelError, UnsupportedModel
 from spec_engine.loading import load_engine
 from spec_engine.model import runner as runner_module
 from spec_engine.model.capture import Captures
@@ -236,6 +237,13 @@ Change = Callable[[dict[str, Tensor], dict[str, object]], object]
         (lambda tensors, fields: fields["text_config"].update(hidden_activation="silu"), "hidden_activation = silu"),
         (lambda tensors, fields: fields.update(use_ordered_embeddings=True, num_centroids=7), "do not share 260"),
         (lambda tensors, fields: fields["text_config"].update(sliding_window=0), "sliding_window"),
+        (lambda tensors, fields: fields["text_config"].update(hidden_size=math.nan), "hidden_size"),
+        (lambda tensors, fields: fields["text_config"].update(hidden_size=math.inf), "hidden_size"),
+        (lambda tensors, fields: tensors.update({"model.norm.weight": torch.ones(1, 32)}), "norm.weight has the shape"),
+        (
+            lambda tensors, fields: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.tensor(1.0)}),
+            "has the shape",
+        ),
     ],
 )
 def test_files_that_are_no_such_head_are_refused(
@@ -249,8 +257,50 @@ def test_files_that_are_no_such_head_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("order", "fields", "words"),
+    [
+        (torch.arange(260) + 1, {}, "do not hold every token once"),
+        (torch.zeros(260, dtype=torch.int64), {}, "do not hold every token once"),
+        (torch.arange(260), {"centroid_intermediate_top_k": 21}, "is to look at 21 of 20 clusters"),
+    ],
+)
+def test_clusters_that_are_none_are_refused(
+    model: PreTrainedModel, tmp_path: Path, order: Tensor, fields: dict[str, int], words: str
+) -> None:
+    """Before an index beyond the vocabulary breaks a GPU's context."""
+    head = mtp_head(model, num_clusters=20, num_open=4)
+    tensors = {**mtp_tensors(head), "masked_embedding.token_ordering": order}
+    folder = write_mtp(tmp_path, tensors, {**mtp_fields(head.config), **fields})
+    with pytest.raises(ModelError, match=words):
+        make_mtp_head(read_checkpoint(folder, "h"), torch.device("cpu"), torch.float32)
+
+
+def test_a_configuration_may_say_less(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Sizes of heads are those of the tensors, and null is nothing."""
+    head = mtp_head(model)
+    fields = mtp_fields(head.config)
+    text = {**fields["text_config"], "hidden_size_per_layer_input": None}  # type: ignore[dict-item]
+    del text["head_dim"], text["global_head_dim"]
+    folder = write_mtp(tmp_path, mtp_tensors(head), {**fields, "text_config": text})
+    made = make_mtp_head(read_checkpoint(folder, "h"), torch.device("cpu"), torch.float32)
+    assert made.config == head.config
+
+
+def test_a_head_where_a_language_model_should_be_is_named(model: PreTrainedModel, tmp_path: Path) -> None:
+    save_pair(tmp_path, model, perturbed(model, 0.1))
+    save_mtp(mtp_head(model), tmp_path / "draft")
+    preset = pair_preset(tmp_path, "lm")
+    with pytest.raises(UnsupportedModel, match=r'is a draft head, no language model.*draft.kind = "mtp"'):
+        load_engine(preset, device="cpu")
+    (tmp_path / "draft" / "config.json").write_text('{"model_type": "gemma4_text", "num_hidden_layers": "two"}')
+    with pytest.raises(UnsupportedModel, match="transformers cannot load"):
+        load_engine(preset, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("shape", "changes", "words"),
     [
+        ("gemma4", {"num_heads": 3}, "query heads, which key heads share evenly, in a number of 3, and .* one of 4"),
         ("llama", {}, "a layer with sliding attention, and LlamaForCausalLM .* has none"),
         ("gemma4", {"state_size": 48}, "states of the size of 48, and .* one of 64"),
         ("olmo3", {}, "a head size of 32, and .* one of 16"),
@@ -261,6 +311,15 @@ def test_a_head_for_another_target_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=words):
         MtpSight(mtp_head(model, **changes), Target(tiny_lm(shape), 64, 64))
+
+
+def test_what_transformers_saved_needs_what_it_takes(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Its configuration names the layers whose heads differ."""
+    save_pair(tmp_path, model, perturbed(model, 0.1))
+    theirs = transformers_head(model)
+    theirs.save_pretrained(tmp_path / "mtp")
+    matrices = sum(weight.nbytes for weight in theirs.parameters() if weight.dim() == 2)
+    assert mtp_need(pair_preset(tmp_path, "mtp"), "cpu").weights == matrices
 
 
 def test_what_it_needs_is_what_it_takes(model: PreTrainedModel, tmp_path: Path) -> None:
