@@ -126,6 +126,12 @@ class Session:
         first."""
         return self._last.request.prompt_token_ids if self._last else ()
 
+    @property
+    def last_question_token_ids(self) -> tuple[int, ...]:
+        """The prompt of the last question, without anything of its answer."""
+        token_ids = self.last_prompt_token_ids
+        return token_ids[: len(token_ids) - self._last.request.num_written] if self._last else ()
+
     def prompt(self, question: str) -> list[int]:
         """Token ids of the prompt that `ask` would use."""
         return build(self._engine.tokenizer, self._document, self._turns, question, self._instruction)
@@ -227,16 +233,20 @@ class Session:
         engine: AnsweringEngine,
         *,
         max_tokens: int | None = None,
+        is_whole: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """The last request again through another engine; nothing is stored. Of an answer that was gone on with that is
-        its last part alone.
+        its last part alone, or with `is_whole` all of it.
 
         At most as many tokens as the stored answer has, or `max_tokens` if that is less.
         """
         if self._last is None or self._last.finished is None:
             raise RequestError("There is no answer to repeat yet. Ask a question first.")
         request, num_tokens = self._last.request, len(self._last.finished.token_ids)
+        if is_whole:
+            num_tokens += request.num_written
+            request = replace(request, prompt_token_ids=self.last_question_token_ids, num_written=0)
         limit = num_tokens if max_tokens is None else min(max_tokens, num_tokens)
         yield from engine.generate(replace(request, stop=replace(request.stop, max_tokens=max(1, limit))), cancelled)
 

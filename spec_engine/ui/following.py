@@ -52,9 +52,14 @@ class Following(Views):
             is_told = True
             yield shown
 
-    def look(self, beat: str, doubt: str, aside: str = "") -> Updates:
+    def look(self, beat: str, doubt: str, aside: str = "", *settings: Any) -> Updates:
         """Whether a page that has come to `beat` is where the workspace is, and what it follows `aside` still runs; it
-        is behind if it was so the last time."""
+        is behind if it was so the last time. Settings that another tab has changed are shown at once."""
+        others = self.settings.others(*settings) if settings else {}
+        return {**(others if len(others) > 1 else {}), **self._looked(beat, doubt, aside)}
+
+    def _looked(self, beat: str, doubt: str, aside: str) -> Updates:
+        """What a look says of the moment."""
         chat, moment, job = self._chat, self._workspace.moment, self._workspace.active_job
         is_over = bool(aside) and (job is None or job.kind != aside)
         if beat == moment and not is_over:

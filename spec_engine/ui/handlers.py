@@ -69,7 +69,8 @@ class Handlers:
         for number, button in enumerate(doc.fit_others):
             self._follow(on(button.click, partial(self.take_offer, number), None, everything))
         on(chat.stop.click, self.stop, None, [chat.stop])
-        on(chat.clock.tick, self._views.look, [chat.beat, chat.doubt, chat.aside], [chat.doubt, chat.stale])
+        seen = [chat.beat, chat.doubt, chat.aside, *settings.inputs]
+        on(chat.clock.tick, self._views.look, seen, [chat.doubt, chat.stale, *settings.outputs])
         on(chat.stale.change, self._views.catch_up, [chat.beat, chat.given, chat.box, *settings.inputs], everything)
         on(chat.new_chat.click, self.new_chat, [chat.given], everything)
         fields = (doc.max_tokens, doc.temperature, doc.seed)

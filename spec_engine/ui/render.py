@@ -76,7 +76,8 @@ def ending(turn: StoredTurn, obstacle: str = "") -> str:
     elif isinstance(limit, int) and num_tokens < limit:
         words = text.FILLED_CONTEXT
     else:
-        words = text.REACHED_LIMIT.format(tokens=text.plural(num_tokens, "token"))
+        words = text.REACHED_ANOTHER if turn.details.get("earlier") else text.REACHED_LIMIT
+        words = words.format(tokens=text.plural(num_tokens, "token"))
     return notice(f"{words} {obstacle}".strip(), "info")
 
 

@@ -124,6 +124,12 @@ class PageState:
         return job is not None and job.kind not in BACKGROUND
 
     @property
+    def is_answering(self) -> bool:
+        """Whether an answer or a race is running: a document that comes meanwhile is refused."""
+        job = self.active_job
+        return job is not None and job.kind in ("answer", "compare")
+
+    @property
     def moment(self) -> str:
         """How many jobs there were that somebody waited for and how many conversations and documents were shown, and
         whether the last job is running. One that begins or ends meanwhile makes it a moment that has passed, never one

@@ -194,7 +194,7 @@ class Views:
                 reliable_length=preset.reliable_length if preset else 0,
             ),
             doc.preview: render_document.preview(*(opened.used, opened.budget) if opened else (None,)),
-            doc.add: gr.update(visible=opened is not None),
+            doc.add: gr.update(visible=opened is not None, interactive=not workspace.is_answering),
             doc.add_note: gr.update(visible=opened is not None and bool(workspace.talk.path)),
             doc.paste.add: gr.update(visible=opened is not None),
             doc.locked_row: gr.update(visible=workspace.locked is not None),

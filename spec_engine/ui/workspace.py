@@ -210,7 +210,7 @@ class Workspace(DocumentSide):
             self._note_plain(*runs)
 
     def _race(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
-        """Replay the last request in each lane, and compare every text with the plain one."""
+        """Replay the last answer, all of it, in each lane, and compare every text with the plain one."""
         plain: Finished | None = None
         for lane in lanes(self.preset.draft) if self.preset else ():
             if job.is_cancelled():
@@ -218,7 +218,7 @@ class Workspace(DocumentSide):
             job.report(LaneStarted(lane.label))
             finished: Finished | None = None
             runner = engine.with_drafter(lane.kind, use_retrieval=lane.use_retrieval)
-            for event in session.replay(runner, cancelled=job.is_cancelled):
+            for event in session.replay(runner, is_whole=True, cancelled=job.is_cancelled):
                 job.report(event)
                 finished = event if isinstance(event, Finished) else finished
             if finished is None or job.is_cancelled():
@@ -227,7 +227,7 @@ class Workspace(DocumentSide):
                 plain = finished
                 self._note_plain(plain)
             elif plain.token_ids:
-                self.comparison = compare(finished, plain, session.last_prompt_token_ids, engine.logits_after)
+                self.comparison = compare(finished, plain, session.last_question_token_ids, engine.logits_after)
                 job.report(LaneCompared(lane.label, self.comparison))
 
     def _note_plain(self, *plain: Finished) -> None:

@@ -75,20 +75,20 @@ def test_an_answer_is_continued_through_a_reload_in_two_tabs_stopped_and_continu
     expect(page.locator(".se-phase")).to_have_text(re.compile(r"[\d,]+ more tokens, stopped by you"))
 
 
-def test_what_was_added_is_raced_and_every_token_has_an_author(open_page: Opener, report: Path) -> None:
+def test_all_of_it_is_raced_and_every_token_has_an_author(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)
     limited_to(page, 24)
     ask(page, "When was the fund closed?")
     page.locator("#se-continue").click()
-    expect(page.locator("#se-live")).to_contain_text("reached its limit, 48 tokens.")
+    expect(page.locator("#se-live")).to_contain_text("ends here, at 48 tokens")
     expect(page.locator(".se-phase")).to_have_text("24 more tokens, reached the length limit")
     expect(page.locator("#se-answers tbody td").nth(1)).to_have_text("48")
     page.locator("#se-authors > button").click()
     legend = page.locator("#se-authors .se-legend").inner_text()
     assert sum(int(number) for number in re.findall(r"\d+", legend)) == 48
     page.locator("#se-compare:enabled").click()
-    expect(page.locator("#se-readouts .se-verdict")).to_have_text("Text identical, 24 tokens")
+    expect(page.locator("#se-readouts .se-verdict")).to_have_text("Text identical, 48 tokens")
     page.reload()
     expect(page.locator("#se-continue")).to_be_visible()
     page.locator("#se-preset input").click()

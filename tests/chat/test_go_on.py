@@ -110,12 +110,18 @@ def test_a_character_that_was_cut_is_shown_once(engine: Engine) -> None:
     assert talk.turns[0].answer == engine.tokenizer.decode(talk.turns[0].answer_token_ids or ())
 
 
-def test_the_next_question_extends_the_longer_answer_and_a_race_is_about_the_last_part(engine: Engine) -> None:
+def test_the_next_question_extends_the_longer_answer_and_both_it_and_its_last_part_can_be_repeated(
+    engine: Engine,
+) -> None:
     talk = Session(engine, REPORT)
     list(talk.ask("When?", max_tokens=9))
+    asked = talk.last_prompt_token_ids
     drafted = last(talk.go_on(max_tokens=12))
     plain = last(talk.replay(engine.with_drafter("none")))
     assert (plain.token_ids, plain.text) == (drafted.token_ids, drafted.text)
+    whole = last(talk.replay(engine.with_drafter("none"), is_whole=True))
+    assert (whole.token_ids, whole.text) == (talk.turns[0].answer_token_ids, talk.turns[0].answer)
+    assert talk.last_question_token_ids == asked
     num_known = len(talk.last_prompt_token_ids) + 12
     ready = next(talk.ask("Why?", max_tokens=4))
     assert isinstance(ready, PromptReady)
