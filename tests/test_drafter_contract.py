@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from spec_engine.config import DrafterKind, RetrievalConfig, TreeConfig
-from spec_engine.drafters import DRAFTERS, available_drafters, max_draft_nodes
+from spec_engine.drafters import DRAFTERS, available_drafters, draft_need, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext, DraftSession
 from spec_engine.drafters.longspec_head import save_head
 from spec_engine.model.target import Target
@@ -155,6 +155,19 @@ def test_every_registered_drafter_is_here(folder: Path) -> None:
         assert available_drafters(replace(preset, draft=replace(draft, model=None))) == ("none", "lookup")
     assert max_draft_nodes("none", preset.draft) == 0
     assert max_draft_nodes("lookup", preset.draft) == preset.draft.lookup.num_draft
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "longspec", "mtp"])
+def test_a_head_needs_memory_in_the_dtype_of_its_target(folder: Path, kind: DrafterKind) -> None:
+    """Which the preset may name; the head's own comes first where it names one."""
+    preset = pair_preset(folder, kind)
+    assert preset.draft.model is not None
+    by_target = replace(preset.draft, model=replace(preset.draft.model, dtype="auto"))
+    needs = {
+        dtype: draft_need(replace(preset, target=replace(preset.target, dtype=dtype), draft=by_target), "cpu").weights
+        for dtype in ("float32", "bfloat16")
+    }
+    assert needs["float32"] == 2 * needs["bfloat16"] > 0
 
 
 def test_it_introduces_itself(make: Callable[[], Made]) -> None:

@@ -27,7 +27,7 @@ def nothing_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_stated_figures_are_those_of_the_published_configurations(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("needs", "model.memory", "drafters.eagle_files", "drafters.longspec", "drafters.mtp"):
+    for module in ("needs", "model.memory", "drafters.eagle_files"):
         monkeypatch.setattr(f"spec_engine.{module}.pick_device", lambda name="auto": torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     preset = load_preset(name)

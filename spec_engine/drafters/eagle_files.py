@@ -26,8 +26,8 @@ from spec_engine.config import Preset
 from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Rope
 from spec_engine.errors import ModelError, RequestError, UnsupportedModel
 from spec_engine.model.checkpoint import Checkpoint, load_head_config, read_checkpoint, save_checkpoint
-from spec_engine.model.load import fetch, load_config, pick_device, pick_dtype
-from spec_engine.model.memory import MemoryNeed
+from spec_engine.model.load import fetch, pick_device, pick_dtype
+from spec_engine.model.memory import MemoryNeed, target_dtype
 
 _TARGET_IDS = ("d2t", "draft_id_to_target_id")
 _UNUSED = ("t2d", "target_id_to_draft_id")  # the other direction
@@ -92,8 +92,8 @@ def head_need(preset: Preset, device: str) -> MemoryNeed:
     assert ref is not None, "asked for a head that the preset does not name"
     stored = _flat(load_head_config(preset, ref))
     fields = stored.config
-    of_target = load_config(preset, preset.target).dtype
-    dtype = pick_dtype(ref.dtype, pick_device(device), of_target if isinstance(of_target, torch.dtype) else None)
+    is_own = ref.dtype != "auto"
+    dtype = pick_dtype(ref.dtype, pick_device(device), None) if is_own else target_dtype(preset, device)
     says_eagle3 = "draft_vocab_size" in fields or "eagle_config" in fields or "eagle3" in json.dumps(fields).lower()
     config = stored_config(stored, says_eagle3, None)
     with torch.device("meta"):

@@ -24,8 +24,7 @@ from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
 from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
-from spec_engine.model.load import load_config, pick_device, pick_dtype
-from spec_engine.model.memory import MemoryNeed
+from spec_engine.model.memory import MemoryNeed, target_dtype
 from spec_engine.model.products import join_products
 from spec_engine.model.rope import find_rotary
 from spec_engine.model.target import Step, Taps, Target
@@ -82,12 +81,9 @@ def longspec_need(preset: Preset, device: str) -> MemoryNeed:
     ref = preset.draft.model
     assert ref is not None, "asked for a head that the preset does not name"
     sizes = head_config(load_head_config(preset, ref))
-    of_target = load_config(preset, preset.target).dtype
-    known = of_target if isinstance(of_target, torch.dtype) else None
-    dtype = pick_dtype(preset.target.dtype, pick_device(device), known)
     attention = sizes.head_size * (4 * sizes.num_heads + 2 * sizes.num_kv_heads)
     num_weights = sizes.hidden_size * (attention + 3 * sizes.intermediate_size)
-    return MemoryNeed(num_weights * dtype.itemsize, 0, preset.context_length, 0)
+    return MemoryNeed(num_weights * target_dtype(preset, device).itemsize, 0, preset.context_length, 0)
 
 
 def target_rotary(target: Target) -> HeadRotary:

@@ -24,8 +24,7 @@ from spec_engine.drafters.mtp_work import MtpSight, MtpWork
 from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
-from spec_engine.model.load import load_config, pick_device, pick_dtype
-from spec_engine.model.memory import MemoryNeed
+from spec_engine.model.memory import MemoryNeed, target_dtype
 from spec_engine.model.products import READY_LEVEL_ROWS, join_products
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -88,13 +87,10 @@ def mtp_need(preset: Preset, device: str) -> MemoryNeed:
     ref = preset.draft.model
     assert ref is not None, "asked for a head that the preset does not name"
     config = mtp_config(load_head_config(preset, ref))
-    of_target = load_config(preset, preset.target).dtype
-    known = of_target if isinstance(of_target, torch.dtype) else None
-    dtype = pick_dtype(preset.target.dtype, pick_device(device), known)
     queries = 2 * config.num_heads * sum(config.head_sizes)
     layers = config.hidden_size * (queries + 3 * config.intermediate_size * len(config.layer_types))
     outer = config.hidden_size * (3 * config.state_size + config.vocab_size + config.num_clusters)
-    return MemoryNeed((layers + outer) * dtype.itemsize, 0, preset.context_length, 0)
+    return MemoryNeed((layers + outer) * target_dtype(preset, device).itemsize, 0, preset.context_length, 0)
 
 
 class MtpSession:

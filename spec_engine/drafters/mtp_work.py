@@ -51,7 +51,7 @@ class MtpSight:
     @property
     def why_not_whole(self) -> str:
         """Why drafts of this head cannot be captured; "" where they can."""
-        places = {self.target.device, self.device} | {self._memory(one)[0].device for one in self.sources}
+        places = {self.target.device, self.device} | {self.target.memory(one.layer)[0].device for one in self.sources}
         if len(places) > 1:
             return "the target is spread over several devices"
         sizes = self.head.config.head_sizes
@@ -92,12 +92,9 @@ class MtpSight:
         """Attention [1, Hq, n, D] to verified tokens, those in the window for a layer that has one."""
         source, length = self.sources[number], self.target.length
         first = 0 if source.window is None else max(length - source.window, 0)
-        keys, values = (rows.narrow(2, first, length - first) for rows in self._memory(source))
+        keys, values = (rows.narrow(2, first, length - first) for rows in self.target.memory(source.layer))
         seen, _ = self._backend.hybrid(query.to(keys.device), keys, values, length - first, None, _UNSCALED)
         return seen.to(query.device)
-
-    def _memory(self, source: _Source) -> tuple[Tensor, Tensor]:
-        return self.target.memory(source.layer)
 
 
 class MtpWork:

@@ -154,6 +154,13 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
     return memory_need(config, dtype, length, quantization=kind, prefill_chunk=chunk, is_packed=is_packed)
 
 
+def target_dtype(preset: Preset, device: str) -> torch.dtype:
+    """What a preset's target is loaded in, and a draft head beside it. Nothing but its configuration is read."""
+    stored = load_config(preset, preset.target).dtype
+    checkpoint = stored if isinstance(stored, torch.dtype) else None
+    return pick_dtype(preset.target.dtype, pick_device(device), checkpoint)
+
+
 def pick_chunk(preset: Preset, device: str) -> int:
     """Tokens per prefill pass at most, once weights and caches are there: what the preset says; else as many as a part
     of the free memory holds on a GPU, whose matrix units want long chunks."""
