@@ -153,6 +153,7 @@ class MemoryFigures:
     cache: float = 0.0  # of the target, full
     draft: float = 0.0  # its weights and caches
     working: float = 0.0  # tensors of a pass
+    windows: float = 0.0  # of `cache`, what layers with a window take however long the context is
 
     @property
     def total(self) -> float:

@@ -138,8 +138,7 @@ class CustomGenerate:
         target, controller, retriever = held.target, self._controller, Retriever(self._draft.retrieval)
         prompt = text.token_ids
         draft = held.drafter.begin(choose.sampling)
-        num_held = draft.reusable(prompt[: target.reuse(prompt[:-1])])
-        target.truncate(num_held)
+        num_held = target.reuse(prompt[:-1], draft.reusable)
         for _ in draft.reuse(prompt[:num_held]):
             pass
         for step in target.prefill(prompt[num_held:-1], draft.taps):

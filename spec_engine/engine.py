@@ -235,10 +235,8 @@ class Engine:
             num_reused = self._target.reuse(prompt[:-1])  # also drops what an interrupted pass may have left behind
             keeper = self._keeper()
             num_restored = keeper.restore(prompt[:-1], num_reused) if keeper else 0
-            num_reused = self._target.length
             session = GuardedSession(self._drafter, request.sampling)
-            num_reused = session.reusable(prompt[:num_reused])
-            self._target.truncate(num_reused)
+            num_reused = self._target.reuse(prompt[:-1], session.reusable)
             parts = AnswerParts(
                 Retriever(self._config.retrieval),
                 StreamingDetokenizer(self._tokenizer),

@@ -24,13 +24,14 @@ _IN_4_BIT: Final = 0.4  # of the bytes of 16-bit weights at most; 0.35 to 0.39 f
 
 @dataclass(frozen=True, slots=True)
 class PresetNeed:
-    """Bytes on the device, by part, for a context of `num_tokens`."""
+    """Bytes on the device, by part, for a context of `num_tokens`; `windows` of the cache do not depend on it."""
 
     weights: int
     cache: int
     draft: int
     working: int
     num_tokens: int
+    windows: int = 0
 
     @property
     def total(self) -> int:
@@ -64,7 +65,7 @@ def need_of(preset: Preset, device: str = "auto") -> PresetNeed | None:
             draft = draft_need(preset, device) if len(_models(preset)) > 1 else None
         used = draft.weights + draft.cache if draft else 0
         working = max(target.activations, draft.activations if draft else 0)
-        return PresetNeed(target.weights, target.cache, used, working, preset.context_length)
+        return PresetNeed(target.weights, target.cache, used, working, preset.context_length, target.windows)
     stated = preset.memory
     if stated.total == 0:
         return None
@@ -76,6 +77,7 @@ def need_of(preset: Preset, device: str = "auto") -> PresetNeed | None:
         round(stated.draft * factor),
         round(stated.working * factor),
         preset.context_length,
+        round(stated.windows * factor),
     )
 
 
@@ -100,8 +102,9 @@ def _fitting(preset: Preset, need: PresetNeed, free: int) -> Iterator[Preset]:
 
 def _shorter(preset: Preset, need: PresetNeed, free: int) -> Iterator[Preset]:
     """With as long a context as fits, if that is any use."""
-    room = free - (need.total - need.cache)
-    num_tokens = int(room / (need.cache / need.num_tokens)) // _STEP * _STEP if need.cache else 0
+    by_length = need.cache - need.windows
+    room = free - (need.total - by_length)
+    num_tokens = int(room / (by_length / need.num_tokens)) // _STEP * _STEP if by_length else 0
     if num_tokens < _LEAST_CONTEXT:
         return
     if num_tokens >= preset.context_length:

@@ -66,9 +66,11 @@ class PrefixKeeper:
             return False
         kept = self._store.find(self._owner, token_ids)
         if kept is None or kept.num_tokens < len(token_ids):
+            if self._target.rows(token_ids) is None:  # a layer with a window has dropped some
+                return False
             logits = self._logits(token_ids)
             rows = self._target.rows(token_ids)
-            assert rows is not None, "they were just found to be held"
+            assert rows is not None, "one row was computed anew"
             if not self._store.save(self._owner, label, token_ids, {**rows, _LOGITS: logits}, cancelled):
                 return False
         for owner, memory in self._memories:

@@ -40,6 +40,7 @@ def test_stated_figures_are_those_of_the_published_configurations(
     assert computed is not None
     for (part, one), (_, other) in zip(stated.parts, computed.parts, strict=True):
         assert abs(one - other) <= 0.06 * GB, part
+    assert abs(stated.windows - computed.windows) <= 0.06 * GB
     assert stated.total == pytest.approx(computed.total, rel=0.02)
 
 
@@ -97,6 +98,12 @@ def test_what_would_fit_instead(large: Preset, free: int, titles: list[str]) -> 
     found = alternatives(large, NEED, free * GB + GB // 10)
     assert [preset.title.removeprefix(f"{large.title}, ") for preset in found] == titles
     assert all(preset.name == large.name for preset in found)
+
+
+def test_what_windows_take_stays_however_short_the_context(large: Preset) -> None:
+    need = replace(NEED, draft=0, windows=GB)
+    found = alternatives(replace(large, draft=replace(large.draft, kind="lookup", model=None)), need, 18 * GB)
+    assert found[-1].context_length == 8192  # half of the other GB
 
 
 def test_each_alternative_is_what_its_title_says(large: Preset) -> None:

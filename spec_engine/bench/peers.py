@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
@@ -86,18 +87,19 @@ def continue_from(
     is_static: bool = False,
 ) -> tuple[float, list[int]]:
     """Seconds a token of `generate` behind keys and values [Hk, n, D] under names like ``keys.003``, and the tokens
-    that follow `token_id` there.
+    that follow `token_id` there. Of a layer with a window there may be less rows, the last ones.
 
     With `is_static` the cache has a fixed size, and on a GPU transformers compiles the decoding step for it; the tokens
     that this takes are not timed. Layers with a window cannot be filled that way.
     """
-    length, watch = next(iter(rows.values())).shape[1], _Stopwatch()
+    length, watch = max(one.shape[1] for one in rows.values()), _Stopwatch()
     num_untimed = _UNTIMED if is_static else 1
     num_new = num_tokens + num_untimed
     cache = StaticCache(config=model.config, max_cache_len=length + num_new + 1) if is_static else DynamicCache()
     for name in (name for name in rows if name.startswith("keys.")):
-        values = rows[f"values.{name.removeprefix('keys.')}"]
-        cache.update(rows[name][None].clone(), values[None].clone(), int(name.removeprefix("keys.")))
+        pair = rows[name], rows[f"values.{name.removeprefix('keys.')}"]
+        keys, values = (pad(one[None], (0, 0, length - one.shape[1], 0)) for one in pair)  # hidden by the window
+        cache.update(keys, values, int(name.removeprefix("keys.")))
     ids = torch.full((1, length + 1), token_id, device=model.device)
     with torch.inference_mode(), _own_attention(model, "sdpa" if is_static else None):
         output: torch.Tensor = model.generate(  # type: ignore[operator]

@@ -132,7 +132,7 @@ def measure_modules(
     for length in lengths:
         forward = graphed(runner, runner, graph_bytes, is_brief=True)
         slots = SlotCache(runner.shapes, length + NUM_NODES)
-        for rows in slots.rows(length).values():
+        for rows in slots.room(length).values():
             rows.normal_()
         slots.advance(length)
         cache, position = runner.bind(slots), torch.tensor([length])

@@ -151,7 +151,7 @@ class EagleMemory:
     def room(self, num_tokens: int) -> Mapping[str, Tensor]:
         """Forget everything; the places of the rows of `num_tokens` tokens, to be written to."""
         self.share(())
-        return self.cache.full.rows(num_tokens - 1)
+        return self.cache.full.room(num_tokens - 1)
 
     def filled(self, token_ids: Sequence[int]) -> None:
         """What `room` gave was written to: these are the tokens."""

@@ -136,7 +136,7 @@ class LMMemory:
     def room(self, num_tokens: int) -> Mapping[str, Tensor]:
         """Forget everything; the places of the rows of `num_tokens` tokens, to be written to."""
         self.share(())
-        return self.cache.full.rows(num_tokens)
+        return self.cache.full.room(num_tokens)
 
     def filled(self, token_ids: Sequence[int]) -> None:
         """What `room` gave was written to: these are the tokens."""

@@ -90,7 +90,8 @@ class MtpSight:
 
     def _see(self, number: int, query: Tensor) -> Tensor:
         """Attention [1, Hq, n, D] to verified tokens, those in the window for a layer that has one."""
-        source, length = self.sources[number], self.target.length
+        source = self.sources[number]
+        length = self.target.length - self.target.first_row(source.layer)
         first = 0 if source.window is None else max(length - source.window, 0)
         keys, values = (rows.narrow(2, first, length - first) for rows in self.target.memory(source.layer))
         seen, _ = self._backend.hybrid(query.to(keys.device), keys, values, length - first, None, _UNSCALED)
@@ -120,9 +121,11 @@ class MtpWork:
     @torch.inference_mode()
     def fill(self, root: int, feature: Tensor, position: int) -> None:
         """The root, at `position`, and the target's state [1, S] before it."""
-        windows = [source.window for source in self._sight.sources]
-        firsts = [0 if window is None else max(position - window, 0) for window in windows]
-        bounds = [[first, first, position, 0] for first in firsts]
+        bounds = []
+        for source in self._sight.sources:
+            length = position - self._sight.target.first_row(source.layer)
+            first = 0 if source.window is None else max(length - source.window, 0)
+            bounds.append([first, first, length, 0])
         self._numbers.host.copy_(torch.tensor([[root, position, 0, 0], *bounds]))
         self._numbers.send()
         self._feature.copy_(feature)

@@ -144,7 +144,7 @@ class _Graph:
     def work(self) -> tuple[Tensor, ...]:
         """The pass: logits, and what is recorded."""
         inputs, current = self.inputs, self._current
-        with _placed(self._cache, inputs.slots):
+        with _placed(self._cache, inputs.slots, inputs.sliding_slots):
             found = [self._forward.forward(self._cache, current, inputs.token_ids, inputs.positions)]
         if current.tapped is not None:
             found.append(current.tapped[0])
@@ -181,39 +181,40 @@ class _Inputs:
         for num_edge in edges:
             starts.append(starts[-1] + num_edge + shape.num_newer)
         num_rows = shape.num_rows
-        self._numbers = Mirror(torch.zeros(3 * num_rows + 3 * len(windows), dtype=torch.int64), runner.device)
+        self._numbers = Mirror(torch.zeros(4 * num_rows + 3 * len(windows), dtype=torch.int64), runner.device)
         self._bias = Mirror(torch.full((num_rows, starts[-1]), -torch.inf, dtype=runner.dtype), runner.device)
         numbers, bias = self._numbers.on_device, self._bias.on_device
-        self.token_ids, self.positions, self.slots = numbers[: 3 * num_rows].view(3, num_rows)
+        self.token_ids, self.positions, self.slots, self.sliding_slots = numbers[: 4 * num_rows].view(4, num_rows)
         self._windows = [(window, *pair) for window, pair in zip(windows, pairwise(starts), strict=True)]
-        bounds = numbers[3 * num_rows :].view(-1, 3)
+        bounds = numbers[4 * num_rows :].view(-1, 3)
         self.parts = {
             window: (Bounds(bounds[row], edges[row]), bias[:, start:end])
             for row, (window, start, end) in enumerate(self._windows)
         }
-        self._scrap = slots.num_slots - 1
+        self._scraps = slots.num_slots - 1, slots.num_sliding_slots - 1
 
     def fill(self, slots: SlotCache, current: Pass, token_ids: Sequence[int], positions: Tensor) -> bool:
         """Write the numbers of a pass; whether they fit this shape."""
-        num_new, num_rows, prefix_len = len(token_ids), self.shape.num_rows, current.prefix_len
+        num_new, num_rows = len(token_ids), self.shape.num_rows
         visible = torch.ones(1, 1, dtype=torch.bool) if current.visible is None else current.visible
         offsets = torch.zeros(1, dtype=torch.int64) if current.visible is None else current.offsets
         assert offsets is not None, "a mask comes with offsets"
         numbers, bias = self._numbers.host, self._bias.host
-        table = numbers[: 3 * num_rows].view(3, num_rows)
+        table = numbers[: 4 * num_rows].view(4, num_rows)
         table[:2].zero_()
         table[0, :num_new] = torch.tensor(token_ids)
         table[1, :num_new] = positions
-        table[2].fill_(self._scrap)
-        table[2, :num_new] = torch.arange(slots.length, slots.length + num_new)
+        for row, scrap, gone in zip((2, 3), self._scraps, (0, slots.first_sliding), strict=True):
+            table[row].fill_(scrap)
+            table[row, :num_new] = torch.arange(slots.length - gone, slots.length - gone + num_new)
         bias.fill_(-torch.inf)
-        bounds = numbers[3 * num_rows :].view(-1, 3)
+        bounds = numbers[4 * num_rows :].view(-1, 3)
         for row, (window, start, end) in enumerate(self._windows):
             num_edge, num_newer = end - start - self.shape.num_newer, visible.shape[1]
-            newer, edge = visible, None
-            first = all_seen = 0
+            newer, first, all_seen, prefix_len = visible, 0, 0, current.prefix_len
             if window:
-                lowest, first, all_seen = current.reach(window, num_new)
+                prefix_len -= slots.first_sliding
+                lowest, first, all_seen = current.reach(window, num_new, prefix_len)
                 if all_seen - first > num_edge:
                     return False
                 edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
@@ -228,9 +229,9 @@ class _Inputs:
 
 
 @contextmanager
-def _placed(cache: SlotAdapter, slots: Tensor) -> Iterator[None]:
-    """New rows go to the slots that this device tensor names, until the block is left."""
-    cache.places = slots
+def _placed(cache: SlotAdapter, slots: Tensor, sliding_slots: Tensor) -> Iterator[None]:
+    """New rows go to the slots that these device tensors name, until the block is left."""
+    cache.places = slots, sliding_slots
     try:
         yield
     finally:
@@ -244,7 +245,8 @@ def _shape(slots: SlotCache, current: Pass, num_new: int) -> _Shape | None:
     num_newer = 1 if current.visible is None else current.visible.shape[1]
     num_rows = next(rows for rows in NUM_ROWS if rows >= num_new)
     columns = num_rows if num_newer <= num_rows else max(_FEW_ROWS, 1 << (num_newer - 1).bit_length())
-    if columns > _MOST_ROWS or current.prefix_len + columns >= slots.num_slots:
+    num_sliding = slots.num_sliding_slots + slots.first_sliding
+    if columns > _MOST_ROWS or current.prefix_len + columns >= min(slots.num_slots, num_sliding):
         return None
     return _Shape(num_rows, columns, current.tap_layer, current.feature_layers)
 

@@ -43,6 +43,9 @@ class Pass:
     T are the new tokens and the others earlier levels, and `offsets` [N], int64, their distances from the first
     position behind the prefix. Without a mask every new row sees all rows, so it is for single tokens. `window` limits
     all layers of the pass; a layer's own window applies too. The query of `tap_layer` is recorded.
+
+    A layer's keys may begin later than the text, as those of a window's layer do (`cache.sliding`): what is no newer
+    row is prefix.
     """
 
     def __init__(
@@ -71,34 +74,36 @@ class Pass:
         self._biases: dict[tuple[int, ...], tuple[int, TreeBias | None]] = {}
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, scoring: Scoring) -> Tensor:
-        """Attention of one layer; `k`, `v` hold the prefix and the newer rows. Returns [1, Hq, T, Dv]."""
+        """Attention of one layer; `k`, `v` hold the prefix, as far as it is there, and the newer rows. Returns
+        [1, Hq, T, Dv]."""
         if self.window is not None:
             window = self.window if window is None else min(window, self.window)
         if not self.is_causal:
             return self._tree(q, k, v, window, scoring)
         if window is None or k.shape[2] <= window:
-            return self.backend.causal(q, k, v, self.prefix_len, scoring)[0]
+            return self.backend.causal(q, k, v, k.shape[2] - q.shape[2], scoring)[0]
         return self._windowed_prefill(q, k, v, window, scoring)
 
-    def reach(self, window: int, num_new: int) -> tuple[Tensor, int, int]:
-        """What the `num_new` new rows of a tree see through a window: the first position of each, int64 [T]; the first
-        prefix row that some row sees, and the one from which on all rows see the prefix."""
+    def reach(self, window: int, num_new: int, prefix_len: int) -> tuple[Tensor, int, int]:
+        """What the `num_new` new rows of a tree see through a window behind `prefix_len` rows: the first row of each,
+        int64 [T]; the first prefix row that some of them sees, and the one from which on all see the prefix."""
         offsets = torch.zeros(1, dtype=torch.int64) if self.offsets is None else self.offsets
-        lowest = self.prefix_len + offsets[-num_new:] - window + 1
-        first, all_seen = (min(max(int(x), 0), self.prefix_len) for x in (lowest.min(), lowest.max()))
+        lowest = prefix_len + offsets[-num_new:] - window + 1
+        first, all_seen = (min(max(int(x), 0), prefix_len) for x in (lowest.min(), lowest.max()))
         return lowest, first, all_seen
 
     def _tree(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, scoring: Scoring) -> Tensor:
         """Every node sees the prefix, its ancestors and itself, as far as the window reaches."""
-        key = (window or 0, q.get_device())
+        prefix_len = k.shape[2] - (1 if self.visible is None else self.visible.shape[1])
+        key = (window or 0, q.get_device(), prefix_len)
         if key not in self._biases:
-            self._biases[key] = self._tree_part(q, k.shape[2], window)
+            self._biases[key] = self._tree_part(q, k.shape[2], prefix_len, window)
         first, bias = self._biases[key]
         if first:
             k, v = k.narrow(2, first, k.shape[2] - first), v.narrow(2, first, v.shape[2] - first)
-        return self.backend.hybrid(q, k, v, self.prefix_len - first, bias, scoring)[0]
+        return self.backend.hybrid(q, k, v, prefix_len - first, bias, scoring)[0]
 
-    def _tree_part(self, q: Tensor, num_rows: int, window: int | None) -> tuple[int, TreeBias | None]:
+    def _tree_part(self, q: Tensor, num_rows: int, prefix_len: int, window: int | None) -> tuple[int, TreeBias | None]:
         """The first prefix row that some node sees, and the bias from there on.
 
         Nodes at different depths see windows that begin at different rows. Rows that all of them see stay in the
@@ -107,24 +112,24 @@ class Pass:
         if window is None or window >= num_rows:  # every node sees the whole prefix
             if self.visible is None:
                 return 0, None
-            num_joined = self.prefix_len if num_rows <= _FEW_KEYS else 0
+            num_joined = prefix_len if num_rows <= _FEW_KEYS else 0
             return 0, tree_bias(pad(self.visible, (num_joined, 0), value=True), q.dtype, q.device)
-        lowest, first, all_seen = self.reach(window, q.shape[2])
+        lowest, first, all_seen = self.reach(window, q.shape[2], prefix_len)
         if self.visible is None or self.offsets is None:
             return first, None
         if num_rows - first <= _FEW_KEYS:
-            all_seen = self.prefix_len
+            all_seen = prefix_len
         edge = torch.arange(first, all_seen)[None] >= lowest[:, None]
-        newer = self.visible & (self.prefix_len + self.offsets[None] >= lowest[:, None])
+        newer = self.visible & (prefix_len + self.offsets[None] >= lowest[:, None])
         return first, tree_bias(torch.cat((edge, newer), dim=1), q.dtype, q.device)
 
     def _windowed_prefill(self, q: Tensor, k: Tensor, v: Tensor, window: int, scoring: Scoring) -> Tensor:
         """Causal attention over the last `window` positions, block by block, so that no mask grows with the context."""
-        num_new = q.shape[2]
+        num_new, prefix_len = q.shape[2], k.shape[2] - q.shape[2]
         outs = []
         for start in range(0, num_new, _QUERY_BLOCK):
             length = min(_QUERY_BLOCK, num_new - start)
-            end = self.prefix_len + start  # rows before this block
+            end = prefix_len + start  # rows before this block
             num_before = min(window - 1, end)
             key = (window, q.get_device(), length, num_before)
             if key not in self._biases:

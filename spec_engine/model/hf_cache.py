@@ -53,13 +53,14 @@ class _Layer(CacheLayerMixin):
 class SlotAdapter(Cache):  # type: ignore[misc]  # transformers is untyped
     """`slots` as a transformers cache. `model_layers[i]` is the model's layer whose rows are layer i of `slots`.
 
-    Where `places` [T] is set, int64 on the device, new rows go to these slots, and a layer gets all its memory to see.
+    Where `places` is set, two tensors int64 [T] on the device, new rows go to these slots, the second of layers that
+    hold the newest rows alone, and a layer gets all its memory to see.
     """
 
     def __init__(self, slots: SlotCache, model_layers: Sequence[int]) -> None:
         super().__init__(layers=[_Layer(slots) for _ in range(max(model_layers) + 1)])
         self.slots = slots
-        self.places: Tensor | None = None
+        self.places: tuple[Tensor, Tensor] | None = None
         self._slot_layer = {layer: index for index, layer in enumerate(model_layers)}
 
     def update(
@@ -68,7 +69,7 @@ class SlotAdapter(Cache):  # type: ignore[misc]  # transformers is untyped
         """Write new rows behind the committed ones; return all rows of the layer."""
         layer = self._slot_layer[layer_idx]
         if self.places is not None:
-            return self.slots.put(layer, self.places, key_states, value_states)
+            return self.slots.put(layer, self.places[self.slots.slides(layer)], key_states, value_states)
         return self.slots.append(layer, key_states, value_states)
 
     def places_for(self, layer_idx: int, num_new: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,9 +77,10 @@ class SlotAdapter(Cache):  # type: ignore[misc]  # transformers is untyped
         layer = self._slot_layer[layer_idx]
         keys, values = self.slots.memory(layer)
         if self.places is not None:
-            return self.places, keys, values
-        start, end = self.slots.length, self.slots.length + num_new
-        assert end <= self.slots.num_slots, f"{end} rows do not fit {self.slots.num_slots} slots"
+            return self.places[self.slots.slides(layer)], keys, values
+        start = self.slots.length - self.slots.first(layer)
+        end = start + num_new
+        assert end <= keys.shape[2], f"{end} rows do not fit {keys.shape[2]} slots"
         return torch.arange(start, end, device=keys.device), keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 

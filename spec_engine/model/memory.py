@@ -9,24 +9,26 @@ import gc
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from spec_engine.config import ModelRef, Preset, Quantization
+from spec_engine.cache.sliding import LEAST_SLACK, num_sliding_slots
+from spec_engine.config import MAX_DRAFT_NODES, ModelRef, Preset, Quantization
 from spec_engine.errors import ModelError, UnsupportedModel
 from spec_engine.model.fused import has_ordinary_blocks, num_packed_weights
 from spec_engine.model.load import ALL_GPUS, load_config, pick_device, pick_dtype
 from spec_engine.model.products import packs
-from spec_engine.model.sizes import config_of_layer
+from spec_engine.model.sizes import config_of_layer, layer_windows
 from spec_engine.model.text_only import keep_text
 
 _GIB = 1024**3
 _SIGNS = ("not enough memory", "can't allocate memory")  # of torch's CPU allocator, whose error has no type of its own
 _LEAST_CHUNK, _MOST_CHUNK = 512, 8192  # tokens of a prefill pass
+_TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows of a target's cache behind its context
 _CHUNK_SHARE = 1 / 8  # of the free memory, for the tensors of such a pass
 _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 16, "8bit": 1.0}  # per weight of a linear layer, with its scales
 
@@ -39,11 +41,12 @@ class MemoryNeed:
     cache_per_token: int
     num_tokens: int  # that the cache is made for
     activations: int  # the largest working tensors of one prefill chunk
+    windows: int = 0  # of the cache, what layers take that hold their newest rows alone
 
     @property
     def cache(self) -> int:
         """The whole key/value cache."""
-        return self.cache_per_token * self.num_tokens
+        return self.cache_per_token * self.num_tokens + self.windows
 
     @property
     def total(self) -> int:
@@ -126,16 +129,21 @@ def memory_need(
     prefill_chunk: int = _LEAST_CHUNK,
     is_packed: bool = False,
 ) -> MemoryNeed:
-    """What a model of this configuration needs in `dtype` with a cache for `num_tokens` tokens; `is_packed`: its
-    matrices are held in the processor's order (`products.packs`), some of them besides."""
+    """What a model of this configuration needs in `dtype` as a target with a cache for `num_tokens` tokens;
+    `is_packed`: its matrices are held in the processor's order (`products.packs`), some of them besides."""
     text = config.get_text_config(decoder=True)
     weights = _weight_bytes(config, dtype, quantization, is_packed=is_packed)
-    by_layer = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    inner = max(by_layer) if isinstance(by_layer, list | tuple) else by_layer
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    inner = max(inner) if isinstance(inner, list | tuple) else inner
     # residual, attention in and out; the gated middle of the feed-forward part
     width = 4 * text.hidden_size + 3 * inner
     activations = prefill_chunk * width * max(dtype.itemsize, 4) + 2 * text.vocab_size * 4
-    return MemoryNeed(weights, cache_bytes_per_token(text, dtype), num_tokens, activations)
+    by_layer = _cache_bytes(text, dtype)
+    num_slots, slack = num_tokens + _TREE_SLOTS, max(LEAST_SLACK, prefill_chunk) + _TREE_SLOTS
+    windows = layer_windows(text)[: len(by_layer)]
+    num_rows = num_sliding_slots(windows, num_slots, slack)
+    sliding = sum(size for size, window in zip(by_layer, windows, strict=False) if window and num_rows < num_slots)
+    return MemoryNeed(weights, sum(by_layer) - sliding, num_tokens, activations, sliding * num_rows)
 
 
 def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
@@ -151,7 +159,11 @@ def model_need(preset: Preset, ref: ModelRef, device: str) -> MemoryNeed:
     chunk = preset.prefill_chunk or _LEAST_CHUNK
     is_packed = ref.quantization == "none" and has_ordinary_blocks(config) and packs(pick_device(device), dtype)
     length, kind = preset.context_length, ref.quantization
-    return memory_need(config, dtype, length, quantization=kind, prefill_chunk=chunk, is_packed=is_packed)
+    need = memory_need(config, dtype, length, quantization=kind, prefill_chunk=chunk, is_packed=is_packed)
+    if ref == preset.target:
+        return need
+    per_token = sum(_cache_bytes(config.get_text_config(decoder=True), dtype))  # a draft holds all rows
+    return replace(need, cache_per_token=per_token, windows=0)
 
 
 def target_dtype(preset: Preset, device: str) -> torch.dtype:
@@ -163,13 +175,14 @@ def target_dtype(preset: Preset, device: str) -> torch.dtype:
 
 def pick_chunk(preset: Preset, device: str) -> int:
     """Tokens per prefill pass at most, once weights and caches are there: what the preset says; else as many as a part
-    of the free memory holds on a GPU, whose matrix units want long chunks."""
+    of the free memory holds on a GPU, whose matrix units want long chunks. Layers with a window take memory by the
+    chunk."""
     where, free = pick_device(device), free_on(device)
     if preset.prefill_chunk or where.type == "cpu" or free is None:
         return preset.prefill_chunk or _LEAST_CHUNK
-    num_bytes = model_need(preset, preset.target, device).activations  # of the least
-    num_times = max(1, int(free * _CHUNK_SHARE / num_bytes))
-    return min(_MOST_CHUNK, _LEAST_CHUNK << num_times.bit_length() - 1)
+    need = model_need(preset, preset.target, device)
+    num_times = max(1, int(free * _CHUNK_SHARE / need.activations))  # of the least chunk
+    return min(LEAST_SLACK if need.windows else _MOST_CHUNK, _LEAST_CHUNK << num_times.bit_length() - 1)
 
 
 def fits(needs: Sequence[tuple[str, MemoryNeed]], device: str) -> bool:
@@ -236,17 +249,17 @@ def allocating(name: str) -> Iterator[None]:
         ) from error
 
 
-def cache_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of keys and values that all layers store for one token, at full length also in sliding layers. Layers that
-    share those of an earlier one store none."""
+def _cache_bytes(config: PretrainedConfig, dtype: torch.dtype) -> list[int]:
+    """Bytes of keys and values that each layer stores for a token. Layers that share those of an earlier one store
+    none, and are left out."""
     num_shared: int = getattr(config, "num_kv_shared_layers", None) or 0
-    total = 0
+    found = []
     for layer in range(config.num_hidden_layers - num_shared):
         own = config_of_layer(config, layer)
         num_kv_heads: int = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
         size: int = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
-        total += 2 * num_kv_heads * size * dtype.itemsize
-    return total
+        found.append(2 * num_kv_heads * size * dtype.itemsize)
+    return found
 
 
 def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Quantization, *, is_packed: bool) -> int:

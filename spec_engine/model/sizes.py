@@ -1,6 +1,6 @@
 """How large a model is, counted before its weights are put in another order.
 
-Job: `ModelSize` and `model_size`; `config_of_layer`, for models whose layers differ.
+Job: `ModelSize` and `model_size`; `config_of_layer` and `layer_windows`, for models whose layers differ.
 Non-job: bytes of memory that it will take (`memory`), counting attention (`bench`).
 """
 
@@ -41,6 +41,14 @@ def config_of_layer(config: PretrainedConfig, layer: int) -> PretrainedConfig:
     by_layer = getattr(config, "per_layer_config", None)
     own: PretrainedConfig = config if by_layer is None else by_layer[layer]
     return own
+
+
+def layer_windows(config: PretrainedConfig) -> list[int | None]:
+    """How far the layers of the text model `config` see, in tokens; None: everything. Empty where its layers do not
+    differ."""
+    kinds: list[str] = getattr(config, "layer_types", None) or []
+    window: int | None = getattr(config, "sliding_window", None)
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def _weight(layer: nn.Module | None) -> Tensor:

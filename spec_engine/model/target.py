@@ -5,10 +5,10 @@ Non-job: choosing tokens, drafting, the loop.
 
 Verification is hybrid tree attention (SpecExtend, arXiv 2505.20776, section 3.1; LongSpec, arXiv 2502.17421, section
 3.3): the prefix unmasked, the tree under its ancestor mask, merged. The row for cross-model retrieval is computed at
-commit from one query per head, not from a second attention over all nodes.
+commit from one query per head (`attention_row`), not from a second attention over all nodes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spec_engine.attention import Scoring
+from spec_engine.cache.sliding import LEAST_SLACK
 from spec_engine.cache.slots import SlotCache, num_shared, on_device
 from spec_engine.config import MAX_DRAFT_NODES
 from spec_engine.errors import ContextOverflow
+from spec_engine.model.attention_row import attention_row
 from spec_engine.model.fused import Fused, fused
 from spec_engine.model.graphs import graphed, graphs_note
 from spec_engine.model.hf_attention import Pass
@@ -27,9 +29,7 @@ from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.sizes import ModelSize, model_size
 from spec_engine.tree import DraftTree
 
-_HALF = (torch.float16, torch.bfloat16)
-_FLOAT_BLOCK = 1024  # keys
-_TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
+TREE_SLOTS = MAX_DRAFT_NODES + 1  # rows beyond the capacity, so that a tree fits behind a nearly full context
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class Target:
         check_context(self._runner, capacity)
         self._capacity = capacity
         self._prefill_chunk = prefill_chunk
-        self._slots = SlotCache(self._runner.shapes, capacity + _TREE_SLOTS)
+        windows, slack = self._runner.layer_windows, max(LEAST_SLACK, prefill_chunk)
+        self._slots = SlotCache(self._runner.shapes, capacity + TREE_SLOTS, windows, slack + TREE_SLOTS)
         self._cache = self._runner.bind(self._slots)
         self._token_ids: list[int] = []
         self._resident: list[int] = []  # tokens whose rows lie in memory: the committed ones, and some that were cut
         self._overwritten: list[int] = []  # of these, the ones from where the running pass writes
-        windows = self._runner.layer_windows
         full = [layer for layer, window in enumerate(windows) if window is None]
         self._tap_layer = full[-1] if full else len(windows) - 1
 
@@ -201,9 +201,13 @@ class Target:
         return self._slots.view(self._tap_layer)
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The memory [1, Hk, slots, D] of a layer of the cache, whose first rows are those of the text; always the
-        same."""
+        """The memory [1, Hk, slots, D] of a layer of the cache, which begins with the row of token `first_row`; always
+        the same."""
         return self._slots.memory(layer)
+
+    def first_row(self, layer: int) -> int:
+        """The token whose row is the first in a layer's memory; later ones follow in order."""
+        return self._slots.first(layer)
 
     def prefill(self, token_ids: Sequence[int], taps: Taps = NO_TAPS) -> Iterator[Step]:
         """Append tokens to the cache, a chunk per pass; one step per chunk. Attention rows are for `verify` alone.
@@ -221,7 +225,7 @@ class Target:
             positions = torch.arange(prefix_len, prefix_len + len(chunk))
             current = Pass(self._runner.backend, prefix_len, is_causal=True)
             current.feature_layers = taps.features
-            self._overwrite()
+            self._overwrite(len(chunk))
             self._forward.run(self._cache, current, chunk, positions, last=1)
             self._slots.advance(len(chunk))
             self._note(chunk, len(chunk))
@@ -245,7 +249,7 @@ class Target:
         if taps.attention_row:
             current.tap_layer = self._runner.model_layers[self._tap_layer]
         current.feature_layers = taps.features
-        self._overwrite()
+        self._overwrite(len(tree))
         logits = self._forward.run(self._cache, current, tree.token_ids, positions)
         return Outputs(tree, logits, prefix_len, current.tapped, current.features)
 
@@ -264,27 +268,42 @@ class Target:
             features = features.index_select(0, on_device(path, features.device))
         return Step(token_ids, self.length, row, features, depth=outputs.tree.depth, bonus=bonus)
 
-    def reuse(self, token_ids: Sequence[int]) -> int:
+    def reuse(self, token_ids: Sequence[int], reusable: Callable[[Sequence[int]], int] = len) -> int:
         """Hold the longest prefix of `token_ids` that is in memory, nothing else, and return its length.
 
         Tokens that were cut count as long as nothing else was written over them. So after a shorter run over the same
-        text, a plain one to compare with, an answer does not have to be read again.
+        text, a plain one to compare with, an answer does not have to be read again. Of layers with a window the rows
+        before that place may be gone; then it is an earlier place. `reusable` tells how many of so many tokens a
+        drafter can go on from.
         """
-        num_kept = num_shared(self._resident, token_ids)
+        num_kept = self._reuse(token_ids)
+        while (num_wanted := reusable(token_ids[:num_kept])) < num_kept:
+            if (num_kept := self._reuse(token_ids[:num_wanted])) == num_wanted:
+                break
+        self._slots.remember(len(token_ids))  # answered once more, a prompt ends where it does
+        return num_kept
+
+    def _reuse(self, token_ids: Sequence[int]) -> int:
+        """`reuse` without a drafter."""
+        num_same, num_resident = num_shared(self._resident, token_ids), len(self._resident)
+        num_kept = self._slots.reachable(num_same)
         self._slots.restore(num_kept)
         self._token_ids = self._resident[: self.length]
         self.truncate(num_kept)
+        if num_same < num_resident:
+            self._slots.remember(num_same)
         return num_kept
 
     def rows(self, token_ids: Sequence[int]) -> Mapping[str, Tensor] | None:
-        """Keys and values of the text's beginning `token_ids`, by name; None where they are not in memory."""
+        """What keys and values of the text's beginning `token_ids` are needed to go on from there, by name; None where
+        they are not in memory."""
         is_held = self._resident[: len(token_ids)] == list(token_ids)
         return self._slots.rows(len(token_ids)) if is_held else None
 
     def room(self, num_tokens: int) -> Mapping[str, Tensor]:
         """Forget everything; the places of keys and values of `num_tokens` tokens, to be written to."""
         self.reset()
-        return self._slots.rows(num_tokens)
+        return self._slots.room(num_tokens)
 
     def filled(self, token_ids: Sequence[int]) -> None:
         """What `room` gave was written to: these are the tokens."""
@@ -292,13 +311,16 @@ class Target:
         self._token_ids, self._resident = list(token_ids), list(token_ids)
 
     def truncate(self, num_tokens: int) -> None:
-        """Let go of the tokens from `num_tokens` on, and of whatever an interrupted pass left behind."""
-        self._slots.truncate(num_tokens)
+        """Let go of the tokens from `num_tokens` on, a few, and of whatever an interrupted pass left behind. `reuse`
+        goes back further."""
+        if self._slots.truncate(num_tokens):
+            del self._resident[num_tokens:]
         del self._token_ids[num_tokens:]
 
     def reset(self) -> None:
         """Forget everything."""
-        self.truncate(0)
+        self._slots.reset()
+        self._token_ids.clear()
         self._resident.clear()
 
     def settle(self) -> None:
@@ -306,9 +328,10 @@ class Target:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _overwrite(self) -> None:
-        """A pass is about to write behind the committed tokens."""
-        self._overwritten = self._resident[self.length :]
+    def _overwrite(self, num_rows: int) -> None:
+        """A pass is about to write `num_rows` rows behind the committed tokens."""
+        have_moved = self._slots.reserve(max(num_rows, TREE_SLOTS))  # captured passes have columns for a whole tree
+        self._overwritten = [] if have_moved else self._resident[self.length :]
         del self._resident[self.length :]
 
     def _note(self, token_ids: Sequence[int], num_rows: int) -> None:
@@ -321,29 +344,7 @@ class Target:
             self._resident.extend(self._overwritten[num_new:])
         self._overwritten = []
 
-    @torch.inference_mode()
     def _attention_row(self, tapped: tuple[Tensor, Scoring], node: int) -> Tensor:
-        """Attention [num_done] of one node over all committed tokens: softmax in float32, mean over heads."""
-        query, scoring = tapped
-        keys, _ = self.last_rows()  # [1, Hk, num_done, D]
-        rows = query[0, :, node].reshape(keys.shape[1], -1, keys.shape[3])  # [Hk, G, D]
-        logits = scoring.scale * _products(rows, keys[0])  # [Hk, G, num_done]
-        if scoring.softcap is not None:
-            logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
-        window = self._runner.layer_windows[self._tap_layer]
-        if window is not None:
-            logits[..., : max(logits.shape[-1] - window, 0)] = -torch.inf
-        if scoring.sink is not None:  # takes its share of the softmax, and is no token
-            sink = scoring.sink.float().view(keys.shape[1], -1, 1)
-            return torch.softmax(torch.cat((logits, sink), dim=-1), dim=-1)[..., :-1].mean(dim=(0, 1))
-        return torch.softmax(logits, dim=-1).mean(dim=(0, 1))
-
-
-def _products(rows: Tensor, keys: Tensor) -> Tensor:
-    """rows [Hk, G, D] times keys [Hk, n, D], float32 [Hk, G, n]; a GPU reads keys of half precision as they are, a CPU
-    makes them float32 a block at a time, which stays in its cache."""
-    if rows.device.type == "cuda" and rows.dtype in _HALF:
-        return torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
-    wide = rows.float()
-    blocks = keys.split(_FLOAT_BLOCK, dim=1) if keys.dtype in _HALF else (keys,)
-    return torch.cat([torch.matmul(wide, block.float().transpose(1, 2)) for block in blocks], dim=-1)
+        """See `Step`."""
+        keys, window = self.last_rows()[0], self._runner.layer_windows[self._tap_layer]
+        return attention_row(tapped[0][0, :, node], keys[0], tapped[1], window)

@@ -85,10 +85,13 @@ def test_the_slower_of_memory_and_arithmetic_is_the_limit() -> None:
     assert (table["where"], table["passes"][0]["share"], table["plain"][0]["ratio"]) == ("here", 0.4, 3.0)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma3"])
-def test_both_ways_continue_the_same_context_with_the_same_tokens(name: str) -> None:
-    target, told = Target(tiny_model(name), 256, 16), list[str]()
-    (row,) = measure_against(target, target.model, ((100,), (100,)), 12, told.append)
+@pytest.mark.parametrize(
+    ("name", "length"), [("llama", 100), ("mistral-sliding", 100), ("gemma3", 100), ("gemma2", 3000)]
+)
+def test_both_ways_continue_the_same_context_with_the_same_tokens(name: str, length: int) -> None:
+    """Also behind layers that hold their newest rows alone."""
+    target, told = Target(tiny_model(name), length + 100, 16), list[str]()
+    (row,) = measure_against(target, target.model, ((length,), (length,)), 12, told.append)
     assert (row.num_tokens, row.num_same) == (12, 12)
     assert row.ours_s > 0
     assert row.theirs_s > 0

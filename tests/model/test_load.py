@@ -33,7 +33,6 @@ from spec_engine.model.load import (
 )
 from spec_engine.model.memory import (
     allocating,
-    cache_bytes_per_token,
     check_memory,
     free_bytes,
     free_on,
@@ -192,14 +191,16 @@ def test_vocabularies() -> None:
         check_vocabulary(target, Tokenizer(type(other)(tokenizer_object=backend)))
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "smollm3", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "smollm3", "gemma2", "gemma3", "gemma4", "cohere2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_memory_is_what_the_model_takes(name: str, dtype: torch.dtype) -> None:
-    need = memory_need(tiny_config(name), dtype, 1000)
+@pytest.mark.parametrize("num_tokens", [1000, 8000])
+def test_memory_is_what_the_model_takes(name: str, dtype: torch.dtype, num_tokens: int) -> None:
+    need = memory_need(tiny_config(name), dtype, num_tokens)
     model = tiny_model(name, dtype=dtype)
     assert need.weights == sum(parameter.nbytes for parameter in model.parameters())
-    target = Target(model, 1000, 64)
-    assert abs(need.cache - target.cache_bytes) == 256 * need.cache_per_token  # the target keeps room for a tree
+    target = Target(model, num_tokens, 64)
+    assert target.cache_bytes - need.cache == 256 * need.cache_per_token  # the target keeps room for a tree
+    assert (need.windows > 0) == (num_tokens == 8000 and name in ("gemma2", "gemma4", "cohere2"))
     assert need.total == need.weights + need.cache + need.activations
     assert "GiB" in str(need)
 
@@ -208,7 +209,28 @@ def test_quantised_weights_are_smaller() -> None:
     kinds: tuple[Quantization, ...] = ("none", "8bit", "4bit")
     needs = [memory_need(tiny_config("llama"), torch.bfloat16, 10, quantization=kind) for kind in kinds]
     assert needs[0].weights > needs[1].weights > needs[2].weights
-    assert cache_bytes_per_token(tiny_config("llama"), torch.bfloat16) == 2 * 3 * 2 * 16 * 2
+    assert needs[0].cache_per_token == 2 * 3 * 2 * 16 * 2
+
+
+def test_a_draft_holds_all_rows_also_behind_a_window(tmp_path: Path) -> None:
+    save_pair(tmp_path, tiny_lm("gemma2"), tiny_lm("gemma2", seed=3))
+    preset = pair_preset(tmp_path, context_length=8000)
+    assert preset.draft.model is not None
+    target, draft = (model_need(preset, ref, "cpu") for ref in (preset.target, preset.draft.model))
+    assert target.windows > 0
+    assert draft.windows == 0
+    assert draft.cache > 1.8 * target.cache
+
+
+def test_chunks_are_shorter_where_layers_with_a_window_take_memory_by_the_chunk(
+    monkeypatch: pytest.MonkeyPatch, preset: Preset
+) -> None:
+    monkeypatch.setattr(memory, "pick_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(memory, "free_on", lambda device: 1 << 40)
+    need = memory_need(tiny_config("gemma2"), torch.bfloat16, 8000)
+    for one, chunk in ((need, 2048), (replace(need, windows=0), 8192)):
+        monkeypatch.setattr(memory, "model_need", lambda *args, one=one: one)
+        assert memory.pick_chunk(replace(preset, prefill_chunk=0), "cuda") == chunk
 
 
 def test_what_cannot_fit_is_refused_before_it_is_loaded(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:

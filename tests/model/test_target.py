@@ -9,7 +9,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from spec_engine.errors import ContextOverflow, UnsupportedModel
 from spec_engine.model import hf_attention
-from spec_engine.model import target as target_module
 from spec_engine.model.target import Outputs, Step, Taps, Target
 from spec_engine.tree import DraftTree
 from tests.fakes import children
@@ -321,13 +320,3 @@ def test_what_reuse_keeps_is_what_a_fresh_target_would_hold(seed: int) -> None:
                 target.commit(outputs, tree.path(dice.randrange(len(tree))))
         if dice.random() < 0.5:
             target.truncate(dice.randrange(target.length + 1))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_of_many_keys_are_multiplied_in_float32(dtype: torch.dtype) -> None:
-    """In blocks where keys are narrow, the last of them shorter."""
-    generator = torch.Generator().manual_seed(0)
-    rows, keys = (torch.randn(2, number, 16, generator=generator).to(dtype) for number in (3, 2600))
-    found = target_module._products(rows, keys)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), rows.double() @ keys.double().transpose(1, 2), atol=1e-5, rtol=1e-5)
