@@ -61,13 +61,15 @@ class PrefixKeeper:
         return stored.num_tokens
 
     def keep(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool]) -> bool:
-        """Keep the text `token_ids`, which the target has read; whether all of it is on disk then."""
-        if len(token_ids) < LEAST_TOKENS or self._target.reuse(token_ids) < len(token_ids):
+        """Keep the text `token_ids`, which the target has read; whether all of it is on disk then. Where so much was
+        read behind it that a layer with a window has dropped rows that belong to it, it is not."""
+        if len(token_ids) < LEAST_TOKENS:
             return False
         kept = self._store.find(self._owner, token_ids)
         if kept is None or kept.num_tokens < len(token_ids):
-            if self._target.rows(token_ids) is None:  # a layer with a window has dropped some
+            if self._target.rows(token_ids) is None:
                 return False
+            self._target.reuse(token_ids)
             logits = self._logits(token_ids)
             rows = self._target.rows(token_ids)
             assert rows is not None, "one row was computed anew"

@@ -211,3 +211,16 @@ def test_answers_are_plain_ones_and_files_hold_what_is_needed(kind: str, tmp_pat
     *_, finished = plain.generate(Request(prompt, SamplingParams(), StopRules(300)))
     assert isinstance(finished, Finished)
     assert finished.token_ids == found[0]
+
+
+def test_what_cannot_be_kept_any_more_leaves_the_text_as_it_is(tmp_path: Path) -> None:
+    """Rows before the end of the document went while an answer was written."""
+    save_pair(tmp_path, tiny_lm("gemma2"), tiny_lm(seed=3))
+    preset = pair_preset(tmp_path, "lookup", context_length=1500, prefill_chunk=64)
+    engine = load_engine(preset, device="cpu").keeping_prefixes(PrefixStore(tmp_path / "kept", 1 << 30))
+    prompt = tuple(token % 250 for token in random_ids(600, 4))
+    list(engine.generate(Request(prompt, SamplingParams(), StopRules(500))))
+    assert not engine.keep_prefix(prompt[:550], "document")
+    ready, *_ = engine.generate(Request((*prompt, 5), SamplingParams(), StopRules(5)))
+    assert isinstance(ready, PromptReady)
+    assert ready.num_reused_tokens == 599
