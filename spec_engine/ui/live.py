@@ -31,16 +31,37 @@ class Stretch:
 def stretches_of(
     decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], is_drafted: Sequence[bool]
 ) -> list[Stretch]:
-    """A kept answer's stretches. What a decoder joins across their borders goes to the later one."""
+    """A kept answer's stretches. What a decoder joins across their borders goes to the later one.
+
+    New tokens are decoded behind those of the stretch before alone, as `StreamingDetokenizer` does with single ones, so
+    twice the answer takes twice the time; what a decoder changes of an earlier stretch goes to the last one.
+    """
     stretches: list[Stretch] = []
-    shown = ""
+    context: list[int] = []  # tokens whose text is out, decoded again as surroundings of the next ones
+    held: list[int] = []  # tokens whose text is not certain yet
     for author, run in groupby(range(len(token_ids)), key=lambda index: is_drafted[index]):
-        *_, last = indices = list(run)
-        now = decode(token_ids[: last + 1])
-        is_certain = now.startswith(shown) and (last + 1 == len(token_ids) or not now.endswith(_REPLACEMENT))
-        stretches.append(Stretch(now[len(shown) :] if is_certain else "", author, len(indices)))
-        shown = now if is_certain else shown
+        indices = list(run)
+        held += [token_ids[index] for index in indices]
+        before, now = decode(context), decode(context + held)
+        piece = ""
+        if now.startswith(before) and not now.endswith(_REPLACEMENT):
+            piece = now[len(before) :]
+            context, held = (held if piece.strip() else context + held), []
+        stretches.append(Stretch(piece, author, len(indices)))
+    _end_with(stretches, decode(token_ids))
     return stretches
+
+
+def _end_with(stretches: Sequence[Stretch], text: str) -> None:
+    """Have stretches be a text: what of theirs it lacks is taken from the last ones, what they lack is added there."""
+    said = "".join(stretch.text for stretch in stretches)
+    pairs = enumerate(zip(said, text, strict=False))
+    excess = len(said) - next((at for at, (one, other) in pairs if one != other), min(len(said), len(text)))
+    for stretch in reversed(stretches):
+        num_taken = min(excess, len(stretch.text))
+        stretch.text, excess = stretch.text[: len(stretch.text) - num_taken], excess - num_taken
+    if stretches:
+        stretches[-1].text += text[sum(len(stretch.text) for stretch in stretches) :]
 
 
 class LiveAnswer:
@@ -154,14 +175,7 @@ class LiveAnswer:
         self._recorder = MetricsRecorder(event.num_prompt_tokens, event.num_reused_tokens)
         if self.written:
             self.written = event.written_text
-            self._end_with_written()
-
-    def _end_with_written(self) -> None:
-        """Take from the stretches what the written text lacks: half a character, which a new token may complete."""
-        excess = sum(len(stretch.text) for stretch in self.stretches) - len(self.written)
-        while excess > 0:
-            last = next(stretch for stretch in reversed(self.stretches) if stretch.text)
-            last.text, excess = last.text[:-1], excess - 1
+            _end_with(self.stretches, self.written)  # without half a character, which a new token may complete
 
     def _accepted(self, event: TokensAccepted) -> None:
         if self.phase != "writing":

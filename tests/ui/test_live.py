@@ -1,5 +1,6 @@
 """An answer folded from its events."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.ui.live import LiveAnswer, stretches_of
+from tests.fakes import byte_tokenizer
+from tests.model.test_tokenizer import sentencepiece_like
 
 
 def accepted(pieces: tuple[str, ...], at: float) -> TokensAccepted:
@@ -122,6 +125,37 @@ def test_a_kept_answer_has_the_stretches_that_it_had() -> None:
         ("four ", False, 1),
         ("five.", True, 1),
     ]
+
+
+def test_the_stretches_of_a_long_answer_take_as_long_by_the_token_as_those_of_a_short_one() -> None:
+    decoded = list[int]()
+
+    def decode(token_ids: Sequence[int]) -> str:
+        decoded.append(len(token_ids))
+        return "".join(chr(97 + index % 26) for index in token_ids)
+
+    num_tokens = []
+    for length in (400, 4000):
+        decoded.clear()
+        stretches = stretches_of(decode, range(length), [index % 3 > 0 for index in range(length)])
+        assert sum(one.num_tokens for one in stretches) == len("".join(one.text for one in stretches)) == length
+        num_tokens.append(sum(decoded))
+    assert num_tokens[1] <= 11 * num_tokens[0]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces with bytes"])
+def test_whoever_wrote_its_tokens_the_stretches_of_an_answer_are_its_text(kind: str) -> None:
+    """Random tokens: mostly of no character, and in the second vocabulary runs of bytes that are read as a whole."""
+    tokenizer = byte_tokenizer() if kind == "bytes" else sentencepiece_like()
+    rng = random.Random(5)
+    for _ in range(300):
+        token_ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randint(0, 30))]
+        authors = [rng.random() < 0.5 for _ in token_ids]
+
+        def decode(ids: Sequence[int]) -> str:
+            return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        assert "".join(one.text for one in stretches_of(decode, token_ids, authors)) == decode(token_ids)
 
 
 def test_a_character_of_two_authors_goes_to_the_later_one() -> None:
