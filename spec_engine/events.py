@@ -78,8 +78,8 @@ class ContextAttended:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete. `token_ids` and `text` are all that this request wrote, stop token excluded from `text`
-    alone."""
+    """The answer is complete. `token_ids` and `text` are all that this request wrote, `text` without stop token and
+    without a character that the length cut."""
 
     reason: FinishReason
     token_ids: tuple[int, ...]

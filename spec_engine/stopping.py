@@ -7,10 +7,12 @@ Non-job: decoding tokens (the tokenizer's), cutting caches (the engine's).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from spec_engine.errors import RequestError
 from spec_engine.events import FinishReason
+
+_REPLACEMENT: Final = "\ufffd"  # what a decoder writes for bytes that are no character yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Scanned:
 class StopScanner:
     """Applies the rules to one answer.
 
-    Text that may be the beginning of a stop string is held back until the next tokens decide.
+    Text that may be the beginning of a stop string is held back until the next tokens decide. Of a character that the
+    length cuts nothing is text: the bytes that are there are among the tokens, and whoever goes on with these gets it.
     """
 
     def __init__(self, rules: StopRules, detokenizer: Detokenizer) -> None:
@@ -85,6 +88,7 @@ class StopScanner:
                 return Scanned((*pieces, piece), "stop")
             if self.num_left == 0:
                 rest, is_hit = self._finish()
+                rest = rest if is_hit else rest.rstrip(_REPLACEMENT)
                 return Scanned((*pieces, piece + rest), "stop" if is_hit else "length")
             pieces.append(piece)
         return Scanned(tuple(pieces), None)

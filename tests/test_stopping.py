@@ -91,6 +91,21 @@ def test_every_cut_into_blocks_gives_the_same_answer(
         assert len(expected[1]) - len(text) <= held_back
 
 
+class Halves(Letters):
+    """What is held back is shown as a decoder shows half a character."""
+
+    def flush(self) -> str:
+        return super().flush().replace("?", "\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"), [(StopRules(2), ("ab", "length")), (StopRules(9, frozenset({END})), ("ab\ufffd", "stop"))]
+)
+def test_of_a_character_that_the_length_cuts_nothing_is_text(rules: StopRules, expected: tuple[str, str]) -> None:
+    scanned = StopScanner(rules, Halves(("a", "b~"))).scan([0, 1, END])
+    assert ("".join(scanned.text_by_token), scanned.stop) == expected
+
+
 @pytest.mark.parametrize("max_tokens", [0, -5])
 def test_no_length_is_refused(max_tokens: int) -> None:
     with pytest.raises(RequestError, match="max_tokens"):

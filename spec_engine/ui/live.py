@@ -29,9 +29,9 @@ class Stretch:
 
 
 def stretches_of(
-    decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], is_drafted: Sequence[bool]
+    decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], is_drafted: Sequence[bool], text: str
 ) -> list[Stretch]:
-    """A kept answer's stretches. What a decoder joins across their borders goes to the later one.
+    """The stretches of a kept answer with a text. What a decoder joins across their borders goes to the later one.
 
     New tokens are decoded behind those of the stretch before alone, as `StreamingDetokenizer` does with single ones, so
     twice the answer takes twice the time; what a decoder changes of an earlier stretch goes to the last one.
@@ -48,7 +48,7 @@ def stretches_of(
             piece = now[len(before) :]
             context, held = (held if piece.strip() else context + held), []
         stretches.append(Stretch(piece, author, len(indices)))
-    _end_with(stretches, decode(token_ids))
+    _end_with(stretches, text)
     return stretches
 
 

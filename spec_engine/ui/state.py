@@ -230,7 +230,7 @@ class PageState:
         engine = self._engine
         if engine is None or turn.model != self._model or len(turn.is_drafted) < len(turn.token_ids):
             return []
-        return stretches_of(engine.tokenizer.decode, turn.token_ids, turn.is_drafted)
+        return stretches_of(engine.tokenizer.decode, turn.token_ids, turn.is_drafted, turn.answer)
 
     def locate(self, token: int) -> str:
         """The part of the document that holds a token of the prompt; "" when it lies behind the document."""

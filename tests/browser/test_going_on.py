@@ -60,7 +60,7 @@ def test_an_answer_is_continued_through_a_reload_in_two_tabs_stopped_and_continu
         expect(bot_messages(tab)).to_have_count(1)
         expect(tab.locator("#se-continue")).to_be_visible()
     second = last_answer(page)
-    assert second.startswith(first.rstrip("\ufffd"))  # its end may have been half a character
+    assert second.startswith(first)
     assert len(second) > len(first)
     assert bot_messages(page).inner_text() == bot_messages(other).inner_text()
 
@@ -69,7 +69,7 @@ def test_an_answer_is_continued_through_a_reload_in_two_tabs_stopped_and_continu
     expect(live).to_have_attribute("aria-live", "off")
     page.keyboard.press("Escape")
     expect(more).to_be_visible()
-    assert last_answer(page).startswith(second.rstrip("\ufffd"))
+    assert last_answer(page).startswith(second)
     expect(bot_messages(page)).to_have_count(1)
     expect(page.locator("#se-answers tbody tr")).to_have_count(1)
     expect(page.locator(".se-phase")).to_have_text(re.compile(r"[\d,]+ more tokens, stopped by you"))

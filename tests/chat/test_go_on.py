@@ -59,6 +59,11 @@ def whole(engine: Engine, sampling: SamplingParams, num_tokens: int = NUM_TOKENS
     return talk.turns[0]
 
 
+def certain(engine: Engine, token_ids: tuple[int, ...] | None) -> str:
+    """The text of an answer that was cut there: without half a character at its end."""
+    return engine.tokenizer.decode(token_ids or ()).rstrip("\ufffd")
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["none", "lm", "lookup"])
 def test_the_parts_are_the_whole_wherever_it_was_cut(engine: Engine, kind: str, way: str) -> None:
@@ -77,7 +82,7 @@ def test_the_parts_are_the_whole_wherever_it_was_cut(engine: Engine, kind: str, 
         assert talk.last_finished is not None
         assert len(talk.turns[0].answer_token_ids or ()) == num_before + len(talk.last_finished.token_ids)
     assert talk.turns == (uncut,)
-    assert talk.turns[0].answer == engine.tokenizer.decode(uncut.answer_token_ids or ())
+    assert talk.turns[0].answer == certain(engine, uncut.answer_token_ids)
 
 
 @pytest.mark.parametrize("name", ["builtin-retrieval", "builtin-eagle3"])
@@ -107,7 +112,20 @@ def test_a_character_that_was_cut_is_shown_once(engine: Engine) -> None:
     ready, *_ = talk.go_on(max_tokens=5)
     assert isinstance(ready, PromptReady)
     assert ready.written_text == "Fünf "
-    assert talk.turns[0].answer == engine.tokenizer.decode(talk.turns[0].answer_token_ids or ())
+    assert talk.turns[0].answer == certain(engine, talk.turns[0].answer_token_ids)
+
+
+def test_no_answer_that_was_cut_ends_in_half_a_character(engine: Engine) -> None:
+    """Wherever it is cut: neither what is streamed nor what is kept."""
+    num_half = 0
+    for num_tokens in range(1, 25):
+        talk = Session(engine, REPORT)
+        events = list(talk.ask("When?", sampling=WAYS["drawn"], max_tokens=num_tokens))
+        assert isinstance(events[-1], Finished)
+        num_half += engine.tokenizer.decode(events[-1].token_ids).endswith("\ufffd")
+        shown = "".join(event.text for event in events if isinstance(event, TokensAccepted))
+        assert shown == events[-1].text == talk.turns[0].answer == certain(engine, events[-1].token_ids)
+    assert num_half > 0
 
 
 def test_the_next_question_extends_the_longer_answer_and_both_it_and_its_last_part_can_be_repeated(

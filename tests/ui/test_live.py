@@ -118,7 +118,8 @@ def test_in_the_end_a_pause_counts_when_it_covered_most_steps(num_plain: int, no
 
 def test_a_kept_answer_has_the_stretches_that_it_had() -> None:
     words = ["One ", "two ", "three ", "four ", "five."]
-    decoded = stretches_of(lambda ids: "".join(words[i] for i in ids), range(5), (False, True, True, False, True))
+    authors = (False, True, True, False, True)
+    decoded = stretches_of(lambda ids: "".join(words[i] for i in ids), range(5), authors, "".join(words))
     assert [(one.text, one.is_drafted, one.num_tokens) for one in decoded] == [
         ("One ", False, 1),
         ("two three ", True, 2),
@@ -137,7 +138,7 @@ def test_the_stretches_of_a_long_answer_take_as_long_by_the_token_as_those_of_a_
     num_tokens = []
     for length in (400, 4000):
         decoded.clear()
-        stretches = stretches_of(decode, range(length), [index % 3 > 0 for index in range(length)])
+        stretches = stretches_of(decode, range(length), [i % 3 > 0 for i in range(length)], decode(range(length)))
         assert sum(one.num_tokens for one in stretches) == len("".join(one.text for one in stretches)) == length
         num_tokens.append(sum(decoded))
     assert num_tokens[1] <= 11 * num_tokens[0]
@@ -155,7 +156,8 @@ def test_whoever_wrote_its_tokens_the_stretches_of_an_answer_are_its_text(kind: 
         def decode(ids: Sequence[int]) -> str:
             return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-        assert "".join(one.text for one in stretches_of(decode, token_ids, authors)) == decode(token_ids)
+        stretches = stretches_of(decode, token_ids, authors, decode(token_ids))
+        assert "".join(one.text for one in stretches) == decode(token_ids)
 
 
 def test_a_character_of_two_authors_goes_to_the_later_one() -> None:
@@ -164,6 +166,18 @@ def test_a_character_of_two_authors_goes_to_the_later_one() -> None:
     def decode(token_ids: Sequence[int]) -> str:
         return bytes(data[index] for index in token_ids).decode("utf-8", "replace")
 
-    decoded = stretches_of(decode, range(4), (False, False, True, False))
+    decoded = stretches_of(decode, range(4), (False, False, True, False), "aé!")
     assert "".join(one.text for one in decoded) == "aé!"
     assert sum(one.num_tokens for one in decoded) == 4
+
+
+def test_half_a_character_that_is_not_shown_is_nobodys() -> None:
+    data = "aé€".encode()[:-1]
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return bytes(data[index] for index in token_ids).decode("utf-8", "replace")
+
+    assert decode(range(len(data))) == "aé\ufffd"
+    decoded = stretches_of(decode, range(len(data)), (False, True, True, False, True), "aé")
+    assert [one.text for one in decoded] == ["a", "é", "", ""]
+    assert sum(one.num_tokens for one in decoded) == len(data)
