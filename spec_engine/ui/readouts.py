@@ -13,7 +13,7 @@ from typing import Final
 from spec_engine.chat.compare import Comparison
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.model.memory import MemoryUse
-from spec_engine.ui import text
+from spec_engine.ui import terms, text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
 from spec_engine.ui.render_models import memory_bar
@@ -57,7 +57,7 @@ def readouts(
     """All readouts. `locate` names the place in the document of a token of the context, "" when there is none."""
     parts = [_state(answer, drafting)]
     if answer is None or answer.phase == "waiting":
-        parts.append(f'<p class="se-quiet">{escape(text.HELP["drafting"])}</p>' if drafting.is_on else "")
+        parts.append(f'<p class="se-quiet">{escape(terms.HELP["drafting"])}</p>' if drafting.is_on else "")
     else:
         metrics = answer.metrics
         parts += [
@@ -76,7 +76,7 @@ def _state(answer: LiveAnswer | None, drafting: DraftingState) -> str:
     note = answer.drafting_note if answer is not None and drafting.is_on else ""
     kind = "on" if drafting.is_on and not note else "off"
     label = text.DRAFTING_PAUSED if note else drafting.label
-    chip = f'<span class="se-chip se-chip--{kind}" title="{escape(text.HELP["drafting"])}">{escape(label)}</span>'
+    chip = f'<span class="se-chip se-chip--{kind}" title="{escape(terms.HELP["drafting"])}">{escape(label)}</span>'
     phase = "" if answer is None else _phase(answer)
     reason = f'<p class="se-quiet">{escape(note)}</p>' if note else ""
     return f'<div class="se-state">{chip}<span class="se-phase" role="status">{escape(phase)}</span></div>{reason}'
@@ -113,9 +113,9 @@ def _prefill(answer: LiveAnswer) -> str:
     reuse = f"reused <b>{text.count(answer.num_reused)}</b>{origin} · new <b>{text.count(num_new)}</b>"
     bar = meter(share, "", "prompt read") if answer.phase == "reading" else ""
     figures = (
-        f'<p class="se-figures" title="{escape(text.HELP["reused"])}">{reuse}</p><p class="se-figures">{caption}</p>'
+        f'<p class="se-figures" title="{escape(terms.HELP["reused"])}">{reuse}</p><p class="se-figures">{caption}</p>'
     )
-    return _section("Reading the prompt", text.HELP["prefill"], bar + figures)
+    return _section("Reading the prompt", terms.HELP["prefill"], bar + figures)
 
 
 def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, speed: SpeedView) -> str:
@@ -126,15 +126,15 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, speed: SpeedView) -> 
         (f"mean: {text.rate(mean)}" if mean else "to come") if not answer.finished else f"first: {_first_word(metrics)}"
     )
     first = _tile(
-        "tokens/s", text.rate(now) if now else "–", speed_note, text.HELP["now" if not answer.finished else "mean"]
+        "tokens/s", text.rate(now) if now else "–", speed_note, terms.HELP["now" if not answer.finished else "mean"]
     )
     is_long_enough = not answer.finished or metrics.num_generated_tokens >= MIN_BASELINE_TOKENS
     if baseline and mean > 0 and is_long_enough:
         second = _speed_up(answer, mean, baseline, speed.comparison)
     else:
-        second = _tile("speed-up", "–", "unmeasured", text.HELP["speedup"])
+        second = _tile("speed-up", "–", "unmeasured", terms.HELP["speedup"])
     length = metrics.mean_acceptance_length
-    third = _tile("tokens/pass", f"{length:.2f}" if length else "–", "accepted", text.HELP["acceptance_length"])
+    third = _tile("tokens/pass", f"{length:.2f}" if length else "–", "accepted", terms.HELP["acceptance_length"])
     return f'<div class="se-tiles">{first}{second}{third}</div>'
 
 
@@ -145,7 +145,7 @@ def _speed_up(answer: LiveAnswer, rate: float, baseline: PlainBaseline, race: Co
     if race and race.plain_rate:
         ratio, note = race.drafted_rate / race.plain_rate, "in the race"
     detail = (
-        f"{text.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
+        f"{terms.HELP['speedup']} Plain decoding was measured on {text.plural(baseline.num_tokens, 'token')} "
         f"behind a prompt of {text.plural(baseline.num_prompt_tokens, 'token')}."
     )
     kind = "good" if ratio >= 1.05 else "bad" if ratio < 0.95 else ""
@@ -202,9 +202,9 @@ def _acceptance(metrics: GenerationMetrics) -> str:
         [f"{text.plural(number, 'step')} with {name} confirmed" for name, number in zip(names, counts, strict=True)],
     )
     name = f"first {MAX_BARS} positions" if len(metrics.acceptance_by_position) > MAX_BARS else "by position"
-    left = f'<div title="{escape(text.HELP["by_position"])}"><h4>{name}</h4>{positions}</div>'
-    right = f'<div title="{escape(text.HELP["histogram"])}"><h4>steps by number</h4>{histogram}</div>'
-    return _section("Confirmed drafted tokens", text.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
+    left = f'<div title="{escape(terms.HELP["by_position"])}"><h4>{name}</h4>{positions}</div>'
+    right = f'<div title="{escape(terms.HELP["histogram"])}"><h4>steps by number</h4>{histogram}</div>'
+    return _section("Confirmed drafted tokens", terms.HELP["drafting"], f'<div class="se-pair">{left}{right}</div>')
 
 
 def _ticks(first: int, num_bars: int) -> list[str]:
@@ -229,11 +229,11 @@ def _time(metrics: GenerationMetrics, read_s: float) -> str:
         for key, name, value in parts
     )
     legend = "".join(
-        f'<span class="se-time--{key}" title="{escape(text.HELP[key])}">{name} {text.percent(value / total)}</span>'
+        f'<span class="se-time--{key}" title="{escape(terms.HELP[key])}">{name} {text.percent(value / total)}</span>'
         for key, name, value in parts
     )
     return _section(
-        "Where the time went", text.HELP["time"], f'<div class="se-stack">{bar}</div><p class="se-keys">{legend}</p>'
+        "Where the time went", terms.HELP["time"], f'<div class="se-stack">{bar}</div><p class="se-keys">{legend}</p>'
     )
 
 
@@ -246,12 +246,12 @@ def _view(answer: LiveAnswer, locate: Callable[[int], str]) -> str:
     num_tokens = max(answer.num_context_tokens, focus.num_context_tokens if focus else 0)
     if not seen or not num_tokens:
         return ""
-    name, help_text = ("the model", text.HELP["looks"]) if answer.attended else ("the drafter", text.HELP["view"])
+    name, help_text = ("the model", terms.HELP["looks"]) if answer.attended else ("the drafter", terms.HELP["view"])
     view = ""
     if focus is not None:
         share = text.percent(focus.num_tokens / focus.num_context_tokens)
         figures = f"{text.count(focus.num_tokens)} of {text.count(focus.num_context_tokens)} tokens ({share})"
-        view = f'<p class="se-figures" title="{escape(text.HELP["view"])}">The drafter sees {figures}</p>'
+        view = f'<p class="se-figures" title="{escape(terms.HELP["view"])}">The drafter sees {figures}</p>'
     body = f"{_strip(seen, size, num_tokens, locate)}{_most_seen(seen, size, locate)}{view}"
     return _section(f"Where {name} looks", help_text, body)
 
@@ -308,7 +308,7 @@ def _memory(use: MemoryUse | None) -> str:
         (f"room for {text.count(use.num_tokens)} tokens", use.cache),
         ("draft", use.draft),
     )
-    return _section(f"Memory: {text.gigabytes(use.total)}", text.HELP["memory"], memory_bar(parts))
+    return _section(f"Memory: {text.gigabytes(use.total)}", terms.HELP["memory"], memory_bar(parts))
 
 
 def _comparison(speed: SpeedView) -> str:
@@ -326,7 +326,7 @@ def _comparison(speed: SpeedView) -> str:
             ("plain", result.plain_rate, "se-race--plain"),
         )
     )
-    return _section("Against plain decoding", text.HELP["speedup"], f"{rows}{_verdict(result)}")
+    return _section("Against plain decoding", terms.HELP["speedup"], f"{rows}{_verdict(result)}")
 
 
 def _verdict(result: Comparison) -> str:
@@ -340,4 +340,4 @@ def _verdict(result: Comparison) -> str:
             f"where the logits {result.difference.drafted_logit:.3f} and {result.difference.plain_logit:.3f} compete"
         )
         kind = "over"
-    return f'<p class="se-verdict se-verdict--{kind}" title="{escape(text.HELP["identical"])}">{escape(words)}</p>'
+    return f'<p class="se-verdict se-verdict--{kind}" title="{escape(terms.HELP["identical"])}">{escape(words)}</p>'

@@ -16,7 +16,7 @@ from spec_engine.chat.export import footer
 from spec_engine.chat.figures import figures_of
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.chat.store import StoredTurn
-from spec_engine.ui import text
+from spec_engine.ui import terms, text
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.race import LiveRace, RaceLane
 
@@ -203,9 +203,9 @@ def answers(turns: Sequence[StoredTurn]) -> str:
         )
     if not rows:
         return ""
-    heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in text.ANSWER_COLUMNS)
+    heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in terms.ANSWER_COLUMNS)
     return (
-        f'<section class="se-block se-answers"><h3>{escape(text.ANSWERS_HEADING)}</h3>'
+        f'<section class="se-block se-answers"><h3>{escape(terms.ANSWERS_HEADING)}</h3>'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
     )
 

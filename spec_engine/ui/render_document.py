@@ -11,7 +11,7 @@ from html import escape
 
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
-from spec_engine.ui import render, text
+from spec_engine.ui import render, terms, text
 
 
 def document_card(document: Document | None, budget: Budget | None, error: str = "", reliable_length: int = 0) -> str:
@@ -42,7 +42,7 @@ def _budget(budget: Budget | None, reliable_length: int) -> str:
     figures = f"<b>{text.count(budget.num_tokens)}</b> of {text.count(budget.context_length)} tokens"
     parts = [
         render.meter(share, kind, "share of the context that the document takes"),
-        f'<p class="se-figures" title="{escape(text.HELP["context"])}">{figures}</p>',
+        f'<p class="se-figures" title="{escape(terms.HELP["context"])}">{figures}</p>',
     ]
     if not budget.fits:
         parts.append(render.notice(budget.explain()))

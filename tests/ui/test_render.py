@@ -13,7 +13,7 @@ from spec_engine.documents.budget import plan
 from spec_engine.events import ContextAttended, ContextFocused, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.watch import FileProgress, LoadProgress
-from spec_engine.ui import render, render_document, render_models, text
+from spec_engine.ui import render, render_document, render_models, terms, text
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
 from spec_engine.ui.speed import PlainBaseline
@@ -211,7 +211,7 @@ def test_after_a_race_the_speed_up_is_that_of_its_lanes() -> None:
 @pytest.mark.parametrize(("plain", "kind"), [(4.2, ""), (4.0, ""), (3.9, ""), (3.0, "good"), (4.3, "bad")])
 def test_only_what_is_clearly_slower_is_red(plain: float, kind: str) -> None:
     panel = readouts(writing(), ON, SpeedView(PlainBaseline(4.0, 32, 990), race(4.0, plain)), lambda token: "")
-    assert f'<div class="se-tile {kind}" title="{text.HELP["speedup"][:20]}' in panel
+    assert f'<div class="se-tile {kind}" title="{terms.HELP["speedup"][:20]}' in panel
 
 
 def race(drafted: float, plain: float) -> Comparison:
@@ -255,7 +255,7 @@ def test_every_figure_explains_itself_on_hover() -> None:
     answer.apply([Finished("stop", (1, 2, 3), "abc", recorder.summary(1.0))])
     panel = readouts(answer, ON, SpeedView(PlainBaseline(2.0, 32, 990)), lambda token: "")
     names = ("prefill", "acceptance_length", "by_position", "histogram", "time", "view", "drafting", "reused")
-    missing = [name for name in names if text.HELP[name] not in unescape(panel)]
+    missing = [name for name in names if terms.HELP[name] not in unescape(panel)]
     assert missing == []
 
 
