@@ -120,12 +120,13 @@ class DocumentSide(ModelSide):
         if wanted is None:
             return False
         job.rearm()  # to stop loading is not to give up the document
-        before = self._trouble
+        before, remark = self._trouble, self.remark
         try:
             self._open(job, wanted)
         except SpecEngineError as error:
             self._trouble = str(error)
         self._trouble = " ".join(filter(None, (before, self._trouble if self._trouble != before else "")))
+        self.remark = " ".join(filter(None, (remark, self.remark if self.remark != remark else "")))
         return True
 
     def unlock(self, password: str) -> Job[Fact]:
@@ -263,7 +264,7 @@ class DocumentSide(ModelSide):
             self._leave_chat()
         else:
             self._forget_answer()
-        self._opened_by, self._trouble = self._num_jobs, read.files.remark
+        self._opened_by, self.remark = self._num_jobs, read.files.remark
 
 
 def _with_added(files: _Files, added: tuple[Path, ...]) -> _Files:

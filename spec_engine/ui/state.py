@@ -104,6 +104,7 @@ class PageState:
         self.comparison: Comparison | None = None
         self.race_job: Job[Fact] | None = None  # the last race, finished or not
         self._trouble = ""  # why the last engine could not be loaded
+        self.remark = ""  # what the last job did besides what was asked for, until another one begins
         self.view = 0  # counts the conversations and documents that were shown
         self._num_jobs = 0  # that somebody waits for
         self._opened_by = 0  # which of them opened what is shown; 0: none
@@ -274,6 +275,7 @@ class PageState:
             if self.active_job is not None or self._is_closing:
                 raise RequestError(text.BUSY)
             self._trouble = self.trouble if keeps_trouble else ""
+            self.remark = self.remark if job.kind in BACKGROUND else ""
             self.job = job
             job.start()
             self._num_jobs += job.kind not in BACKGROUND
@@ -285,7 +287,7 @@ class PageState:
 
     def _forget_answer(self) -> None:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
-        self._trouble, self.job = "", None
+        self._trouble, self.remark, self.job = "", "", None
         self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
         self._measured_behind = self.race_job = None
         self._session = self._new_session(len(self.talk.path))

@@ -94,10 +94,11 @@ class Views:
     # --- all at once --------------------------------------------------------------------------------------------------
 
     def everything(self, notice: str | None, given: Given | None = None) -> Updates:
-        """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there; fields that
-        were `given` the same before are left as they are."""
+        """All widgets. `notice` is a sentence to show, "" to show none, None to leave what stands there; what the last
+        job did besides is said below it. Fields that were `given` the same before are left as they are."""
         beat = self._beat()  # before all else: what a job that ends meanwhile has changed is then sent once more
-        shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice)}
+        remark = render.notice(self._workspace.remark, "info")
+        shown: Updates = {} if notice is None else {self._chat.notice: render.notice(notice) + remark}
         if not notice and self._workspace.waiting:
             shown = {self._chat.notice: render.notice(text.OPENS_LATER, "info")}
         return {

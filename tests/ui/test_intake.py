@@ -156,7 +156,7 @@ def test_what_is_in_the_document_already_is_not_added_again(report: Path, notes:
     assert len(workspace.turns) == 1
     done(workspace.start_adding([renamed, notes]))
     assert opened_names(workspace) == "report.txt, notes.md"
-    assert "renamed.txt was in the document already" in workspace.trouble
+    assert "renamed.txt was in the document already" in workspace.remark
     done(workspace.start_adding([workspace.paste("Some words.", "")]))
     done(workspace.start_adding([workspace.paste("Some words.", "Others")]))
     assert opened_names(workspace) == "report.txt, notes.md, Pasted text"
@@ -168,7 +168,23 @@ def test_a_choice_of_parts_ends_when_something_is_added_and_that_is_said(report:
     done(workspace.start_adding([notes]))
     assert workspace.opened is not None
     assert workspace.opened.chosen is None
-    assert workspace.trouble == text.ADDED_TO_PART
+    assert (workspace.trouble, workspace.remark) == ("", text.ADDED_TO_PART)
+
+
+def test_what_was_done_besides_is_no_trouble_and_is_told_until_the_next_job(
+    workspace: Workspace, handlers: Handlers, notes: Path
+) -> None:
+    notice = handlers._page.chat.notice
+    workspace.choose_range(0, 1)
+    done(workspace.start_adding([notes]))
+    shown = str(handlers.show_result("", None)[notice])
+    assert text.ADDED_TO_PART in shown
+    assert ("se-notice--info" in shown, "se-notice--error" in shown) == (True, False)
+    both = str(handlers.ask(" ", None)[notice])  # refused
+    assert both.index("se-notice--error") < both.index("se-notice--info")
+    handlers.ask("What?", None)
+    done(workspace.answer_job)
+    assert handlers.show_result("", None)[notice] == ""
 
 
 def test_files_of_different_passwords_are_one_document(report: Path, tmp_path: Path) -> None:
