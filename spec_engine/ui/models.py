@@ -8,7 +8,6 @@ fails or is stopped, the preset before is in use again.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 
 from spec_engine.chat.history import History
 from spec_engine.chat.prompt import reuse_trouble
@@ -18,6 +17,7 @@ from spec_engine.model.memory import reclaim
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
 from spec_engine.ui.apart import Apart
+from spec_engine.ui.carried import carried, told
 from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
 from spec_engine.ui.state import Fact, PageState, measured_for
@@ -40,12 +40,6 @@ class _OldEngine:
         self._state.free_engine(self._is_unwanted)
 
 
-def _with_changes(usual: GenerationDefaults, shown: GenerationDefaults, now: GenerationDefaults) -> GenerationDefaults:
-    """A preset's settings with those that were changed while it loaded: they are not any more what was `shown` then."""
-    names = (one.name for one in fields(GenerationDefaults))
-    return replace(usual, **{name: getattr(now, name) for name in names if getattr(now, name) != getattr(shown, name)})
-
-
 class ModelSide(PageState):
     """The state, and what changes its engine.
 
@@ -66,6 +60,7 @@ class ModelSide(PageState):
         self._load_engine = load
         self._on_loaded = on_loaded
         self._loads = Apart()
+        self._brought: GenerationDefaults | None = None  # the settings of the preset that was put in use last
         self._can_wait = False  # whether a running load will still open what is asked for
 
     def switch(self, preset: Preset, otherwise: Preset | None = None) -> Job[Fact]:
@@ -154,7 +149,6 @@ class ModelSide(PageState):
     def _install(self, job: Job[Fact], preset: Preset) -> None:
         """Load a preset's engine, measure the document with its tokenizer, and put both in use."""
         job.report(LoadProgress(f"Loading {preset.title}"))
-        shown = self.settings
 
         def load(is_unwanted: Callable[[], bool]) -> PageEngine:
             reclaim()  # what an earlier load that was let go of may have left
@@ -172,7 +166,7 @@ class ModelSide(PageState):
                 engine.close()
                 raise Stopped(text.LOADING_STOPPED)
             old, self._engine, self.preset = self._engine, engine, preset
-            self.settings = _with_changes(preset.generation, shown, self.settings)
+            self._use_settings(preset)
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
             self.race_job = None  # its lanes are those of the model before
             self.memory, self.opened = engine.memory, opened
@@ -181,6 +175,13 @@ class ModelSide(PageState):
         if old:
             old.close()
         self._on_loaded(preset)
+
+    def _use_settings(self, preset: Preset) -> None:
+        """Have answers follow the settings of a preset, but for the user's own, and say what that changes."""
+        before, brought, own = self.settings, self._brought, preset.generation
+        self.settings = carried(own, brought or GenerationDefaults(), before)
+        self.remark = "" if brought in (None, own) else told(preset.title, own, before, self.settings)
+        self._brought = own
 
     def close(self) -> None:
         """Stop what runs and free the engine; one that is still at work after five seconds is left alone."""

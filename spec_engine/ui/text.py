@@ -195,6 +195,19 @@ LOADING_FAILED: Final = "{title} could not be loaded. {reason}"
 LOADING_STOPPED: Final = "Loading was stopped."
 DOWNLOAD_STOPPED: Final = "Loading was stopped; what was downloaded is kept."
 STILL_LOADED: Final = "{title} stays loaded."
+SETTING_NAMES: Final[dict[str, str]] = {
+    "max_tokens": "at most {} tokens",
+    "temperature": "temperature {}",
+    "top_k": "top-k {}",
+    "top_p": "top-p {}",
+    "min_p": "min-p {}",
+    "repetition_penalty": "repetition penalty {}",
+    "seed": "seed {}",
+}
+SETTING_WAS: Final = "it was {before}"
+SETTINGS_BROUGHT: Final = "{title} brings settings of its own for answers: {changes}."
+SETTINGS_STAY: Final = "Your own stay: {settings}."
+GOES_ON_OTHERWISE: Final = "The answer goes on with {now}; what was there was written with {before}."
 SETTINGS_LIMITS: Final = "Used: at most {tokens}, temperature {temperature:g}, seed {seed}."
 LOADED_INSTEAD: Final = "{title} is loaded instead."
 LOADED_AGAIN: Final = "{title} is loaded again."

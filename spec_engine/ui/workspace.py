@@ -21,6 +21,7 @@ from spec_engine.events import Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.answering import AnswerWork
+from spec_engine.ui.carried import told_of_more
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.going_on import Cut
 from spec_engine.ui.job import Job
@@ -75,7 +76,9 @@ class Workspace(DocumentSide):
             self.pending_question, self.comparison, self.race_job, self._session = "", None, None, session
             self.answer_job = Job("answer", lambda job: self._go_on(job, session, keeper, shown))
             self._going_on = self.answer_job, Cut(path[-1], tuple(self.stretches(path[-1])))
-            return self._begin(self.answer_job)
+            job = self._begin(self.answer_job)
+            self.remark = told_of_more(path[-1].details, self.settings)
+            return job
 
     def regenerate(self, number: int | None = None) -> Job[Fact]:
         """Answer a question of this conversation again, the last one for None; the old answer stays as a branch.
