@@ -1,4 +1,20 @@
 // Keys of the page: Escape stops, Alt+C continues an answer, Alt+N begins a new chat, "/" goes to the question.
+let isListOpen = false; // of the field in which a key was pressed, before anything was done about it
+const isExpanded = (field) => field?.getAttribute("aria-expanded") === "true";
+document.addEventListener("keydown", (event) => {
+  const field = event.target.closest?.('[role="combobox"]');
+  isListOpen = isExpanded(field);
+  if (field && event.key === "Tab") event.stopPropagation();
+}, true);
+// Gradio opens a list a moment after any key in its field, Tab too: it would stay open over what comes next.
+document.addEventListener("focusout", (event) => {
+  const field = event.target.closest?.('[role="combobox"]');
+  if (!field) return;
+  for (const wait of [60, 250, 1000]) setTimeout(() => {
+    if (document.activeElement === field || !isExpanded(field)) return;
+    field.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  }, wait);
+});
 document.addEventListener("keydown", (event) => {
   const press = (selector) => {
     const button = document.querySelector(selector);
@@ -6,7 +22,7 @@ document.addEventListener("keydown", (event) => {
   };
   if (document.querySelector("dialog[open]")) return; // its own keys come first
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
-  if (event.key === "Escape") press("#se-stop");
+  if (event.key === "Escape") { if (!isListOpen) press("#se-stop"); } // else it closes the list
   else if (event.altKey && event.code === "KeyC") { event.preventDefault(); press("#se-continue"); }
   else if (event.altKey && event.code === "KeyN") { event.preventDefault(); press("#se-new"); }
   else if (event.key === "/" && !isTyping) {
