@@ -53,6 +53,7 @@ class Summary:
     document: str  # what `DocumentRef.dump` wrote; "" without one
     num_turns: int
     updated_at: float
+    created_at: float
 
 
 class ConversationStore:
@@ -100,7 +101,7 @@ class ConversationStore:
         """All of them, the last used first; with `search`, those whose title, or one of whose questions or
         answers, holds all of its words."""
         query = """
-            SELECT c.id, c.title, c.document, count(t.id), c.updated_at
+            SELECT c.id, c.title, c.document, count(t.id), c.updated_at, c.created_at
             FROM conversations c LEFT JOIN turns t ON t.conversation = c.id
             WHERE ?1 = '' OR holds(c.title, ?1) OR EXISTS (
                 SELECT 1 FROM turns s WHERE s.conversation = c.id AND (holds(s.question, ?1) OR holds(s.answer, ?1))

@@ -14,6 +14,7 @@ from spec_engine.errors import RequestError
 from spec_engine.ui import text
 
 _MAX_NAME_BYTES: Final = 120
+_MAX_BEGINNING: Final = 40  # characters of a text that stand for its name
 _NOT_IN_NAMES: Final = frozenset('/\\:*?"<>|')  # on one system or another
 
 
@@ -31,7 +32,7 @@ class PastedTexts:
         try:
             with self._lock:
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="spec-engine-pasted-")
-                path = Path(tempfile.mkdtemp(dir=self._folder.name)) / file_name(name)
+                path = Path(tempfile.mkdtemp(dir=self._folder.name)) / file_name(name if name.strip() else _own(words))
             # With the mark of UTF-8 its first letters are never taken for those of another kind of file.
             path.write_text(words, "utf-8-sig", errors="replace", newline="")
         except OSError as error:
@@ -44,6 +45,12 @@ class PastedTexts:
             folder, self._folder = self._folder, None
         if folder:
             folder.cleanup()
+
+
+def _own(words: str) -> str:
+    """What a text is called that nobody named: how it begins, which tells it from other pasted ones."""
+    beginning = text.shortened(" ".join(words.strip()[: 2 * _MAX_BEGINNING].split()), _MAX_BEGINNING)
+    return text.PASTED_WITHOUT_NAME.format(beginning=beginning) if beginning.strip(". ") else ""
 
 
 def file_name(name: str) -> str:

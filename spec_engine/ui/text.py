@@ -20,6 +20,7 @@ PASTE_NAME: Final = "Its name, if you like"
 PASTE_BUTTON: Final = "Use this text"
 PASTE_ADD_BUTTON: Final = "Add it to the document"
 PASTED_NAME: Final = "Pasted text"
+PASTED_WITHOUT_NAME: Final = "Pasted – {beginning}"
 PASTE_EMPTY: Final = "There is no text yet. Paste or type it into the box first."
 PASTE_FAILED: Final = "The text could not be put down as a file: {reason}. Free some space; it is still in its box."
 ADD_BUTTON: Final = "Add another file"
@@ -252,8 +253,13 @@ def conversation_line(title: str, document: str, num_turns: int, updated_at: flo
     day = datetime.fromtimestamp(updated_at).astimezone()
     now = datetime.now().astimezone()
     when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
-    facts = [shortened(document, MAX_LISTED_DOCUMENT), plural(num_turns, "question"), when]
+    facts = [document, plural(num_turns, "question"), when]
     return f"{shortened(title, MAX_LISTED)}\n{' · '.join(filter(None, facts))}"
+
+
+def one_of_several(name: str, number: int, since: float) -> str:
+    """A document in the list of conversations that has the name of another one, and when it was first asked about."""
+    return f"{name}, no. {number}, of {datetime.fromtimestamp(since).astimezone():%d %b %Y %H:%M}"
 
 
 def shortened(words: str, most: int) -> str:

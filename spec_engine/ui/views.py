@@ -10,12 +10,11 @@ import gradio as gr
 from gradio.blocks import Block
 
 from spec_engine.chat.absent import absence
-from spec_engine.chat.history import DocumentRef
-from spec_engine.chat.store import Summary
 from spec_engine.ui import examples, render, render_document, render_models, text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Fields, Given
 from spec_engine.ui.job import Job
+from spec_engine.ui.listing import lines
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
@@ -140,15 +139,14 @@ class Views:
     def conversations(self) -> Updates:
         """The list of conversations as it was searched, the one that is shown marked."""
         history, talk = self._page.history, self._workspace.talk
-        found = talk.summaries(self._workspace.search)
-        choices = [(_line(one), one.id) for one in found]
+        kept, found = talk.summaries(), talk.summaries(self._workspace.search)
         is_lost = bool(self._workspace.search.strip()) and not found
-        shown = next((one for one in talk.summaries() if one.id == talk.conversation), None)
+        shown = next((one for one in kept if one.id == talk.conversation), None)
         is_listed = shown is not None and any(one.id == shown.id for one in found)
         return {
             history.found: render.nothing_found(self._workspace.search) if is_lost else "",
             history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
-            history.listing: gr.update(choices=choices, value=shown.id if shown and is_listed else None),
+            history.listing: gr.update(choices=lines(found, kept), value=shown.id if shown and is_listed else None),
             history.tools: gr.update(visible=shown is not None),
             history.exports: render.exports(shown.id) if shown else "",
         }
@@ -336,9 +334,3 @@ class Views:
         workspace = self._workspace
         speed = SpeedView(workspace.baseline, workspace.comparison, progress)
         return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)
-
-
-def _line(one: Summary) -> str:
-    """A conversation in the list."""
-    ref = DocumentRef.load(one.document)
-    return text.conversation_line(one.title, ref.name if ref else "", one.num_turns, one.updated_at)

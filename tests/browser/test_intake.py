@@ -49,7 +49,7 @@ def test_a_pasted_text_is_a_document_that_is_kept(open_page: Opener) -> None:
     expect(page.get_by_label("The text", exact=True)).to_have_value("")
     page.get_by_label("The text", exact=True).fill("And again in 2003.")
     page.get_by_role("button", name="Add it to the document").click()
-    expect(page.locator("#se-document")).to_contain_text("Minutes of May, Pasted text")
+    expect(page.locator("#se-document")).to_contain_text("Minutes of May, Pasted – And again in 2003")
     expect(bot_messages(page)).to_have_count(0)
     page.locator("#se-history > button").click()
     page.locator("#se-conversations label").click()

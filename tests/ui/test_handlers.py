@@ -1,5 +1,6 @@
 """What the page shows after something was pressed or typed, and what it says when that was refused."""
 
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,27 @@ def test_the_list_names_documents_and_says_when_nothing_is_found(workspace: Work
     assert shown[history.found] == ""
     nothing = handlers._views.search("no <such> thing")
     assert "Nothing found for “no &lt;such&gt; thing”." in str(nothing[history.found])
+
+
+def test_documents_that_look_alike_in_the_list_are_told_apart(workspace: Workspace, handlers: Handlers) -> None:
+    history = handlers._page.history
+
+    def listed() -> list[str]:
+        shown = handlers._views.search("")[history.listing]
+        return [line.split("\n")[1].partition(" · ")[0] for line, _ in shown["choices"]]  # type: ignore[index]
+
+    for words in ("First words.", "Other words.", "First words."):
+        workspace.open_documents([workspace.paste(words, "Minutes")])
+        done(workspace.ask("What?"))
+    newest, middle, oldest = listed()
+    assert re.fullmatch(r"Minutes, no\. 1, of \d\d \w+ \d{4} \d\d:\d\d", oldest)
+    assert newest == oldest  # the same text
+    assert middle.startswith("Minutes, no. 2, of ")
+    handlers._views.search("Other")  # whatever is found, names stay
+    workspace.delete_conversation()
+    workspace.open_conversation(workspace.talk.summaries()[0].id)
+    workspace.delete_conversation()
+    assert listed() == ["Minutes"]
 
 
 def test_what_is_deleted_is_named_and_is_what_the_page_shows(workspace: Workspace, handlers: Handlers) -> None:

@@ -92,6 +92,21 @@ def test_pasted_texts_of_one_name_do_not_meet(tmp_path: Path) -> None:
     texts.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("\n" * 200 + "Dear Sir:\n\n\twe met.", "Pasted – Dear Sir we met"),
+        ("word " * 50, f"Pasted – {'word ' * 7}word…"),
+        ("...", "Pasted text"),
+        ("See page.pdf", "Pasted – See page.pdf.txt"),
+    ],
+)
+def test_a_text_that_nobody_named_is_called_by_its_beginning(words: str, expected: str) -> None:
+    texts = PastedTexts()
+    assert texts.write(words, " ").name == expected
+    texts.close()
+
+
 def test_a_blank_text_is_refused_and_stays(workspace: Workspace, handlers: Handlers) -> None:
     page, before = handlers._page, workspace.opened
     for react in (
@@ -110,7 +125,7 @@ def test_a_text_on_its_way_leaves_its_boxes(workspace: Workspace, handlers: Hand
     if (job := workspace.job) is not None:  # it may have ended
         done(job)
     assert (shown[paste.words], shown[paste.name]) == ("", "")
-    assert opened_names(workspace) == "Pasted text"
+    assert opened_names(workspace) == "Pasted – Some words"
 
 
 def test_a_text_that_is_pasted_while_an_answer_is_written_stays_in_its_box(report: Path, handlers: Handlers) -> None:
@@ -159,7 +174,7 @@ def test_what_is_in_the_document_already_is_not_added_again(report: Path, notes:
     assert "renamed.txt was in the document already" in workspace.remark
     done(workspace.start_adding([workspace.paste("Some words.", "")]))
     done(workspace.start_adding([workspace.paste("Some words.", "Others")]))
-    assert opened_names(workspace) == "report.txt, notes.md, Pasted text"
+    assert opened_names(workspace) == "report.txt, notes.md, Pasted – Some words"
 
 
 def test_a_choice_of_parts_ends_when_something_is_added_and_that_is_said(report: Path, notes: Path) -> None:
@@ -260,7 +275,7 @@ def test_what_is_added_while_a_model_loads_comes_behind_what_will_be_open(report
 
     assert opened_names(waiting(report, dropped_and_added)) == "other.txt, notes.md"
     pasted = waiting(report, lambda it: it.start_opening(Wanted((it.paste("Some words.", ""),))))
-    assert opened_names(pasted) == "Pasted text"
+    assert opened_names(pasted) == "Pasted – Some words"
 
 
 def test_nothing_is_added_to_a_document_that_another_tab_opened(
