@@ -58,4 +58,5 @@ def file_name(name: str) -> str:
     spelled = "".join(letter if letter.isprintable() and letter not in _NOT_IN_NAMES else " " for letter in name)
     plain = " ".join(spelled.split()).strip(". ") or text.PASTED_NAME
     short = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore").rstrip(". ")
-    return short if is_text_name(short) else f"{short}.txt"  # a text called report.pdf is no PDF
+    is_ending = not set(Path(short).suffix) & {" ", "…"}  # else "1. Minutes" would be called "1"
+    return short if is_ending and is_text_name(short) else f"{short}.txt"  # a text called report.pdf is no PDF
