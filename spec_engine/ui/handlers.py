@@ -106,6 +106,7 @@ class Handlers:
     def open_page(self) -> Updates:
         """A page was opened or reloaded; its search field is empty."""
         self._workspace.search, self._workspace.offered = "", None
+        self._workspace.forget_told()
         return {**self._views.everything(notice=self._workspace.news), **self._views.settings.all()}
 
     def show_result(self, beat: str, given: Given | None, typed: str | None = None, *settings: Any) -> Updates:

@@ -108,7 +108,7 @@ class PageState:
         self.view = 0  # counts the conversations and documents that were shown
         self._num_jobs = 0  # that somebody waits for
         self._opened_by = 0  # which of them opened what is shown; 0: none
-        self.told = ""  # the trouble that an open page has shown
+        self.told = ("", "")  # the trouble and the remark that an open page has shown
 
     # --- questions about the state ------------------------------------------------------------------------------------
 
@@ -175,7 +175,11 @@ class PageState:
     @property
     def news(self) -> str:
         """The trouble that a page opened now should show: what no page has shown yet, or why there is no model."""
-        return self.trouble if self._engine is None or self.trouble != self.told else ""
+        return self.trouble if self._engine is None or self.trouble != self.told[0] else ""
+
+    def forget_told(self) -> None:
+        """A page is opened: a remark that another one, or this one before it was reloaded, has shown is no news."""
+        self.remark = "" if self.remark == self.told[1] else self.remark
 
     @property
     def why_not_ask(self) -> str:

@@ -122,7 +122,7 @@ class Views:
         early = (text.STOPPED_EARLY if is_free else text.STOPPED_WHILE_TYPING) if question else ""
         # A refusal while the job ran has no reason now.
         updates = self.everything((trouble or early) + asked, given)
-        self._workspace.told = trouble
+        self._workspace.told = trouble, self._workspace.remark
         updates |= self.settings.others(*settings) if settings else self.settings.all()
         return {**updates, self._chat.box: self.box(question)} if question and is_free else updates
 

@@ -49,6 +49,7 @@ def notes(tmp_path: Path) -> Path:
         ("a\\b:c\x00d", "a b c d"),
         (".hidden", "hidden"),
         ("report.pdf", "report.pdf.txt"),
+        ("1. Minutes of May", "1. Minutes of May.txt"),
         ("page.HTML", "page.HTML.txt"),
         ("ä" * 300, "ä" * 60),
     ],
@@ -195,8 +196,13 @@ def test_what_was_done_besides_is_no_trouble_and_is_told_until_the_next_job(
     shown = str(handlers.show_result("", None)[notice])
     assert text.ADDED_TO_PART in shown
     assert ("se-notice--info" in shown, "se-notice--error" in shown) == (True, False)
+    workspace.told = ("", "")
+    assert handlers.open_page()[notice] == shown  # nobody has seen it
     both = str(handlers.ask(" ", None)[notice])  # refused
     assert both.index("se-notice--error") < both.index("se-notice--info")
+    handlers.show_result("", None)
+    assert handlers.open_page()[notice] == ""
+    workspace.remark = text.ADDED_TO_PART
     handlers.ask("What?", None)
     done(workspace.answer_job)
     assert handlers.show_result("", None)[notice] == ""
