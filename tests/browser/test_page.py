@@ -303,6 +303,16 @@ def test_a_narrow_page_has_a_way_to_the_chat(open_page: Opener) -> None:
     expect(page.locator("#se-box")).to_be_in_viewport()
 
 
+def test_a_long_word_makes_no_narrow_page_wider(open_page: Opener, report: Path) -> None:
+    page = open_page((420, 860))
+    drop(page, report)
+    ask_briefly(page, f"What is https://example.org/{'a-long-path/' * 30}?{'x' * 300}")
+    for part in ("#se-left", "#se-middle", "#se-right", "#se-chat .user-row .prose"):
+        box = page.locator(part).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 420
+
+
 def test_a_locked_file_asks_for_its_password(open_page: Opener, tmp_path: Path) -> None:
     path = tmp_path / "locked.pdf"
     path.write_bytes(make_pdf([show(paragraph(60, 740, LINES[:12]))], password="sesame"))
