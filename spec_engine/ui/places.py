@@ -1,7 +1,7 @@
 """Places in the open document: the part that holds some tokens, with the passage marked.
 
-Job: the addresses ``/document/at/TOKEN`` and ``/document/parts/NUMBER``, which show a place as text and, of a PDF, as a
-picture of its page.
+Job: the addresses ``/document/at/TOKEN``, ``/document/parts/NUMBER`` and ``/document/named?label=LABEL``, which show a
+place as text and, of a PDF, as a picture of its page.
 Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who may ask (`guard`).
 """
 
@@ -42,6 +42,15 @@ def places_of(workspace: DocumentSide) -> APIRouter:
     def part(number: int) -> HTMLResponse:
         """A part of the open document."""
         return _page(workspace, Place(number))
+
+    @router.get("/document/named", include_in_schema=False)
+    def named(label: str) -> HTMLResponse:
+        """The part of the open document that is called so."""
+        document = workspace.opened.used if workspace.opened else None
+        numbers = [
+            number for number, block in enumerate(document.blocks if document else ()) if block.anchor.label == label
+        ]
+        return _page(workspace, Place(numbers[0] if numbers else -1))
 
     @router.get("/document/pictures/{number}.png", include_in_schema=False)
     def picture(number: int, start: int = 0, end: int = 0, of: str = "") -> Response:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from typing import Final
+from urllib.parse import urlencode
 
 from spec_engine.chat.export import footer
 from spec_engine.chat.figures import figures_of
@@ -183,7 +184,8 @@ def authors(stretches: Sequence[Stretch], empty: str = text.AUTHORS_EMPTY) -> st
 
 
 def answers(turns: Sequence[StoredTurn]) -> str:
-    """The answers of the conversation with their figures, which stay with them; nothing before the first."""
+    """The answers of the conversation with their figures, which stay with them, and the parts of the document that were
+    looked at most; nothing before the first."""
     rows = []
     for number, turn in enumerate(turns, 1):
         figures = figures_of(turn)
@@ -201,6 +203,7 @@ def answers(turns: Sequence[StoredTurn]) -> str:
             + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
             + "</tr>"
         )
+        rows.append(_looked_at(turn, len(cells)))
     if not rows:
         return ""
     heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in terms.ANSWER_COLUMNS)
@@ -208,6 +211,18 @@ def answers(turns: Sequence[StoredTurn]) -> str:
         f'<section class="se-block se-answers"><h3>{escape(terms.ANSWERS_HEADING)}</h3>'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
     )
+
+
+def _looked_at(turn: StoredTurn, num_columns: int) -> str:
+    """A row with links to the parts of the document that were looked at most for an answer; "" where none are known."""
+    labels = turn.details.get("looked_at")
+    if not isinstance(labels, list) or not labels:
+        return ""
+    links = " ".join(
+        f'<a class="se-place-link" href="document/named?{urlencode({"label": label})}">{escape(str(label))}</a>'
+        for label in labels
+    )
+    return f'<tr class="se-looked"><td colspan="{num_columns}">{escape(text.LOOKED_AT)} {links}</td></tr>'
 
 
 def race(state: LiveRace, *, is_running: bool) -> str:

@@ -36,6 +36,7 @@ NO_PLACE: Final = "This place is not in the document that is open. Reload the pa
 PLACE_TEXT: Final = "The text as the model reads it"
 PLACE_PICTURE: Final = "{label}, with the passage marked"
 LOOKS_AT: Final = "Most looked at:"
+LOOKED_AT: Final = "looked at"
 PREVIEW_LABEL: Final = "What was read"
 PARTS_HEADING: Final = "All parts and their tokens"
 PREVIEW_CHARS: Final = 6000

@@ -125,6 +125,8 @@ def test_a_place_is_served_with_its_page(client: TestClient, workspace: Workspac
     assert picture.headers["content-type"] == "image/png"
     assert picture.content.startswith(b"\x89PNG")
     assert client.get("/document/parts/1").text.count("<mark>") == 0
+    assert "<h2>p. 2</h2>" in client.get("/document/named", params={"label": "p. 2"}).text
+    assert client.get("/document/named", params={"label": "p. 7"}).status_code == 404
 
 
 def test_foreign_text_stays_text(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
@@ -138,7 +140,14 @@ def test_foreign_text_stays_text(client: TestClient, workspace: Workspace, tmp_p
 
 
 @pytest.mark.parametrize(
-    "address", ["/document/at/5", "/document/parts/0", "/document/parts/-1", "/document/pictures/0.png"]
+    "address",
+    [
+        "/document/at/5",
+        "/document/parts/0",
+        "/document/parts/-1",
+        "/document/named?label=p",
+        "/document/pictures/0.png",
+    ],
 )
 def test_without_a_document_there_are_no_places(client: TestClient, address: str) -> None:
     assert client.get(address).status_code in (404, 422)

@@ -1,6 +1,7 @@
 """Markup: figures are right, foreign text is only ever text."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -294,6 +295,17 @@ def test_an_answer_in_the_list_has_as_many_tokens_as_its_line_says() -> None:
     markup = render.answers([turn])
     assert "<td>1</td><td>4</td><td>16</td>" in markup.replace("16.0", "16")
     assert "4 tokens ·" in markup
+
+
+def test_an_answer_in_the_list_leads_to_where_it_looked() -> None:
+    recorder = MetricsRecorder(40, 0)
+    recorder.add(StepRecord(4, 3, 4, 4, 0.1, 0.1))
+    details = {"metrics": recorder.summary(0.25).as_dict(), "looked_at": ["a&b.pdf p. 3", "§ 2 <x>"]}
+    turn = StoredTurn(1, None, "Why?", "Because", (5, 6, 7), (True,) * 3, "m", "p", "stop", details)
+    markup = render.answers([turn, replace(turn, details={**details, "looked_at": []})])
+    assert markup.count("se-looked") == 1
+    assert 'href="document/named?label=a%26b.pdf+p.+3">a&amp;b.pdf p. 3</a>' in markup
+    assert ">§ 2 &lt;x&gt;</a>" in markup
 
 
 def test_the_tokenizers_blank_before_an_answer_is_not_shown() -> None:
