@@ -22,6 +22,7 @@ from spec_engine.drafters.base import Drafter
 from spec_engine.drafters.guarded import GuardedSession
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Prefilled, PromptReady
+from spec_engine.model.capture import wait
 from spec_engine.model.memory import MemoryUse, held_bytes
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.model.tokenizer import StreamingDetokenizer, Tokenizer
@@ -196,13 +197,14 @@ class Engine:
 
     def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = never) -> bool:
         """Keep the text `token_ids`, the beginning of the last prompt, in the store under `label`; whether it is there
-        then, with what the drafter holds of it.
+        then, with what the drafter holds of it. With or without a store, prompts will begin there again.
 
         Raises `RequestError` while an answer is being made.
         """
         self._require_open()
         keeper = self._keeper()
         with self._taking_turn():
+            self._target.remember(len(token_ids))
             return keeper is not None and keeper.keep(token_ids, label, cancelled)
 
     def forget_prefix(self, label: str) -> None:
@@ -274,7 +276,7 @@ class Engine:
             steps = list(self._target.prefill(chunk, answer.taps))
             for step in steps:
                 answer.draft.observe(step)
-            self._target.settle()  # or a GPU's work would count for what comes after
+            wait(self._target.device)  # or a GPU's work would count for what comes after
             self._pacer.record(len(chunk), answer.clock.now() - started)
             done += len(chunk)
             yield steps[-1]

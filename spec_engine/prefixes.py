@@ -114,7 +114,7 @@ def _owner(preset: Preset, ref: ModelRef, target: Target) -> str:
     """Whose keys and values: all that they depend on besides the tokens, as far as it has a name."""
     config = target.runner.config.to_dict()
     settings = {key: value for key, value in sorted(config.items()) if key not in ("_name_or_path", "dtype")}
-    facts = [*_identity(preset, ref), str(target.dtype), settings]
+    facts = [*_identity(preset, ref), str(target.dtype), f"slides: {target.slides}", settings]
     return json.dumps(facts, sort_keys=True, default=str)
 
 

@@ -12,8 +12,8 @@ from time import perf_counter
 import torch
 
 from spec_engine.bench.limit import LimitRow, fill
-from spec_engine.bench.machine import wait
 from spec_engine.bench.peers import PeerModel, continue_from
+from spec_engine.model.capture import wait
 from spec_engine.model.target import NO_TAPS, Target
 from spec_engine.tree import DraftTree
 

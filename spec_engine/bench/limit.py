@@ -15,8 +15,9 @@ from time import perf_counter
 
 import torch
 
-from spec_engine.bench.machine import bandwidth, matrix_rate, wait
+from spec_engine.bench.machine import bandwidth, matrix_rate
 from spec_engine.config import MAX_DRAFT_NODES
+from spec_engine.model.capture import wait
 from spec_engine.model.target import NO_TAPS, Target
 from spec_engine.tree import DraftTree
 

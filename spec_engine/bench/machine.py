@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from spec_engine import onednn
+from spec_engine.model.capture import wait
 
 _MIN_S = 0.15  # of repetitions, of which the fastest counts
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
@@ -72,9 +73,3 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

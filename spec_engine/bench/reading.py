@@ -13,9 +13,10 @@ from time import perf_counter
 import torch
 
 from spec_engine.bench.limit import fill, pass_operations
-from spec_engine.bench.machine import matrix_rate, wait
+from spec_engine.bench.machine import matrix_rate
 from spec_engine.cache.slots import SlotCache
 from spec_engine.config import RetrievalConfig
+from spec_engine.model.capture import wait
 from spec_engine.model.graphs import graphed
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.products import Part

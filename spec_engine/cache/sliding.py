@@ -19,9 +19,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-LEAST_SLACK: Final = 2048  # rows besides those of the window: a text can always be cut back by half as many
+LEAST_SLACK: Final = 2048  # rows besides those of the window; what was written by the token can be cut by half as many
 _BEFORE: Final = 2  # rows that are seen besides the window's: a draft head looks from a token behind the text
 _MARGIN: Final = 14  # further rows that are kept, so that a text can be cut a little shorter than where texts parted
+_LEAST_WAY: Final = 64  # rows move in parts as long as their way
 _MOST_PLACES: Final = 4
 _LEAST_PLACE: Final = 512  # a shorter text is read again as fast
 
@@ -32,32 +33,36 @@ def num_sliding_slots(windows: Sequence[int | None], num_slots: int, slack: int)
     sizes = [window for window in windows if window is not None]
     if not sizes or len(sizes) == len(windows):
         return num_slots
-    return min(num_slots, _reach(max(sizes)) + slack)
+    return min(num_slots, _reach(max(sizes)) + slack + 1)
 
 
 class SlidingRows:
     """Rows of `stores`, tensors [layers, 1, Hk, slots, D], whose layers see `window` rows at most. Passes write `slack`
-    rows at most, behind the `_reach(window)` rows that always stay."""
+    rows at most, behind the `_reach(window)` rows that always stay. The last slot is never a text's: captured passes
+    write rows there that are none."""
 
     def __init__(self, stores: Sequence[Tensor], window: int, slack: int) -> None:
         self.first = 0  # the token whose row lies in the first slot
-        self.num_slots = stores[0].shape[3]
+        self._num_slots = stores[0].shape[3] - 1
         self._stores = tuple(stores)
         self._window = window
         self._slack = slack
         self._places: list[int] = []  # lengths at which texts parted, in the order in which they did
         self._aside: dict[int, list[Tensor]] = {}  # the rows before some of them
+        self._lasting = 0
 
     def make_room(self, length: int, num_new: int) -> bool:
         """Rows will be written behind `length` tokens, `num_new` at most; whether rows moved for it."""
         for place in [place for place in self._aside if place > length]:
             del self._aside[place]
-        if length - self.first + num_new <= self.num_slots:
+        num_held = length - self.first
+        if num_held + num_new <= self._num_slots:
             return False
-        num_kept = min(length - self.first, self.num_slots - max(num_new, self._slack // 2))
-        assert num_kept >= min(_reach(self._window), length), f"{num_new} new rows, {self._slack} is the most"
+        assert num_new <= self._slack, f"{num_new} new rows, {self._slack} is the most"
+        num_kept = min(self._num_slots - max(num_new, self._slack // 2), num_held - _LEAST_WAY)
+        num_kept = max(num_kept, min(num_held, _reach(self._window)))
         self._put_aside(length, length - num_kept)
-        self._move(length - self.first - num_kept, num_kept)
+        self._move(num_held - num_kept, num_kept)
         self.first = length - num_kept
         return True
 
@@ -81,16 +86,22 @@ class SlidingRows:
             store.narrow(3, 0, kept.shape[3]).copy_(kept)
         return True
 
-    def remember(self, length: int) -> None:
-        """Texts parted here or will. Of such lengths the shortest, often where a document ends, and the newest are
-        remembered. The text may have to be read up to there first."""
-        if length < _LEAST_PLACE or any(0 <= place - length <= _MARGIN for place in self._places):
+    def remember(self, length: int, *, is_lasting: bool = False) -> None:
+        """Texts parted here or will. Of such lengths the lasting one, else the shortest, which often is where a
+        document ends, and the newest are remembered. The text may have to be read up to there first."""
+        near = next((place for place in self._places if 0 <= place - length <= _MARGIN), None)
+        if is_lasting:
+            self._lasting = near or length
+        if near is not None:
             return
-        for place in [place for place in self._places if place > length]:  # of the text that parted
+        for place in [] if is_lasting else [place for place in self._places if place > length]:  # of what parted
             self._forget(place)
+        if length < _LEAST_PLACE:
+            return
         self._places.append(length)
         if len(self._places) > _MOST_PLACES:
-            self._forget(next(place for place in self._places if place != min(self._places)))
+            stays = self._lasting if self._lasting in self._places else min(self._places)
+            self._forget(next(place for place in self._places if place != stays))
 
     def jump(self, length: int) -> None:
         """Forget everything; rows of a text of `length` tokens will be written from elsewhere."""

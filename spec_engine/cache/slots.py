@@ -121,10 +121,10 @@ class SlotCache:
         """The longest text of at most `length` of the tokens whose rows were written that can be gone on from."""
         return length if self._sliding is None else self._sliding.reachable(length)
 
-    def remember(self, length: int) -> None:
-        """Texts part at this length: it should stay `reachable`."""
+    def remember(self, length: int, *, is_lasting: bool = False) -> None:
+        """Texts part at this length: it should stay `reachable`, rather than all others if it is lasting."""
         if self._sliding is not None:
-            self._sliding.remember(length)
+            self._sliding.remember(length, is_lasting=is_lasting)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new rows [1, Hk, T, D] behind the committed ones; return all rows up to them, as views.

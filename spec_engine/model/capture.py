@@ -1,7 +1,7 @@
 """Device work that is recorded once and replayed: CUDA graphs, and what they may take.
 
 Job: `CudaCapture`, which records, and `Captures`, which says when something is worth recording, within which memory,
-and why nothing more is.
+and why nothing more is; `wait`, for a device to finish.
 Non-job: the work itself (`graphs`, `drafters.whole`).
 """
 
@@ -148,3 +148,9 @@ class Captures:
         except RuntimeError as error:
             self._refused = f"capturing failed: {str(error).splitlines()[0]}"
         return None
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked: what the clock says then is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

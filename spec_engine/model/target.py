@@ -101,6 +101,7 @@ class Target:
         windows, slack = self._runner.layer_windows, max(LEAST_SLACK, prefill_chunk)
         self._slots = SlotCache(self._runner.shapes, capacity + TREE_SLOTS, windows, slack + TREE_SLOTS)
         self._cache = self._runner.bind(self._slots)
+        self.slides = self._slots.num_sliding_slots < self._slots.num_slots  # some layers hold their newest rows alone
         self._token_ids: list[int] = []
         self._resident: list[int] = []  # tokens whose rows lie in memory: the committed ones, and some that were cut
         self._overwritten: list[int] = []  # of these, the ones from where the running pass writes
@@ -294,6 +295,10 @@ class Target:
             self._slots.remember(num_same)
         return num_kept
 
+    def remember(self, num_tokens: int) -> None:
+        """Many prompts will begin with the first `num_tokens` tokens: `reuse` should find them behind any text."""
+        self._slots.remember(num_tokens, is_lasting=True)
+
     def rows(self, token_ids: Sequence[int]) -> Mapping[str, Tensor] | None:
         """What keys and values of the text's beginning `token_ids` are needed to go on from there, by name; None where
         they are not in memory."""
@@ -322,11 +327,6 @@ class Target:
         self._slots.reset()
         self._token_ids.clear()
         self._resident.clear()
-
-    def settle(self) -> None:
-        """Wait until the device has done what it was asked: what the clock says then is true."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _overwrite(self, num_rows: int) -> None:
         """A pass is about to write `num_rows` rows behind the committed tokens."""

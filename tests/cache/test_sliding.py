@@ -19,6 +19,7 @@ REACH = WINDOW + 16
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliding, "_LEAST_PLACE", 3)
+    monkeypatch.setattr(sliding, "_LEAST_WAY", 3)
 
 
 class Text:
@@ -136,6 +137,53 @@ def test_a_place_behind_which_the_text_changed_is_forgotten() -> None:
     assert text.cache.reachable(300) == 280
 
 
+def test_a_lasting_place_outlives_many_newer_ones_and_shorter_ones() -> None:
+    text = grown(340)
+    text.cache.remember(340)
+    text.write(list(range(340, 400))[:SLACK], SLACK)
+    for _ in range(2):
+        text.write([5] * SLACK, SLACK)
+    text.cache.remember(400, is_lasting=True)
+    for _ in range(8):
+        text.write([6] * SLACK, SLACK)
+        text.cache.remember(len(text.tokens))
+    assert text.cache.reachable(405) == 400
+    assert text.cache.reachable(399) == 399
+    text.cache.truncate(text.cache.reachable(200))
+    text.cache.remember(200)  # another document
+    assert text.cache._sliding is not None
+    assert text.cache._sliding._places == [200]
+
+
+def test_places_of_another_text_are_forgotten_where_a_short_beginning_is_shared() -> None:
+    """Before rows have ever moved, and so with nothing dropped."""
+    text = Text()
+    for _ in range(2):
+        text.write([1] * 18, 18)
+    for place in (20, 36):
+        text.cache.remember(place)
+    text.cache.truncate(2)
+    text.cache.remember(2)
+    del text.tokens[2:]
+    for number in range(40):
+        text.write([100 + number] * 10, 10)
+        if number == 9:
+            text.cache.remember(102)
+    for place in (380, 390, 398):
+        text.cache.remember(place)
+    assert text.cache._sliding is not None
+    assert text.cache._sliding._places == [102, 380, 390, 398]
+
+
+def test_rows_move_in_parts_that_are_not_tiny() -> None:
+    """Also where a chunk of a prompt lacks one slot."""
+    rows = SlidingRows([torch.arange(float(REACH + SLACK + 1)).view(1, 1, 1, -1, 1)], WINDOW, SLACK)
+    assert not rows.make_room(REACH + 2, SLACK - 2)
+    assert rows.make_room(REACH + 3, SLACK - 2)
+    assert rows.first == 3
+    assert rows._stores[0][0, 0, 0, : REACH + 3 - rows.first, 0].tolist() == list(range(rows.first, REACH + 3))
+
+
 def test_rows_can_be_taken_away_and_brought_back() -> None:
     text = grown(333)
     kept = text.cache.rows(333)
@@ -152,17 +200,17 @@ def test_rows_can_be_taken_away_and_brought_back() -> None:
 
 
 def test_memory_is_that_of_the_window_where_layers_differ() -> None:
-    assert num_sliding_slots(WINDOWS, NUM_SLOTS, SLACK) == REACH + SLACK
+    assert num_sliding_slots(WINDOWS, NUM_SLOTS, SLACK) == REACH + SLACK + 1  # the last is for rows that are none
     assert num_sliding_slots(WINDOWS, 30, SLACK) == 30
     assert num_sliding_slots((WINDOW, WINDOW), NUM_SLOTS, SLACK) == NUM_SLOTS  # the last one is looked at as a whole
     assert num_sliding_slots((None, None), NUM_SLOTS, SLACK) == NUM_SLOTS
     cache = SlotCache(SHAPES, NUM_SLOTS, WINDOWS, SLACK)
-    assert cache.num_bytes == 4 * 5 * (NUM_SLOTS + 2 * (REACH + SLACK))
+    assert cache.num_bytes == 4 * 5 * (NUM_SLOTS + 2 * (REACH + SLACK + 1))
     assert [cache.slides(layer) for layer in range(3)] == [True, False, True]
 
 
 def test_more_rows_than_the_slack_are_refused() -> None:
-    rows = SlidingRows([torch.zeros(1, 1, 1, REACH + SLACK, 2)], WINDOW, SLACK)
+    rows = SlidingRows([torch.zeros(1, 1, 1, REACH + SLACK + 1, 2)], WINDOW, SLACK)
     rows.make_room(REACH, SLACK)
     with pytest.raises(AssertionError, match="is the most"):
         rows.make_room(REACH + SLACK, SLACK + 1)

@@ -33,7 +33,7 @@ MIXED = ("smollm3-sliding", "gemma2", "gemma4", "gpt_oss", "cohere2", "olmo3")
 REL_FP32 = 3e-5
 LONG, CAPACITY = 700, 1200
 REACH = 40 + 16  # of the tiny models' windows
-NUM_SLIDING = REACH + 16 + TREE_SLOTS
+NUM_SLIDING = REACH + 16 + TREE_SLOTS + 1
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +119,29 @@ def test_captured_passes_find_their_rows_however_often_these_moved(name: str, mo
     assert capture.num_replays > len(trees)
 
 
+def test_a_captured_pass_writes_padding_where_no_text_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a text that fills the memory, cut back and written once more as it was: its end is held then."""
+    monkeypatch.setattr(runner_module, "pick", lambda device, dtype: Pick(ReferenceBackend(), "for tests"))
+    target, capture = Target(tiny_model("gemma2"), 3000, 300), Traced()
+    target._forward = Graphed(target.runner, target.runner, Captures(capture, 1 << 30))
+    filled(target, random_ids(50, 9))
+    for _ in range(6):
+        target.commit(target.verify(DraftTree.chain((1, 2, 3)), Taps()), (0, 1, 2))
+    text = random_ids(REACH + 300 + TREE_SLOTS, 1)
+    target.reuse(text)
+    filled(target, text[:-600])
+    filled(target, text[-600:])
+    assert target._slots.first_sliding == 0  # just full
+    assert target.reuse(text[:-290]) == len(text) - 290
+    for _ in range(8):
+        chain = DraftTree.chain(text[target.length : target.length + 3])
+        target.commit(target.verify(chain, Taps()), (0, 1, 2))
+    assert capture.num_replays > 8
+    assert target.reuse(text) == len(text)
+    logits = target.verify(DraftTree.root(5), Taps()).logits[0]
+    assert relative(logits, teacher_forced("gemma2", (*text, 5))[-1]) <= REL_FP32
+
+
 def test_a_conversation_about_a_document_never_reads_it_again() -> None:
     """Questions and long answers, from the end of the document on, and now and then a new chat."""
     target = target_of("gemma2")
@@ -134,6 +157,24 @@ def test_a_conversation_about_a_document_never_reads_it_again() -> None:
         assert target.reuse(prompt[:-1]) == len(prompt) - 1  # the plain run to compare with
         filled(target, (prompt[-1], *answer))
         chat = document if number % 3 == 2 else (*prompt, *answer)
+
+
+def test_the_end_of_a_document_that_was_named_outlives_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that grew by a file, asked about with answers of several moves, and read ahead of each question."""
+    target = target_of("gemma2")
+    one = random_ids(200, 1)
+    filled(target, (*one, 5, 6))
+    target.reuse((*one, 7, 8))
+    document = (*one, *random_ids(100, 2))
+    filled(target, (*document, 7)[target.reuse((*document, 7)) :])
+    target.remember(len(document))
+    chat = document
+    for number in range(4):
+        prompt = (*chat, *random_ids(5, 10 + number))
+        filled(target, (*prompt, *random_ids(150, 20 + number))[target.reuse(prompt[:-1]) :])
+        chat = target.token_ids
+        filled(target, (*chat, 3, 3)[target.reuse((*chat, 3)) :])
+    assert target.reuse((*document, 9, 9)) == len(document)
 
 
 def test_a_place_that_was_lost_is_read_once_and_then_kept() -> None:
