@@ -21,7 +21,14 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(torch._C, "_acc"), reason="this torch cannot register a device from Python"),
     pytest.mark.skipif(sys.platform != "linux", reason="torch's library has another name here"),
 ]
-SUITE = [f"tests/{name}.py" for name in ("model/test_cuda", "model/test_graphs", "test_retrieval", "bench/test_replay")]
+_FOR_A_CARD = (
+    "model/test_cuda",
+    "model/test_graphs",
+    "model/test_sliding_target",
+    "test_retrieval",
+    "bench/test_replay",
+)
+SUITE = [f"tests/{name}.py" for name in _FOR_A_CARD]
 _MOST_S = 900  # of a script; most take less than a minute
 KINDS = {
     "lookup": "builtin",

@@ -9,10 +9,11 @@ from spec_engine.config import load_preset
 from spec_engine.model import memory
 
 
-@pytest.mark.parametrize(("free", "expected"), [(0, 512), (90 << 20, 1024), (1 << 30, 8192), (None, 512)])
+@pytest.mark.parametrize(("free", "expected"), [(0, 512), (90 << 20, 1024), (1 << 30, 2048), (None, 512)])
 def test_prompt_chunks_on_a_gpu_follow_the_free_memory(
     free: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a model with layers that have a window, 2,048 tokens at most."""
     monkeypatch.setattr(memory, "pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -265,3 +265,23 @@ def test_what_cannot_be_kept_any_more_leaves_the_text_as_it_is(tmp_path: Path) -
     ready, *_ = engine.generate(Request((*prompt, 5), SamplingParams(), StopRules(5)))
     assert isinstance(ready, PromptReady)
     assert ready.num_reused_tokens == 599
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["smollm3-sliding", "gemma2", "gemma4"])
+def test_cuda_graphs_find_rows_that_moved(name: str) -> None:
+    """Real captures, in half precision, behind a text that is much longer than the windows' memory."""
+    model = tiny_model(name, dtype=torch.bfloat16).cuda()
+    plain, target = (Target(model, CAPACITY, 16, number << 28) for number in (0, 1))
+    trees = [random_tree(size, seed, 5) for seed, size in enumerate((1, 6, 7, 8, 1, 5, 8, 1, 6, 1, 7, 12, 1, 8) * 4)]
+    taps = Taps(attention_row=True, features=LAYERS)
+    prompt = random_ids(LONG, 2)
+    first = filled(target, prompt)._slots.first_sliding
+    for (logits, step), (true_logits, true_step) in zip(
+        steps(target, prompt, trees, taps), steps(plain, prompt, trees, taps), strict=True
+    ):
+        assert relative(logits.float(), true_logits.float()) < 5e-2
+        assert step.token_ids == true_step.token_ids
+    assert target._slots.first_sliding > first > 0
+    assert "3 captured passes" in target.passes_note, target.passes_note
