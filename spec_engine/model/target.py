@@ -316,8 +316,7 @@ class Target:
         self._token_ids, self._resident = list(token_ids), list(token_ids)
 
     def truncate(self, num_tokens: int) -> None:
-        """Let go of the tokens from `num_tokens` on, a few, and of whatever an interrupted pass left behind. `reuse`
-        goes back further."""
+        """Let go of the tokens from `num_tokens` on, a few (else `reuse`), and of what an interrupted pass left."""
         if self._slots.truncate(num_tokens):
             del self._resident[num_tokens:]
         del self._token_ids[num_tokens:]

@@ -222,7 +222,8 @@ def _looked_at(turn: StoredTurn, num_columns: int) -> str:
         f'<a class="se-place-link" href="document/named?{urlencode({"label": label})}">{escape(str(label))}</a>'
         for label in labels
     )
-    return f'<tr class="se-looked"><td colspan="{num_columns}">{escape(text.LOOKED_AT)} {links}</td></tr>'
+    words = f'<p class="se-places">{escape(text.LOOKED_AT)} {links}</p>'
+    return f'<tr class="se-looked"><td colspan="{num_columns}">{words}</td></tr>'
 
 
 def race(state: LiveRace, *, is_running: bool) -> str:
