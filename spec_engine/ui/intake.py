@@ -11,12 +11,12 @@ from typing import Final, Protocol
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
-from gradio.utils import get_upload_folder
 
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import text
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Given
+from spec_engine.ui.own_files import upload_folder
 from spec_engine.ui.state import Seen, Wanted
 from spec_engine.ui.views import Updates, Views
 from spec_engine.ui.wiring import on, one_by_one
@@ -115,7 +115,7 @@ class Intake:
 
     def _uploaded(self, paths: list[str] | None, start: Callable[[list[Path]], object], given: Given | None) -> Updates:
         """Begin something with files that this page has sent: paths come from the browser and may name nothing else."""
-        folder = Path(get_upload_folder()).resolve()
+        folder = upload_folder()
         if not paths or not all(Path(path).resolve().is_relative_to(folder) for path in paths):
             return self._views.everything(text.NOT_AN_UPLOAD, given)
         return self._open(lambda: start([Path(path) for path in paths]), given)

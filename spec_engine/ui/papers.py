@@ -23,7 +23,7 @@ from spec_engine.ui.engines import EngineLoader
 from spec_engine.ui.job import Job
 from spec_engine.ui.models import ModelSide
 from spec_engine.ui.opened import OpenedDocument
-from spec_engine.ui.pasted import PastedTexts
+from spec_engine.ui.own_files import OwnFiles
 from spec_engine.ui.state import Fact, Seen, Wanted
 from spec_engine.ui.whereabouts import Place, find_place, source_of
 
@@ -74,7 +74,7 @@ class DocumentSide(ModelSide):
         self._reads_ahead = reads_ahead
         self._readings = Apart()
         self._passwords: tuple[str, ...] = ()  # of the open document's files
-        self._pasted = PastedTexts()
+        self._own_files = OwnFiles()
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class DocumentSide(ModelSide):
 
     def paste(self, words: str, name: str) -> Path:
         """A pasted text as a file, which is there until the page ends. Raises `RequestError`."""
-        return self._pasted.write(words, name)
+        return self._own_files.write(words, name)
 
     def open_waiting(self, job: Job[Fact]) -> bool:
         with self._lock:
@@ -148,9 +148,9 @@ class DocumentSide(ModelSide):
         self.read_ahead()
 
     def close(self) -> None:
-        """As `ModelSide.close`; pasted texts that no conversation is about are forgotten."""
+        """As `ModelSide.close`; files that no conversation is about are forgotten."""
         super().close()
-        self._pasted.close()
+        self._own_files.close()
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -259,7 +259,8 @@ class DocumentSide(ModelSide):
         if conversation is not None:
             self.talk.open(conversation)
         if read.opened is not None:
-            self.opened, self._document_paths, self._passwords = read.opened, read.files.paths, read.files.passwords
+            self.opened, self._passwords = read.opened, read.files.passwords
+            self._document_paths = self._own_files.hold(read.files.paths)
         if conversation is None:
             self._leave_chat()
         else:

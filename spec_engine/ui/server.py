@@ -35,6 +35,7 @@ from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.logbook import open_log
+from spec_engine.ui.own_files import upload_folder
 from spec_engine.ui.places import places_of
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
@@ -113,6 +114,7 @@ def build_app(
     app.include_router(places_of(workspace))
     names = LOOPBACK_NAMES | {host} if is_loopback(host) else None
     app.add_middleware(OwnPagesOnly, names=names, closing=closing, login=login)
+    upload_folder()  # before Gradio asks where uploads are to arrive
     blocks = build_page(workspace, shelf).queue(default_concurrency_limit=8, max_size=64, api_open=False)
     guarded: FastAPI = gr.mount_gradio_app(
         app,

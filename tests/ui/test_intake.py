@@ -1,5 +1,8 @@
 """Documents that are brought to the page: pasted texts, and files that come behind the open document."""
 
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +15,7 @@ from spec_engine.documents.pdf_page import page_picture
 from spec_engine.errors import RequestError
 from spec_engine.ui import text
 from spec_engine.ui.handlers import Handlers
-from spec_engine.ui.pasted import PastedTexts, file_name
+from spec_engine.ui.own_files import OwnFiles, file_name, upload_folder
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
@@ -84,13 +87,66 @@ def test_a_pasted_text_is_used_and_found_again(tmp_path: Path, report: Path) -> 
 
 
 def test_pasted_texts_of_one_name_do_not_meet(tmp_path: Path) -> None:
-    texts = PastedTexts()
+    texts = OwnFiles()
     one, other = texts.write("One.", "Minutes"), texts.write("Other.", "Minutes")
     assert (one.name, other.name) == ("Minutes", "Minutes")
     assert one.read_text("utf-8-sig") == "One."
     texts.close()
     assert not one.exists()
     texts.close()
+
+
+def test_an_upload_in_use_stays_when_it_is_taken_away(workspace: Workspace, handlers: Handlers) -> None:
+    upload = Path(tempfile.mkdtemp(dir=upload_folder())) / "minutes.txt"
+    upload.write_text("The board met in 1999.", "utf-8")
+    handlers._intake.open_files([str(upload)], None)
+    assert workspace.active_job is None or workspace.active_job.join(60)
+    upload.unlink()  # as Gradio does after a day, and at the end of another program that was sent the same file
+    assert [path.read_text("utf-8") for path in workspace._open_files()] == ["The board met in 1999."]
+    assert [path.name for path in workspace._open_files()] == ["minutes.txt"]
+
+
+def test_uploads_are_held_until_others_are_in_use(tmp_path: Path) -> None:
+    files, other = OwnFiles(), tmp_path / "other.txt"
+    uploads = [Path(tempfile.mkdtemp(dir=upload_folder())) / "minutes.txt" for _ in range(2)]
+    for number, upload in enumerate(uploads):
+        upload.write_text(str(number), "utf-8")
+    first = files.hold([uploads[0], other])
+    assert first[0] != uploads[0]
+    assert first[1] == other
+    both = files.hold([first[0], uploads[1]])  # one more is added to what is open
+    assert [path.read_text("utf-8") for path in both] == ["0", "1"]
+    assert both[0] == first[0]
+    assert files.hold([uploads[1]]) == (both[1],)
+    assert not both[0].exists()
+    files.close()
+    assert not both[1].exists()
+    assert all(upload.exists() for upload in uploads)
+
+
+def test_an_upload_that_cannot_be_held_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    files, upload = OwnFiles(), Path(tempfile.mkdtemp(dir=upload_folder())) / "minutes.txt"
+    upload.write_text("One.", "utf-8")
+    monkeypatch.setattr("os.link", full)
+    monkeypatch.setattr("shutil.copyfile", full)
+    assert files.hold([upload]) == (upload,)
+    assert files.hold([]) == ()
+    assert upload.exists()
+    files.close()
+
+
+def test_uploads_arrive_in_a_folder_of_this_process() -> None:
+    script = (
+        "from spec_engine.ui.own_files import upload_folder as own; from gradio.utils import get_upload_folder as told;"
+        "print(own(), told()); assert own().is_dir()"
+    )
+    folders = [subprocess.check_output([sys.executable, "-c", script], text=True).split() for _ in range(2)]
+    assert folders[0][0] == folders[0][1]
+    assert folders[0] != folders[1]
+    assert not Path(folders[0][0]).exists()  # it went with the process
 
 
 @pytest.mark.parametrize(
@@ -103,7 +159,7 @@ def test_pasted_texts_of_one_name_do_not_meet(tmp_path: Path) -> None:
     ],
 )
 def test_a_text_that_nobody_named_is_called_by_its_beginning(words: str, expected: str) -> None:
-    texts = PastedTexts()
+    texts = OwnFiles()
     assert texts.write(words, " ").name == expected
     texts.close()
 
