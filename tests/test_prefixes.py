@@ -6,9 +6,11 @@ import pytest
 
 from spec_engine import prefixes
 from spec_engine.cache.store import PrefixStore
+from spec_engine.chat.prompt import Turn
 from spec_engine.chat.session import Session
 from spec_engine.config import load_preset
 from spec_engine.documents.anchors import Anchor, Block, Document
+from spec_engine.documents.together import join
 from spec_engine.engine import Engine, Request, StopRules
 from spec_engine.errors import RequestError
 from spec_engine.events import Finished, PromptReady
@@ -123,6 +125,36 @@ def test_only_what_was_read_and_is_long_enough_is_kept(prompt: tuple[int, ...], 
         engine.keep_prefix(prompt[:NUM_KEPT], "doc")
 
 
+def read(session: Session) -> PromptReady:
+    """The first event of reading ahead."""
+    first, *_ = session.read_ahead()
+    assert isinstance(first, PromptReady)
+    return first
+
+
+@pytest.mark.parametrize("name", ["builtin", "builtin-longspec"])
+def test_a_file_that_is_added_leaves_what_was_read(name: str, report_text: str, tmp_path: Path) -> None:
+    """In memory, also behind a long conversation, and on disk."""
+    kept = PrefixStore(tmp_path, PLENTY)
+    one, other = (
+        Document("", title, (Block(Anchor("line", "line 1", 0), words.strip()),))
+        for title, words in (("one.txt", report_text[:9000]), ("other.txt", report_text[9000:15000]))
+    )
+    engine = load_engine(load_preset(name), device="cpu").keeping_prefixes(kept)
+    session = Session(engine, one)
+    num_read = read(session).num_prompt_tokens
+    assert session.keep_document()
+    turns = [Turn("And this?", report_text[:12000], None)]
+    read(Session(engine, one, turns=turns))
+    ready = read(Session(engine, join([one, other])))
+    assert num_read - 20 < ready.num_reused_tokens < num_read
+    assert ready.num_restored_tokens == 0
+
+    engine = load_engine(load_preset(name), device="cpu").keeping_prefixes(kept)
+    ready = read(Session(engine, join([one, other])))
+    assert num_read - 20 < ready.num_restored_tokens < num_read
+
+
 def test_a_session_keeps_what_all_questions_have_in_common(report_text: str, tmp_path: Path) -> None:
     block = Block(Anchor("page", "page 1", 0), report_text[:9000])
     document = Document("Report", "report.txt", (block,), ())
@@ -130,8 +162,7 @@ def test_a_session_keeps_what_all_questions_have_in_common(report_text: str, tmp
     engine = load_engine(load_preset("builtin"), device="cpu").keeping_prefixes(kept)
     session = Session(engine, document)
     assert not session.keep_document()  # not read yet
-    for _ in session.read_ahead():
-        pass
+    read(session)
     assert session.keep_document()
 
     engine = load_engine(load_preset("builtin"), device="cpu").keeping_prefixes(kept)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from spec_engine.answer import Request
 from spec_engine.cache.slots import num_shared
 from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
-from spec_engine.documents.anchors import Document
+from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.sampling import SamplingParams
@@ -200,15 +200,17 @@ class Session:
     def keep_document(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Have the engine keep the document's keys and values on disk, once it has read it; whether they are there.
 
-        Kept is what prompts about this document have in common whatever is asked.
+        Kept is what prompts about this document have in common whatever is asked, and with those about it and another
+        one that comes behind it.
         """
         if self._document is None:
             return False
         if not self._common:
-            one, other = (
-                build(self._engine.tokenizer, self._document, (), question, self._instruction) for question in _ANY_TWO
-            )
-            self._common = one[: num_shared(one, other)]
+            prompts = [
+                build(self._engine.tokenizer, document, (), question, self._instruction)
+                for document, question in zip((self._document, _with_more(self._document)), _ANY_TWO, strict=True)
+            ]
+            self._common = prompts[0][: num_shared(*prompts)]
         return self._engine.keep_prefix(self._common, self._document.sha256, cancelled)
 
     def regenerate(
@@ -294,6 +296,11 @@ def check_question(question: str) -> None:
     """Raise `RequestError` for a blank one."""
     if not question.strip():
         raise RequestError("The question is empty. Type a question.")
+
+
+def _with_more(document: Document) -> Document:
+    """A document that goes on where this one ends."""
+    return replace(document, blocks=(*document.blocks, Block(Anchor("line", "", 0), "(More.)")))
 
 
 def _without_stop(turn: Turn, stop_token_ids: Collection[int]) -> Turn:

@@ -1,8 +1,11 @@
 """Several documents as one.
 
-Job: `join`: their blocks one after the other, each file under its name, anchors that say which file they are in;
+Job: `join`: their blocks one after the other, told apart by their names, anchors that say which file they are in;
 `read_documents`, which opens files for it; `new_among`, which says what is not among them yet.
 Non-job: the formats (`read`).
+
+What was computed of some files stays valid when another one comes behind them: their text stays as it is to the letter.
+So the first file is named behind its text, where the second one begins; alone it needs no name.
 """
 
 from collections import Counter
@@ -45,8 +48,8 @@ def new_among(paths: Sequence[Path], known: Sequence[Path]) -> list[Path]:
 def join(documents: Sequence[Document]) -> Document:
     """One document of all blocks, in this order; a single one stays as it is.
 
-    A heading with the file's name stands before each file's text, so the model too can tell them apart. Raises
-    `RequestError` for none.
+    Before each file's text but the first stands a heading with its name, and before the second what the first is
+    called, so the model too can tell them apart. Raises `RequestError` for none.
     """
     if not documents:
         raise RequestError("No document was given. Choose at least one file.")
@@ -55,10 +58,12 @@ def join(documents: Sequence[Document]) -> Document:
     names = distinct([document.source_name for document in documents])
     blocks: list[Block] = []
     problems: list[Problem] = []
-    for name, document in zip(names, documents, strict=True):
+    heads = [f"# {name}\n\n" for name in names]
+    heads[:2] = ["", f"(The text up to here is {names[0]}. What follows is {names[1]}.)\n\n{heads[1]}"]
+    for name, document, heading in zip(names, documents, heads, strict=True):
         for number, block in enumerate(document.blocks):
             anchor = Anchor(block.anchor.kind, f"{name} {block.anchor.label}", block.anchor.index)
-            head = f"# {name}\n\n" if number == 0 else ""
+            head = heading if number == 0 else ""
             separator = BLOCK_SEPARATOR if block is document.blocks[-1] else block.separator
             blocks.append(Block(anchor, head + block.text, separator))
         problems += [

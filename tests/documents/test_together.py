@@ -8,6 +8,8 @@ from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.together import join, new_among
 from spec_engine.errors import RequestError, UnreadableDocument
 
+BETWEEN = "(The text up to here is a.pdf. What follows is b.pdf.)\n\n"
+
 
 def document(name: str, *texts: str) -> Document:
     blocks = tuple(Block(Anchor("page", f"p. {n}", n - 1), text) for n, text in enumerate(texts, 1))
@@ -17,9 +19,16 @@ def document(name: str, *texts: str) -> Document:
 def test_every_place_names_its_file() -> None:
     both = join([document("a.pdf", "One.", "Two."), document("b.pdf", "Three.")])
     assert [block.anchor.label for block in both.blocks] == ["a.pdf p. 1", "a.pdf p. 2", "b.pdf p. 1"]
-    assert both.text == "# a.pdf\n\nOne.\n\nTwo.\n\n# b.pdf\n\nThree."
+    assert both.text == f"One.\n\nTwo.\n\n{BETWEEN}# b.pdf\n\nThree."
     assert both.source_name == "a.pdf, b.pdf"
     assert [problem.message for problem in both.problems] == ["a.pdf: p. 9 has no text", "b.pdf: p. 9 has no text"]
+
+
+def test_a_file_more_leaves_the_text_before_it() -> None:
+    files = [document("a.pdf", "One.", "Two."), document("b.pdf", "Three."), document("c.pdf", "Four.")]
+    alone, both, all_of_them = (join(files[:number]).text for number in (1, 2, 3))
+    assert both.startswith(alone)
+    assert all_of_them == f"{both}\n\n# c.pdf\n\nFour."
 
 
 def test_files_of_one_name_are_told_apart() -> None:
@@ -39,7 +48,7 @@ def test_the_parts_of_a_divided_text_stay_together() -> None:
     divided = Document("A", "a.txt", tuple(blocks))
     assert divided.text == "One. Two."
     both = join([divided, document("b.pdf", "Three.")])
-    assert both.text == "# a.txt\n\nOne. Two.\n\n# b.pdf\n\nThree."
+    assert both.text == f"One. Two.\n\n{BETWEEN.replace('a.pdf', 'a.txt')}# b.pdf\n\nThree."
     assert both.text[slice(*both.span(1))] == "Two."
     assert both.anchor_at(both.text.index("Two.") - 1).label == "a.txt line 1 (1 of 2)"
 
