@@ -25,6 +25,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # step between two counters
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # shift, then multiply
 _LAST_SHIFT = 31
 
+_NUCLEUS, _LARGE_NUCLEUS = 256, 8192  # likeliest tokens among which the top p are looked for, before all are sorted
 _SHARPNESS, _NOISE_SHARE = 1.4, 0.55  # weights of a draft's logits and of the shared noise (docs/results/noise.md)
 
 
@@ -112,12 +113,15 @@ def choose(
     tokens that come before it (`seen_tokens`); only a repetition penalty reads it. `noise` lets the vectors of one
     answer be kept; it must have been made from `params.seed`. Greedy ties fall to the lowest id.
     """
-    scores = warp(logits, params, histories)
-    if params.temperature > 0:
-        noise = noise or GumbelNoise(params.seed)
-        rows = [noise.at(position, scores.shape[1], scores.device) for position in positions]
-        scores = scores + torch.stack(rows)
-    return tuple(_best(scores))
+    scores, is_open = _warped(logits, params, histories, _NUCLEUS)
+    if params.temperature == 0:
+        return tuple(_best(scores))
+    noise = noise or GumbelNoise(params.seed)
+    rows = torch.stack([noise.at(position, scores.shape[1], scores.device) for position in positions])
+    chosen = _best(scores + rows)
+    if is_open is not None and any(is_open.tolist()):  # asked last, when the device has nothing left to do anyway
+        chosen = _best(warp(logits, params, histories) + rows)
+    return tuple(chosen)
 
 
 class DraftRanking:
@@ -172,10 +176,11 @@ class DraftRecipe:
         return self.params.temperature == 0
 
     def scores(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """float32 log-probabilities [n, V] from logits, and from noise [V] where it is shared. Device work alone."""
+        """float32 log-probabilities [n, V] from logits, and from noise [V] where it is shared. Device work alone: of a
+        nucleus the likeliest tokens, more than any level of a tree has."""
         if self.is_greedy:
             return logits.float().log_softmax(dim=-1)
-        scores = warp(logits, self.params)
+        scores, _ = _warped(logits, self.params, None, _NUCLEUS)
         if noise is not None:
             scores = _SHARPNESS * scores + _NOISE_SHARE * noise
         return scores.log_softmax(dim=-1)
@@ -184,25 +189,42 @@ class DraftRecipe:
 def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None) -> Tensor:
     """float32 logits [N, V] of the distribution that is drawn from; excluded tokens are -inf.
 
-    At temperature 0 only the repetition penalty applies.
+    At temperature 0 only the repetition penalty applies. Of equal scores at the edge of the top k or the top p all
+    stay, so that what stays depends on no order.
     """
-    scores = logits.float()
+    vocab_size = logits.shape[1]
+    scores, is_open = _warped(logits, params, histories, _NUCLEUS)
+    for num in (_LARGE_NUCLEUS, vocab_size):
+        if is_open is None or not (rows := is_open.nonzero()[:, 0]).numel():
+            break
+        given = None if histories is None else histories[rows]
+        scores[rows], still_open = _warped(logits[rows], params, given, num)
+        is_open = None if still_open is None else is_open.index_put((rows,), still_open)
+    return scores
+
+
+def _warped(
+    logits: Tensor, params: SamplingParams, histories: Tensor | None, num_looked_at: int
+) -> tuple[Tensor, Tensor | None]:
+    """`warp`, where the top p are looked for among so many of the likeliest tokens, without waiting for a device; and
+    bool [N], the rows in which that was not enough, None where it always is."""
+    scores, is_open = logits.float(), None
     if params.repetition_penalty != 1 and histories is not None:
         penalty = params.repetition_penalty
         penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
         scores = torch.where(histories, penalised, scores)
     if params.temperature == 0:
-        return scores
+        return scores, None
     scores = scores / params.temperature
     if params.top_k > 0:
         kth = scores.topk(min(params.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < kth, -torch.inf)
     if params.top_p < 1:
-        scores = _keep_top_p(scores, params.top_p)
+        scores, is_open = _keep_top_p(scores, params.top_p, min(num_looked_at, scores.shape[1]))
     if params.min_p > 0:
         probs = scores.softmax(dim=-1)
         scores = scores.masked_fill(probs < params.min_p * probs.amax(dim=-1, keepdim=True), -torch.inf)
-    return scores
+    return scores, is_open
 
 
 def seen_tokens(committed: Tensor, tree: DraftTree) -> Tensor:
@@ -222,12 +244,20 @@ def _best(scores: Tensor) -> list[int]:
     return columns
 
 
-def _keep_top_p(scores: Tensor, top_p: float) -> Tensor:
-    """Drop the tail of ascending probability whose sum stays within 1 - top_p; the likeliest token always stays."""
-    ascending, token_ids = scores.sort(dim=-1)
-    is_tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    is_tail[:, -1] = False
-    return scores.masked_fill(is_tail.scatter(1, token_ids, is_tail), -torch.inf)
+def _keep_top_p(scores: Tensor, top_p: float, num_looked_at: int) -> tuple[Tensor, Tensor | None]:
+    """The likeliest tokens of each row until their probabilities reach `top_p`, the one that reaches it included; and
+    in which rows so many of the likeliest do not, None where it is all of them.
+
+    To sort a whole vocabulary takes as long as the rest of a step or longer; the likeliest tokens nearly always do.
+    """
+    likeliest = scores.topk(num_looked_at, dim=-1).values
+    probs = (likeliest - scores.logsumexp(dim=-1, keepdim=True)).exp()
+    reached = probs.cumsum(dim=-1)
+    is_kept = reached - probs < top_p
+    is_kept[:, 0] = True
+    least = likeliest.masked_fill(~is_kept, torch.inf).amin(dim=-1, keepdim=True)
+    is_open = reached[:, -1] < top_p if num_looked_at < scores.shape[1] else None
+    return scores.masked_fill(scores < least, -torch.inf), is_open
 
 
 def _mix(word: int) -> int:

@@ -35,6 +35,45 @@ def test_warpers_equal_those_of_transformers(temperature: float, top_k: int, top
     assert torch.equal(warp(logits, params), theirs(torch.zeros(5, 1, dtype=torch.long), logits.clone()))
 
 
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize(("top_k", "min_p"), [(0, 0.0), (300, 0.0), (0, 0.001)])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 4.0])
+def test_a_nucleus_of_any_size_is_that_of_transformers(spread: float, top_k: int, min_p: float, top_p: float) -> None:
+    """Also where the first tokens that are looked at do not reach it, in some rows or all."""
+    generator = torch.Generator().manual_seed(11)
+    scales = spread * torch.tensor([0.25, 1.0, 3.0, 6.0])[:, None] + 1e-3
+    logits = torch.randn(4, 9000, generator=generator) * scales
+    theirs = LogitsProcessorList([TemperatureLogitsWarper(0.9)])
+    if top_k:
+        theirs.append(TopKLogitsWarper(top_k))
+    theirs.append(TopPLogitsWarper(top_p))
+    if min_p:
+        theirs.append(MinPLogitsWarper(min_p))
+    params = SamplingParams(temperature=0.9, top_k=top_k, top_p=top_p, min_p=min_p, seed=4)
+    ours, expected = warp(logits, params), theirs(torch.zeros(4, 1, dtype=torch.long), logits.clone())
+    differs = ours.isfinite() != expected.isfinite()
+    assert int(differs.sum()) <= 4  # one at the edge of each row, where sums in another order round otherwise
+    assert torch.equal(ours[~differs], expected[~differs])
+    noise = torch.stack([GumbelNoise(4).at(position, 9000) for position in range(4)])
+    assert choose(logits, params, range(4)) == tuple((ours + noise).argmax(-1).tolist())
+    for row in range(4):  # whatever rows are beside it
+        assert torch.equal(warp(logits[row : row + 1], params), ours[row : row + 1])
+
+
+def test_equal_scores_at_the_edge_of_the_top_p_all_stay() -> None:
+    """As of half precision: which of them came first would be the order's choice, and orders differ by shape."""
+    tied = torch.tensor([[3.0, 1.0, 1.0, 1.0, -9.0]])
+    assert torch.isfinite(warp(tied, SamplingParams(temperature=1.0, top_p=0.8))).tolist() == [[True] * 4 + [False]]
+
+
+def test_a_draft_looks_no_further_than_the_likeliest_tokens() -> None:
+    """And waits for nothing: its nucleus is cut where the target's would be looked for among more."""
+    params = SamplingParams(temperature=1.0, top_p=0.9)
+    ranked = DraftRanking(params, shares_noise=False).log_probs(torch.zeros(1, 2000).add(torch.rand(1, 2000)), 0)
+    assert int(ranked.isfinite().sum()) == 256
+    assert ranked.exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
 def test_top_k_keeps_ties_and_top_p_keeps_one() -> None:
     tied = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     assert torch.isfinite(warp(tied, SamplingParams(temperature=1.0, top_k=2))).tolist() == [[True, True, True, False]]
