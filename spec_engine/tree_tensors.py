@@ -85,10 +85,12 @@ class TensorLevel:
 
 
 class TensorGrower:
-    """One tree in the making; all sizes are those of `plan`. `vocabulary` int64 [V] names the token of each column."""
+    """One tree in the making; all sizes are those of `plan`. `vocabulary` int64 [V] names the token of each column.
+    `own` is what `own_rows` made."""
 
-    def __init__(self, plan: GrowthPlan, vocabulary: Tensor | None) -> None:
+    def __init__(self, plan: GrowthPlan, vocabulary: Tensor | None, own: Tensor) -> None:
         self._plan = plan
+        self._own = own
         self._vocabulary = vocabulary
         self._scores: list[Tensor] = []  # float64 [candidates], of each level
         self._tokens: list[Tensor] = []
@@ -130,12 +132,17 @@ class TensorGrower:
         self._parents.append(rows + sum(plan.num_kept[: level - 1]) if level else torch.full_like(rows, -1))
         num_run = plan.num_run[level]
         above = rows[:num_run]
-        own = torch.eye(num_run, dtype=torch.bool, device=rows.device)
+        own = self._own[:num_run, :num_run]
         if self._visible is None:
             self._visible = own
         else:
             self._visible = torch.cat((self._visible[above], own), dim=1)
         return TensorLevel(self._tokens[-1][:num_run], above, self._visible)
+
+
+def own_rows(plan: GrowthPlan, device: torch.device) -> Tensor:
+    """Each row of a level sees itself: bool [n, n] for the largest level. The same for all trees of a plan."""
+    return torch.eye(max(plan.num_run), dtype=torch.bool, device=device)
 
 
 def read_tree(root: int, rows: Sequence[Sequence[float]]) -> DraftTree:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spec_engine.config import TreeConfig
 from spec_engine.tree import DraftTree
-from spec_engine.tree_tensors import GrowthPlan, TensorGrower, growth_plan, read_tree
+from spec_engine.tree_tensors import GrowthPlan, TensorGrower, growth_plan, own_rows, read_tree
 from tests.test_tree import ROOT, TableDraft, grow
 
 POLICIES = [
@@ -27,7 +27,7 @@ POLICIES = [
 
 def grow_in_tensors(plan: GrowthPlan, draft: TableDraft, vocabulary: Tensor | None = None) -> DraftTree:
     """As a captured draft does: no number is looked at before the end, but by the draft that stands for the model."""
-    grower = TensorGrower(plan, vocabulary)
+    grower = TensorGrower(plan, vocabulary, own_rows(plan, torch.device("cpu")))
     level = grower.start(draft.row(())[None])
     paths: list[tuple[int, ...]] = []
     first = 0
@@ -81,7 +81,7 @@ def test_wide_levels_of_opt_tree_are_cut() -> None:
 def test_what_has_no_probability_is_no_node() -> None:
     """Excluded tokens (-inf), and what a broken draft gives (no number)."""
     plan = growth_plan(TreeConfig(policy="eagle", num_nodes=6, top_k=2, max_depth=2), 2, 4)
-    grower = TensorGrower(plan, None)
+    grower = TensorGrower(plan, None, own_rows(plan, torch.device("cpu")))
     grower.start(torch.tensor([[-math.inf, -0.5, math.nan, -math.inf]]))
     grower.extend(torch.tensor([[-math.inf, -math.inf, -1.0, -math.inf], [-0.1, -0.2, -0.3, -0.4]]))
     tree = read_tree(ROOT, grower.finish().tolist())

@@ -21,10 +21,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spec_engine.model.products import Joined
+from spec_engine.model.products import Gated, Joined
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q [B, Hq, T, D], k [B, Hk, T, D], v [B, Hk, T, D]), rotated already, -> [B, Hq, T, D]."""
+Turns = tuple[Tensor, Tensor]
+"""Cosine and signed sine [..., 1, T or 1, D] in float32: a turn is ``x * cos + roll(x, D / 2) * sin``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What the rows of a layer project to, side by side: queries, keys and values [B, T, (Hq + 2 Hk) D], before they
+    are turned."""
+
+    rows: Tensor
+    num_heads: int
+    num_kv_heads: int
+    turns: Turns
+
+    def turned(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, Hq, T, D], k and v [B, Hk, T, D]; q and k rotated."""
+        num_turned = self.num_heads + self.num_kv_heads
+        heads = self.rows.unflatten(-1, (num_turned + self.num_kv_heads, -1)).transpose(1, 2)
+        turned = _turn(heads[:, :num_turned], self.turns)
+        return turned[:, : self.num_heads], turned[:, self.num_heads :], heads[:, num_turned:]
+
+
+Attend = Callable[[int, Projected], Tensor]
+"""(layer, its projected rows) -> what the queries saw, [B, Hq, T, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +114,11 @@ class EagleHead(nn.Module):
         target's, or an earlier result of the head. `positions` [T] or [B, T]; any number will do. Attention is causal
         over these rows unless `attend` says otherwise.
         """
+        return self.turned(embedded, features, self.turns(positions), attend)
+
+    def turned(self, embedded: Tensor, features: Tensor, turns: Turns, attend: Attend | None = None) -> Tensor:
+        """`forward` of rows whose positions are given as `turns`."""
         states: Tensor = features if self.config.is_eagle3 else self._mix(torch.cat((embedded, features), dim=-1))
-        turns = self._turns(positions)
         for layer in self.layers:
             states = layer(states, embedded, turns, attend or _causal)
         return states
@@ -106,9 +131,14 @@ class EagleHead(nn.Module):
         logits: Tensor = last(self.norm(states))
         return logits
 
-    def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine [..., 1, T, D] in float32, computed, so that no table ends: a turn is
-        ``x * cos + roll(x, D / 2) * sin``."""
+    def use_gate(self, kernel: Callable[[Tensor], Tensor]) -> None:
+        """Let `kernel` do the middle of the feed-forward parts, see `Gated`."""
+        for module in self.modules():
+            if isinstance(module, _Mlp):
+                module.gated.use(kernel)
+
+    def turns(self, positions: Tensor) -> Turns:
+        """Those of `positions` [..., T], computed, so that no table ends."""
         if self._inv_freq.device != positions.device:
             self._inv_freq = self._inv_freq.to(positions.device)
         angles = (positions[..., None].float() * self._inv_freq).unsqueeze(-3)
@@ -158,7 +188,7 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = _norm(config)
         self.mlp = _Mlp(config)
 
-    def forward(self, states: Tensor, embedded: Tensor, turns: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, states: Tensor, embedded: Tensor, turns: Turns, attend: Attend) -> Tensor:
         if self._takes_both:
             normed = self.hidden_norm(states)
             seen = torch.cat((self.input_layernorm(embedded), normed), dim=-1)
@@ -176,7 +206,6 @@ class _Attention(nn.Module):
     def __init__(self, config: HeadConfig, number: int, width: int) -> None:
         super().__init__()
         self._number = number
-        self._head_size = config.head_size
         queries, keys = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
         self.q_proj = _linear(config, "q_proj", width, queries)
         self.k_proj = _linear(config, "k_proj", width, keys)
@@ -185,12 +214,10 @@ class _Attention(nn.Module):
         self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Joined(self.o_proj)
         self._num_heads, self._num_kv_heads = config.num_heads, config.num_kv_heads
 
-    def forward(self, states: Tensor, seen: Tensor, turns: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, states: Tensor, seen: Tensor, turns: Turns, attend: Attend) -> Tensor:
         """`states` and what attention gives for `seen`."""
-        rows = self._qkv(seen).view(*seen.shape[:-1], -1, self._head_size).transpose(1, 2)  # [B, Hq + 2 Hk, T, D]
-        turned = _turn(rows[:, : self._num_heads + self._num_kv_heads], turns)
-        values = rows[:, self._num_heads + self._num_kv_heads :]
-        mixed = attend(self._number, turned[:, : self._num_heads], turned[:, self._num_heads :], values)
+        projected = Projected(self._qkv(seen), self._num_heads, self._num_kv_heads, turns)
+        mixed = attend(self._number, projected)
         return self._out.added_to(states, mixed.transpose(1, 2).flatten(2))
 
 
@@ -202,12 +229,11 @@ class _Mlp(nn.Module):
         self.gate_proj = _linear(config, "gate_proj", config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config, "up_proj", config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config, "down_proj", config.intermediate_size, config.hidden_size)
-        self._gate_up, self._down = Joined(self.gate_proj, self.up_proj), Joined(self.down_proj)
+        self.gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
     def forward(self, states: Tensor, normed: Tensor) -> Tensor:
-        """`states` and what the middle gives for `normed`."""
-        gate, up = self._gate_up(normed).chunk(2, dim=-1)
-        return self._down.added_to(states, F.silu(gate) * up)
+        """`states`, which are used up, and what the middle gives for `normed`."""
+        return self._down.add_to(states, self.gated(normed))
 
 
 def _linear(config: HeadConfig, name: str, num_in: int, num_out: int) -> nn.Linear:
@@ -218,13 +244,14 @@ def _norm(config: HeadConfig) -> nn.RMSNorm:
     return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
 
-def _turn(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+def _turn(x: Tensor, turns: Turns) -> Tensor:
     """`x` [B, heads, T, D] rotated; entry i turns with entry i + D / 2."""
     cos, sin = turns
     wide = x.float()
     return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
-def _causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _causal(layer: int, projected: Projected) -> Tensor:
     """Each row sees those up to itself."""
+    q, k, v = projected.turned()
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)

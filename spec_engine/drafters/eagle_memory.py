@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from spec_engine.attention import BoundedAttention, Scoring, pick
 from spec_engine.cache.slots import LayerShape, SlotCache, num_shared
 from spec_engine.cache.working import FocusedCache, Rotation, WholeCache
-from spec_engine.drafters.eagle_head import FittedHead
+from spec_engine.drafters.eagle_head import FittedHead, Projected
 from spec_engine.drafters.eagle_work import EagleWork
 from spec_engine.drafters.lm_memory import Level, LMSettings, check_range, num_tree_rows, view_size
 from spec_engine.drafters.whole import WholeDrafts, num_rows_for, whole_drafts, why_not_whole
@@ -73,7 +73,7 @@ class EagleMemory:
         if view.length + max(num_rows, num_waiting + self.whole.num_tree_rows(num_columns)) >= view.num_slots:
             return None
         if num_rows not in self._works:
-            self._works[num_rows] = EagleWork(self._fitted, self._backend, view, num_rows, num_columns)
+            self._works[num_rows] = EagleWork(self._fitted, self._backend, view, num_rows, num_columns, self.whole)
         return self._works[num_rows]
 
     @torch.inference_mode()
@@ -164,7 +164,8 @@ class EagleMemory:
     ) -> Tensor:
         """States [n, H] of rows whose keys and values are written behind `slots`."""
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, projected: Projected) -> Tensor:
+            q, k, v = projected.turned()
             keys, values = slots.append(layer, k, v)
             return current.run(q, keys, values, None, self._scoring)
 

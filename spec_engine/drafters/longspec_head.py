@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from spec_engine.errors import ModelError
 from spec_engine.model.checkpoint import Checkpoint, save_checkpoint
-from spec_engine.model.products import Joined
+from spec_engine.model.products import Gated, Joined
 from spec_engine.model.rope import Angles, Rotary
 
 _PREFIX = "draft_model."  # of checkpoints that training wrote
@@ -176,12 +176,11 @@ class _FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self._gate_up, self._down = Joined(self.gate_proj, self.up_proj), Joined(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
-        """`x` and what the middle gives for `normed`, [B, T, H]."""
-        gate, up = self._gate_up(normed).chunk(2, dim=-1)
-        return self._down.added_to(x, F.silu(gate) * up)
+        """`x`, which is used up, and what the middle gives for `normed`, [B, T, H]."""
+        return self._down.add_to(x, self._gated(normed))
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

@@ -23,7 +23,7 @@ from spec_engine.config import TreeConfig
 from spec_engine.model.capture import Captures, CudaCapture, Work
 from spec_engine.sampling import DraftRanking, DraftRecipe
 from spec_engine.tree import DraftTree
-from spec_engine.tree_tensors import GrowthPlan, TensorGrower, TensorLevel, growth_plan, read_tree
+from spec_engine.tree_tensors import GrowthPlan, TensorGrower, TensorLevel, growth_plan, own_rows, read_tree
 
 NUM_ROWS = (4, 8, 16)  # committed tokens that wait, and the root
 _DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # levels, so that there are few graphs
@@ -136,6 +136,7 @@ class _Draft:
         self._work = work
         self._recipe = recipe
         self._plan = plan
+        self._own = own_rows(plan, work.device)
         self.num_passes = plan.depth  # of the root, and of all levels but the last
         self.noise: Tensor | None = None  # [levels, V]
         self.run: Work = self._grown
@@ -160,7 +161,7 @@ class _Draft:
     def _grown(self) -> tuple[Tensor, ...]:
         """The tree, float64 [num_nodes, 3]."""
         work, plan = self._work, self._plan
-        grower = TensorGrower(plan, work.vocabulary)
+        grower = TensorGrower(plan, work.vocabulary, self._own)
         level = grower.start(self._scores(work.root(), 0))
         first = 0
         for depth in range(1, plan.depth):

@@ -84,7 +84,7 @@ class Fused:
         ]
         self._cos, self._sin = self._tables(0)
         self._outgrown: list[Tensor] = []  # tables that captured passes may still read
-        self._kernels = _kernels(runner)
+        self._kernels = kernels_for(runner.device, runner.dtype, (self._num_heads, self._num_kv_heads, self._size))
         self._products = TorchProducts(self._kernels.gate if self._kernels else None)
         self._choice: Choice | None = None
 
@@ -207,14 +207,12 @@ class Fused:
         return cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
 
 
-def _kernels(runner: Runner) -> ModuleType | None:
-    """Our kernels, where they can run."""
+def kernels_for(device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> ModuleType | None:
+    """Our kernels (`model.kernels`), where they can run; `heads` are Hq, Hk and D of a layer."""
     if importlib.util.find_spec("triton") is None:
         return None
     kernels = importlib.import_module("spec_engine.model.kernels")  # cannot be imported without Triton
-    config = runner.config
-    sizes = kernels.Heads(config.num_attention_heads, config.num_key_value_heads, runner.shapes[0].key_size)
-    return kernels if kernels.can_run(runner.device, runner.dtype, sizes) else None
+    return kernels if kernels.can_run(device, dtype, kernels.Heads(*heads)) else None
 
 
 def fused(runner: Runner) -> "Fused | Runner":

@@ -42,7 +42,7 @@ class Heads:
 @triton.jit
 def _turn_kernel(  # type: ignore[no-untyped-def]
     mixed_ptr, cos_ptr, sin_ptr, norms_ptr, slots_ptr, query_ptr, keys_ptr, values_ptr,
-    eps, mixed_row, query_head, keys_head, values_head,
+    eps, mixed_row, turn_row, query_head, keys_head, values_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
     HAS_NORMS: tl.constexpr, IS_TURNED: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -67,8 +67,8 @@ def _turn_kernel(  # type: ignore[no-untyped-def]
         other = tl.load(from_ptr + across, mask=is_there, other=0.0).to(tl.float32)
         if HAS_NORMS:
             other = other * scale * tl.load(norm_ptr + across, mask=is_there & is_turned, other=0.0).to(tl.float32)
-        cos = tl.load(cos_ptr + row * D + d, mask=d < D, other=0.0).to(tl.float32)
-        sin = tl.load(sin_ptr + row * D + d, mask=d < D, other=0.0).to(tl.float32)
+        cos = tl.load(cos_ptr + row * turn_row + d, mask=d < D, other=0.0).to(tl.float32)
+        sin = tl.load(sin_ptr + row * turn_row + d, mask=d < D, other=0.0).to(tl.float32)
         x = tl.where(is_turned, x * cos + other * sin, x)
     to_query = query_ptr + head * query_head + row * D + d
     tl.store(to_query, x.to(query_ptr.dtype.element_ty), mask=is_there & (head < HEADS))
@@ -96,8 +96,8 @@ def _gate_kernel(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What rows are turned with: `cos` and signed `sin` [T, D], None for a layer that does not turn; the norms [2, D]
-    of queries and keys, None where heads are not normalised, and their `eps`."""
+    """What rows are turned with: `cos` and signed `sin` [T, D], or [1, D] for rows of one position, None for a layer
+    that does not turn; the norms [2, D] of queries and keys, None where heads are not normalised, and their `eps`."""
 
     cos: Tensor | None
     sin: Tensor | None
@@ -114,6 +114,7 @@ def turn_and_put(mixed: Tensor, heads: Heads, turn: Turn, slots: Tensor, memory:
     query = torch.empty(1, heads.num, num_rows, heads.size, dtype=mixed.dtype, device=mixed.device)
     unused = mixed  # what is not there is not looked at
     at_once = _MANY_HEADS if num_rows > _FEW_ROWS else 1
+    turn_row = 0 if turn.cos is None or len(turn.cos) == 1 else heads.size
     with launching(mixed):
         _turn_kernel[(num_rows, triton.cdiv(heads.num + 2 * heads.num_kv, at_once))](
             mixed,
@@ -121,7 +122,7 @@ def turn_and_put(mixed: Tensor, heads: Heads, turn: Turn, slots: Tensor, memory:
             unused if turn.sin is None else turn.sin,
             unused if turn.norms is None else turn.norms,
             slots, query, keys, values,
-            turn.eps, mixed.stride(0), query.stride(1), keys.stride(1), values.stride(1),
+            turn.eps, mixed.stride(0), turn_row, query.stride(1), keys.stride(1), values.stride(1),
             HEADS=heads.num, KV_HEADS=heads.num_kv, D=heads.size, BLOCK_D=triton.next_power_of_2(heads.size),
             AT_ONCE=at_once, HAS_NORMS=turn.norms is not None, IS_TURNED=turn.cos is not None,
             num_warps=1 if at_once == 1 else 4, **_early(mixed),

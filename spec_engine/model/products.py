@@ -2,7 +2,7 @@
 
 Job: `Matrix`, one such product; `packing_gain`, whether this processor gains by weights in oneDNN's own order, measured
 once a process; `Part`, a module that stands for some columns of a matrix whose weights are no longer there; `Joined`,
-linear layers of a draft head as one product.
+linear layers of a draft head as one product; `Gated`, the middle of its feed-forward part.
 Non-job: which products a model has (`fused`), GPUs' memory order, quantised weights.
 
 torch multiplies float32 on a CPU with MKL, which on AMD's processors does not use all that they have, and bfloat16 with
@@ -19,7 +19,7 @@ made ready at load: a draft that had to read 50 tokens first took 9 ms where it 
 as long as 128 (256 x 1,024, two threads: 0.15 ms, where 64 take 0.08).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from time import perf_counter
 
@@ -142,6 +142,13 @@ class Joined:
             return base + self(x)
         return self._matrix.added_to(base.reshape(-1, base.shape[-1]), x.reshape(-1, x.shape[-1])).view(base.shape)
 
+    def add_to(self, base: Tensor, x: Tensor) -> Tensor:
+        """The same; once joined, written to `base`, which must lie in one piece, see `Matrix.add_to`."""
+        if self._matrix is None:
+            return base + self(x)
+        rows = base.view(-1, base.shape[-1])
+        return self._matrix.add_to(rows, x.reshape(-1, x.shape[-1])).view(base.shape)
+
     def join(self, *, is_packed: bool) -> Matrix:
         """Make it one product, for good. With `is_packed` the layers give up their weights."""
         biases: list[Tensor] = []
@@ -154,6 +161,26 @@ class Joined:
             for layer in self._layers:
                 layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
         return self._matrix
+
+
+class Gated(Joined):
+    """Two linear layers that read the same rows: SiLU of the first one's results times the second one's."""
+
+    def __init__(self, gate: nn.Linear, up: nn.Linear) -> None:
+        super().__init__(gate, up)
+        self._kernel: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., out] of x [..., in]."""
+        both = super().__call__(x)
+        if self._kernel is not None:
+            return self._kernel(both.view(-1, both.shape[-1])).view(*x.shape[:-1], -1)
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def use(self, kernel: Callable[[Tensor], Tensor]) -> None:
+        """From now on `kernel` [T, 2 out] -> [T, out] does what follows the product."""
+        self._kernel = kernel
 
 
 def join_products(model: nn.Module) -> None:

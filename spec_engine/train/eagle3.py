@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from spec_engine.drafters.eagle_files import HeadFiles, save_head
-from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Rope
+from spec_engine.drafters.eagle_head import EagleHead, HeadConfig, Projected, Rope
 from spec_engine.errors import TrainingError, UnsupportedModel
 from spec_engine.model.features import FeatureRecorder
 from spec_engine.model.sizes import config_of_layer
@@ -214,8 +214,9 @@ class _Unrolled:
     def __init__(self) -> None:
         self._rows: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by layer: keys, values [B, Hk, T, D] of each step
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, projected: Projected) -> Tensor:
         """See `eagle_head.Attend`."""
+        q, k, v = projected.turned()
         rows = self._rows.setdefault(layer, [])
         rows.append((k, v))
         if len(rows) == 1:

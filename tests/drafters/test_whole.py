@@ -73,12 +73,12 @@ def drive(session: DraftSession, text: Sequence[int], steps: Steps, num_prompt: 
     return trees
 
 
-def assert_same(found: Sequence[DraftTree], want: Sequence[DraftTree]) -> None:
+def assert_same(found: Sequence[DraftTree], want: Sequence[DraftTree], limit: float = 1e-5) -> None:
     assert [tree.token_ids for tree in found] == [tree.token_ids for tree in want]
     assert [tree.parents for tree in found] == [tree.parents for tree in want]
     assert all(tree.num_passes >= other.num_passes > 0 for tree, other in zip(found, want, strict=True))
     for tree, other in zip(found, want, strict=True):
-        assert tree.log_q == pytest.approx(other.log_q, abs=1e-5)
+        assert tree.log_q == pytest.approx(other.log_q, abs=limit)
 
 
 def eagle_pair(folder: Path, tree: TreeConfig, retrieval: RetrievalConfig) -> tuple[EagleDrafter, EagleDrafter, Traced]:

@@ -1,10 +1,12 @@
-"""Run by test_kernels: the kernels of `model.kernels` against torch's operators, and whole captured passes with them.
+"""Run by test_kernels: the kernels of `model.kernels` against torch's operators, and whole captured passes
+and drafts with them.
 
-Arguments: a dtype, or ``passes``; then the device. Prints "ok".
+Arguments: a dtype, ``passes`` or ``drafts``; then the device. Prints "ok".
 """
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.drafters import eagle_memory
+from spec_engine.drafters.whole import WholeDrafts
 from spec_engine.model import kernels
 from spec_engine.model import runner as runner_module
 from spec_engine.model.capture import Captures
@@ -20,6 +24,21 @@ from spec_engine.model.fused import Fused
 from spec_engine.model.graphs import Graphed
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
+from tests.drafters.test_whole import (
+    CHAIN,
+    DRAWN,
+    EAGLE,
+    GREEDY,
+    OPT,
+    VIEW,
+    assert_same,
+    drive,
+    eagle_pair,
+    with_features,
+)
+from tests.eagle_heads import features_of, head_fields, write_head
+from tests.eagle_reference import OFF, layers_of, weights_of
+from tests.fakes import tiny_lm
 from tests.tiny_models import random_ids, tiny_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -46,7 +65,8 @@ def check_kernels(dtype: torch.dtype, device: str) -> None:
     for number, (num, num_kv, size) in enumerate(grid):
         for num_rows in (1, 3, 16, 70):
             mixed = random(num_rows, (num + 2 * num_kv) * size + 8)[:, :-8]  # rows may lie apart
-            angles = torch.rand(num_rows, size // 2, generator=generator).repeat(1, 2) * 6
+            num_angles = 1 if num_rows == 16 else num_rows  # one position for all rows, as in a level of a tree
+            angles = torch.rand(num_angles, size // 2, generator=generator).repeat(1, 2) * 6
             cos, sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
             signed = torch.cat((-sin[:, : size // 2], sin[:, size // 2 :]), dim=-1).contiguous()
             norms = random(2, size) if (num_rows + number) % 2 else None
@@ -109,9 +129,34 @@ def check_passes() -> None:
                 near(value, other)
 
 
+def check_drafts() -> None:
+    """Whole drafts of an EAGLE head whose rows go through the kernels are those that it makes level by level."""
+    for module in (eagle_memory, runner_module):
+        module.pick = lambda device, dtype: Pick(ReferenceBackend(), "for tests")  # type: ignore[assignment]
+    ways = (EAGLE, "eagle3", VIEW, DRAWN), (OPT, "eagle1", OFF, GREEDY), (CHAIN, "eagle3", OFF, GREEDY)
+    for tree, kind, retrieval, sampling in ways:
+        model = tiny_lm("llama")
+        text = random_ids(72, 4)
+        features = features_of(model, text, layers_of(kind, model)).double()
+        with TemporaryDirectory() as folder:
+            head = write_head(Path(folder), weights_of(kind, model), head_fields())
+            plain, other, _ = eagle_pair(head, tree, retrieval)
+        other._memory.whole = WholeDrafts(tree, Captures(Again(), 1 << 30))
+        steps = with_features(text, features)
+        want, found = (drive(one.begin(sampling), text, steps) for one in (plain, other))
+        works = other._memory._works.values()
+        assert works, "nothing was drafted as a whole"
+        assert all(work._kernels is kernels for work in works)
+        # Our kernels round to float32; a random head without a norm at its beginning makes more of that at each level.
+        assert_same(found, want, 1e-5 if kind == "eagle3" else 2e-2)
+        assert "captured" in other._memory.whole.note, other._memory.whole.note
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "passes":
         check_passes()
+    elif sys.argv[1] == "drafts":
+        check_drafts()
     else:
         check_kernels(getattr(torch, sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu")
     print("ok")

@@ -16,9 +16,10 @@ def run(name: str, *arguments: str, interpret: bool) -> str:
     return run_triton(HERE / name, *arguments, interpret=interpret)
 
 
-@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes"])
+@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes", "drafts"])
 def test_they_give_what_torch_gives(what: str) -> None:
-    """Heads of many sizes, rows that lie apart, layers that do not turn; and whole passes of ordinary models."""
+    """Heads of many sizes, rows that lie apart, layers that do not turn; and whole passes of ordinary models,
+    and drafts of heads."""
     assert run("kernels_grid.py", what, interpret=True).split()[-1] == "ok"
 
 
