@@ -24,6 +24,7 @@ class PasteBox:
 class DocumentPane:
     """Left: model, document, settings."""
 
+    fold: gr.HTML  # in a narrow window a line that stands for the pane, once a document can be asked about
     preset: gr.Dropdown
     preset_note: gr.HTML
     fit_row: gr.Column  # shown while a preset that does not fit is picked

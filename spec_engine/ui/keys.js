@@ -89,7 +89,11 @@ let shownView = "";
 setInterval(() => {
   const view = document.querySelector("#se-beat textarea, #se-beat input")?.value.split(".")[1]?.replace(/\D/g, "");
   if (!view || view === shownView) return;
-  shownView = view;
+  if (shownView && !isTidying) {
+    openLeft(false);
+    document.querySelector("#se-middle").scrollIntoView({ block: "nearest" });
+  }
+  [shownView, isTidying] = [view, false];
   const until = performance.now() + 1500, stop = new AbortController();
   for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
     document.addEventListener(kind, () => stop.abort(), { passive: true, signal: stop.signal });
@@ -104,8 +108,23 @@ setInterval(() => {
   stay();
 }, 300);
 
+// In a narrow window the left pane is folded to a line once there is a document to ask about, until a person opens it,
+// and again when another conversation or document is shown, unless one was just deleted there.
+const isLeftOpen = () => document.querySelector("#se-main")?.dataset.left === "open";
+const openLeft = (isOpen) => {
+  document.querySelector("#se-main").dataset.left = isOpen ? "open" : "";
+  tellFolds();
+};
+let isTidying = false;
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("#se-delete-really")) isTidying = true;
+  if (event.target.closest?.(".se-fold")) openLeft(!isLeftOpen());
+});
+
 // Parts that fold away say whether they are open.
 const tellFolds = () => {
+  const left = document.querySelector(".se-fold");
+  if (left && left.getAttribute("aria-expanded") !== String(isLeftOpen())) left.setAttribute("aria-expanded", isLeftOpen());
   for (const fold of document.querySelectorAll("button.label-wrap")) {
     const isOpen = String(fold.classList.contains("open"));
     if (fold.getAttribute("aria-expanded") !== isOpen) fold.setAttribute("aria-expanded", isOpen);
@@ -113,6 +132,15 @@ const tellFolds = () => {
 };
 new MutationObserver(tellFolds).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
 tellFolds();
+
+// What appears out of sight in a narrow window, a remark or that something has begun, is brought into view.
+let lastRemark = null, wasWorking = false;
+setInterval(() => {
+  const remark = document.querySelector("#se-notice .se-notice"), work = document.querySelector("#se-live .se-live");
+  const shown = remark !== lastRemark ? remark : work && !wasWorking ? work : null;
+  [lastRemark, wasWorking] = [remark, work !== null];
+  if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
+}, 300);
 
 // A race that begins is brought into view.
 document.addEventListener("click", (event) => {

@@ -27,8 +27,9 @@ def build_page(workspace: Workspace, shelf: PresetShelf) -> gr.Blocks:
         with gr.Row(elem_id="se-main"):
             with gr.Column(elem_id="se-left", scale=0, min_width=0):
                 _html(render.brand())
+                fold = _html(elem_id="se-fold")
                 history = _history_pane()
-                document = _document_pane(shelf)
+                document = _document_pane(shelf, fold)
                 editor = _editor_pane()
             with gr.Column(elem_id="se-middle", scale=1, min_width=0):
                 chat = _chat_pane()
@@ -45,7 +46,7 @@ def _html(value: str = "", elem_id: str | None = None, autoscroll: bool = False,
     )
 
 
-def _document_pane(shelf: PresetShelf) -> DocumentPane:
+def _document_pane(shelf: PresetShelf, fold: gr.HTML) -> DocumentPane:
     """Model, document, settings."""
     preset = gr.Dropdown(
         choices=shelf.choices(),
@@ -73,6 +74,7 @@ def _document_pane(shelf: PresetShelf) -> DocumentPane:
         preview = _html(render_document.preview(None))
     max_tokens, temperature, seed, settings_note, settings_known = _settings()
     return DocumentPane(
+        fold=fold,
         preset=preset,
         preset_note=preset_note,
         fit_row=fit_row,

@@ -1,11 +1,11 @@
 """The list of conversations: a line for each.
 
-Job: `lines`, in which documents that would look alike are told apart.
+Job: `lines`, in which documents that would look alike are told apart, and conversations with the same title.
 Non-job: the words (`text`), finding conversations (`chat.store`).
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from spec_engine.chat.history import DocumentRef
 from spec_engine.chat.store import Summary
@@ -29,8 +29,21 @@ def lines(found: Sequence[Summary], kept: Sequence[Summary]) -> list[tuple[str, 
         for name, several in alike.items()
         for number, files in enumerate(several, 1)
     }
-    return [(_line(one, names[ref.files] if (ref := refs.get(one.id)) else ""), one.id) for one in found]
+    documents = {one.id: names[ref.files] if (ref := refs[one.id]) else "" for one in kept}
+    titles = _titles(kept, documents)
+    return [(_line(one, titles[one.id], documents[one.id]), one.id) for one in found if one.id in titles]
 
 
-def _line(one: Summary, document: str) -> str:
-    return text.conversation_line(one.title, document, one.num_turns, one.updated_at)
+def _titles(kept: Sequence[Summary], documents: Mapping[int, str]) -> dict[int, str]:
+    """Titles by id; of those about one document that would read the same, all but the oldest have a number."""
+    numbers: Counter[tuple[str, str]] = Counter()
+    titles = {}
+    for one in sorted(kept, key=lambda one: (one.created_at, one.id)):
+        alike = text.numbered(one.title, 1), documents[one.id]
+        numbers[alike] += 1
+        titles[one.id] = text.numbered(one.title, numbers[alike])
+    return titles
+
+
+def _line(one: Summary, title: str, document: str) -> str:
+    return text.conversation_line(title, document, one.num_turns, one.updated_at)

@@ -1,7 +1,7 @@
 """Values in, markup out: the document.
 
-Job: its card with the share of the context that it takes, its beginning and its parts, what a choice of parts takes.
-Pure functions.
+Job: its card with the share of the context that it takes, its beginning and its parts, what a choice of parts takes,
+the line that stands for it in a narrow window. Pure functions.
 Non-job: the pieces that others use too (`render`), a part with a passage marked (`places`).
 
 What a document or a file name holds goes through `escape` here, as in `render`.
@@ -31,6 +31,15 @@ def document_card(document: Document | None, budget: Budget | None, error: str =
         _problems(document),
     ]
     return f'<section class="se-card">{"".join(lines)}{problem}</section>'
+
+
+def fold(document: Document) -> str:
+    """In a narrow window what the pane of the document, the model and the settings is folded to: a line."""
+    name = escape(document.title or document.source_name)
+    return (
+        '<button type="button" class="se-fold" aria-expanded="false" aria-controls="se-left">'
+        f"<div><b>{name}</b><small>{escape(text.FOLD)}</small></div></button>"
+    )
 
 
 def _budget(budget: Budget | None, reliable_length: int) -> str:

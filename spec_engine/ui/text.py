@@ -10,6 +10,7 @@ from typing import Final
 
 TITLE: Final = "Long-document chat"
 TO_THE_CHAT: Final = "Go to the chat"
+FOLD: Final = "Document, model and settings"
 TAGLINE: Final = "Ask a whole report. Drafting makes answers fast; the text stays word for word the large model's own."
 
 # --- document ---------------------------------------------------------------------------------------------------------
@@ -255,7 +256,12 @@ def conversation_line(title: str, document: str, num_turns: int, updated_at: flo
     now = datetime.now().astimezone()
     when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
     facts = [document, plural(num_turns, "question"), when]
-    return f"{shortened(title, MAX_LISTED)}\n{' · '.join(filter(None, facts))}"
+    return f"{title}\n{' · '.join(filter(None, facts))}"
+
+
+def numbered(title: str, number: int) -> str:
+    """A title in the list of conversations that others have too: the second is the first to be numbered."""
+    return shortened(title, MAX_LISTED) if number == 1 else f"{shortened(title, MAX_LISTED - 5)} ({number})"
 
 
 def one_of_several(name: str, number: int, since: float) -> str:

@@ -54,6 +54,7 @@ class Views:
         """Every widget that an action may change."""
         doc, chat = self._doc, self._chat
         return [
+            doc.fold,
             doc.preset,
             doc.preset_note,
             doc.fit_row,
@@ -177,11 +178,14 @@ class Views:
         if workspace.reuse_trouble and preset:
             facts.append(workspace.reuse_trouble)
         others = offered.others if offered else ()
+        has_choice = offered is not None or workspace.locked is not None  # in the pane, which must not be folded then
+        is_fine = opened is not None and (opened.budget is None or opened.budget.fits) and not has_choice
         buttons: Updates = {
             button: gr.update(value=others[number].title if number < len(others) else "", visible=number < len(others))
             for number, button in enumerate(doc.fit_others)
         }
         return {
+            doc.fold: render_document.fold(opened.used) if opened and is_fine else "",
             doc.preset: gr.update(choices=self._shelf.choices(), value=preset.name if preset else None),
             doc.fit_row: gr.update(visible=offered is not None),
             doc.fit_note: render_models.fit_note(offered, preset.title if preset else "") if offered else "",

@@ -306,6 +306,23 @@ def test_documents_that_look_alike_in_the_list_are_told_apart(workspace: Workspa
     assert listed() == ["Minutes"]
 
 
+def test_conversations_with_one_title_about_one_document_are_told_apart(
+    workspace: Workspace, handlers: Handlers
+) -> None:
+    def listed(search: str = "") -> list[str]:
+        shown = handlers._views.search(search)[handlers._page.history.listing]
+        return [line.split("\n")[0] for line, _ in shown["choices"]]  # type: ignore[index]
+
+    long = "What does the report say about the closing of"  # of 45 characters
+    for question in ("What?", f"{long} A?", "What?", f"{long} B?", "What?"):
+        workspace.new_chat()
+        done(workspace.ask(question))
+    assert listed() == ["What? (3)", f"{long[:40]}… (2)", "What? (2)", f"{long}…", "What?"]
+    workspace.rename_conversation("Another")
+    assert listed("another") == ["Another"]
+    assert listed("what") == ["Another", f"{long[:40]}… (2)", "What? (2)", f"{long}…", "What?"]
+
+
 def test_what_is_deleted_is_named_and_is_what_the_page_shows(workspace: Workspace, handlers: Handlers) -> None:
     history, chat = handlers._page.history, handlers._page.chat
     done(workspace.ask("What?"))

@@ -54,12 +54,13 @@ def writing() -> LiveAnswer:
         render.notice(ATTACK),
         render_document.document_card(document(ATTACK, name=ATTACK, problems=(Problem(None, ATTACK),)), None, ATTACK),
         render_document.preview(document(ATTACK)),
+        render_document.fold(document(ATTACK, name=ATTACK)),
         render.working(ATTACK),
         render_models.preset_note(ATTACK, [ATTACK]),
         render_models.loading(LoadProgress(ATTACK, 0.5, (FileProgress(ATTACK, 1, 10**9),), 5.0), 1.0),
         readouts(writing(), DraftingState(True, ATTACK), SpeedView(progress=ATTACK), lambda token: ATTACK),
     ],
-    ids=["notice", "card", "preview", "working", "preset", "loading", "readouts"],
+    ids=["notice", "card", "preview", "fold", "working", "preset", "loading", "readouts"],
 )
 def test_foreign_text_makes_no_element_and_no_attribute(markup: str) -> None:
     assert not re.search(r"<(img|script)", markup)

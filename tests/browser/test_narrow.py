@@ -1,0 +1,116 @@
+"""A narrow window, as on a phone: the left pane folds, and what is new can be seen."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import Opener, playwright
+from tests.browser.test_page import ask, ask_briefly, bot_messages, drop, report
+from tests.documents.files import make_pdf, paragraph, show
+
+__all__ = ["report"]  # a fixture
+expect = playwright.expect
+PHONE = (390, 844)
+
+
+@pytest.mark.parametrize("size", [PHONE, (700, 900)], ids=["phone", "tablet"])
+def test_a_document_folds_the_left_pane_and_it_opens_again(
+    open_page: Opener, report: Path, size: tuple[int, int]
+) -> None:
+    page = open_page(size)
+    fold, card = page.locator(".se-fold"), page.locator("#se-document")
+    expect(fold).to_have_count(0)
+    expect(card).to_be_visible()
+    drop(page, report)
+    expect(fold).to_contain_text("Funds")  # the title of the document
+    expect(card).to_be_hidden()
+    expect(page.locator("#se-box")).to_be_in_viewport(ratio=1)
+    fold.focus()
+    page.keyboard.press("Enter")
+    expect(fold).to_have_attribute("aria-expanded", "true")
+    expect(card).to_contain_text("report.pdf")
+    fold.click()
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    expect(card).to_be_hidden()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(fold).to_be_hidden()
+    expect(card).to_be_visible()
+
+
+def test_the_left_pane_folds_when_a_conversation_is_chosen_and_stays_when_one_is_deleted(
+    open_page: Opener, report: Path
+) -> None:
+    page = open_page(PHONE)
+    drop(page, report)
+    ask_briefly(page, "When was the fund closed?")
+    page.locator("#se-new").click()
+    expect(bot_messages(page)).to_have_count(0)
+    ask_briefly(page, "By whom?")
+    fold, listed = page.locator(".se-fold"), page.locator("#se-conversations label")
+    fold.click()
+    page.locator("#se-history > button").click()
+    listed.filter(has_text="When was the fund closed?").click()
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    expect(listed.first).to_be_hidden()
+    expect(page.locator("#se-chat .user-row")).to_have_text(["When was the fund closed?"])
+    fold.click()
+    page.locator("#se-delete").click()
+    page.locator("#se-delete-really").click()
+    expect(listed).to_have_count(1)
+    page.wait_for_timeout(600)  # longer than the page takes to see that another conversation is shown
+    expect(listed).to_be_visible()
+
+
+def test_the_left_pane_stays_open_while_something_is_to_be_chosen_there(open_page: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "long.pdf"
+    lines = [f"Line {number}: the fund of district {number} was closed." for number in range(40)]
+    path.write_bytes(make_pdf([show(paragraph(60, 740, lines)) for _ in range(16)]))
+    page = open_page(PHONE)
+    drop(page, path)
+    page.locator("#se-range-use").click()
+    expect(page.locator(".se-fold")).to_be_visible()
+    expect(page.locator("#se-range-use")).to_be_hidden()
+    expect(page.locator("#se-box")).to_be_in_viewport(ratio=1)
+
+
+def test_a_remark_is_brought_into_view_and_leaves_the_suggestions_there(
+    open_page: Opener, report: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"this is no PDF")
+    page = open_page(PHONE)
+    page.locator("h1").click()
+    drop(page, broken)
+    remark = page.locator("#se-notice .se-notice")
+    expect(remark).to_be_in_viewport(ratio=1)
+    drop(page, report)
+    suggestions = page.locator(".se-example:visible")
+    expect(suggestions.first).to_be_in_viewport(ratio=1)
+    page.locator(".se-fold").click()
+    drop(page, broken)
+    expect(remark).to_be_in_viewport(ratio=1)
+    page.locator(".se-fold").click()
+    for suggestion in suggestions.all():
+        expect(suggestion).to_be_in_viewport(ratio=1)
+
+
+def test_the_choice_of_branches_is_whole_below_a_long_conversation(open_page: Opener, report: Path) -> None:
+    page = open_page((1280, 720))
+    drop(page, report)
+    page.locator("#se-settings > button").click()
+    page.get_by_label("Longest answer").fill("300")
+    page.keyboard.press("Tab")
+    ask(page, "When was the fund closed?")
+    expect(bot_messages(page)).to_have_count(1, timeout=60_000)
+    page.locator("#se-chat .user-row").hover()
+    page.locator("#se-chat .user-row").get_by_label("Edit").click()
+    page.locator("#se-chat textarea").fill("Who closed it?")
+    page.locator("#se-chat").get_by_label("Submit").click()
+    field = page.locator("#se-branches input")
+    field.wait_for()
+    expect(bot_messages(page)).to_have_count(1, timeout=60_000)
+    composer, box = page.locator("#se-composer").bounding_box(), field.bounding_box()
+    assert composer is not None
+    assert box is not None
+    assert box["y"] + box["height"] <= composer["y"]
+    expect(field).to_be_in_viewport(ratio=1)
