@@ -1,7 +1,24 @@
-"""``python -m spec_engine`` is ``spec-engine``."""
+"""The command ``spec-engine``, and ``python -m spec_engine``, which is the same.
 
+Job: end without a word when it is interrupted before the modules are loaded, which takes seconds. Non-job: the commands
+(`cli`).
+"""
+
+import signal
 import sys
+from importlib import import_module
 
-from spec_engine.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Load the command line and run it; its exit status."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    command_line = import_module("spec_engine.cli")
+    signal.signal(signal.SIGINT, handler)
+    status: int = command_line.main()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,25 @@ def test_the_collector_passes_over_what_was_imported() -> None:
     )
     assert int(shown.stdout.splitlines()[-1]) > 100_000
     assert "leaked" not in shown.stderr
+
+
+def test_an_interruption_while_modules_are_loaded_ends_without_a_word() -> None:
+    code = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(name, *more):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupts)
+from spec_engine.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stdout + ended.stderr == ""
+
+
+def test_a_question_that_is_no_text_is_refused(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "--document", str(document), "--question", "What of \udcff?"]) == 2
+    assert "bytes that are no text" in capsys.readouterr().err

@@ -293,9 +293,14 @@ class Session:
 
 
 def check_question(question: str) -> None:
-    """Raise `RequestError` for a blank one."""
+    """Raise `RequestError` for a blank one, and for one that is no text: half of a pair of surrogates is none."""
     if not question.strip():
         raise RequestError("The question is empty. Type a question.")
+    if any("\ud800" <= char <= "\udfff" for char in question):
+        raise RequestError(
+            "The question holds bytes that are no text, perhaps of another encoding. Type it again, or set the "
+            "terminal to UTF-8."
+        )
 
 
 def _with_more(document: Document) -> Document:
