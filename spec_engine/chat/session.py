@@ -298,8 +298,8 @@ def check_question(question: str) -> None:
         raise RequestError("The question is empty. Type a question.")
     if any("\ud800" <= char <= "\udfff" for char in question):
         raise RequestError(
-            "The question holds bytes that are no text, perhaps of another encoding. Type it again, or set the "
-            "terminal to UTF-8."
+            "The question holds bytes that are no text, perhaps of another encoding. Type it again; a terminal has to "
+            "be set to UTF-8."
         )
 
 

@@ -91,7 +91,7 @@ setInterval(() => {
   if (!view || view === shownView) return;
   if (shownView && !isTidying) {
     openLeft(false);
-    document.querySelector("#se-middle").scrollIntoView({ block: "nearest" });
+    if (document.querySelector(".se-fold")?.offsetParent) scrollTo(0, 0); // the chat fits below it
   }
   [shownView, isTidying] = [view, false];
   const until = performance.now() + 1500, stop = new AbortController();
@@ -133,11 +133,12 @@ const tellFolds = () => {
 new MutationObserver(tellFolds).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
 tellFolds();
 
-// What appears out of sight in a narrow window, a remark or that something has begun, is brought into view.
+// What appears out of sight in a narrow window, a remark or that something has begun, is brought into view; the latter
+// not while a person is in the pane on the left.
 let lastRemark = null, wasWorking = false;
 setInterval(() => {
   const remark = document.querySelector("#se-notice .se-notice"), work = document.querySelector("#se-live .se-live");
-  const shown = remark !== lastRemark ? remark : work && !wasWorking ? work : null;
+  const shown = remark !== lastRemark ? remark : work && !wasWorking && !isLeftOpen() ? work : null;
   [lastRemark, wasWorking] = [remark, work !== null];
   if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
 }, 300);

@@ -23,7 +23,7 @@ def lines(found: Sequence[Summary], kept: Sequence[Summary]) -> list[tuple[str, 
             since.setdefault(ref.files, one.created_at)
     alike: defaultdict[str, list[_Files]] = defaultdict(list)  # in that order
     for files in since:
-        alike[text.shortened(DocumentRef(files).name, text.MAX_LISTED_DOCUMENT)].append(files)
+        alike[text.listed_files([name for _, name in files])].append(files)
     names = {
         files: text.one_of_several(name, number, since[files]) if len(several) > 1 else name
         for name, several in alike.items()

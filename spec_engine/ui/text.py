@@ -5,6 +5,7 @@ Non-job: the explanation behind each term (`terms`), markup (`render`, `readouts
 (`handlers`).
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -165,7 +166,7 @@ SEED_LABEL: Final = "Seed"
 # --- history ----------------------------------------------------------------------------------------------------------
 HISTORY_LABEL: Final = "Conversations"
 MAX_LISTED: Final = 46  # characters of a title in the list …
-MAX_LISTED_DOCUMENT: Final = 24  # … and of the document's name
+MAX_LISTED_DOCUMENT: Final = 26  # … and of the document's name
 BROKEN_OFF: Final = "This answer was broken off when the program ended. What had been shown is here."
 HISTORY_SEARCH: Final = "Search titles, questions and answers"
 NOTHING_FOUND: Final = "Nothing found for “{words}”."
@@ -257,6 +258,12 @@ def conversation_line(title: str, document: str, num_turns: int, updated_at: flo
     when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
     facts = [document, plural(num_turns, "question"), when]
     return f"{title}\n{' · '.join(filter(None, facts))}"
+
+
+def listed_files(names: Sequence[str]) -> str:
+    """The files of a document in the list of conversations: the first, and how many more."""
+    more = f" + {plural(len(names) - 1, 'file')}" if len(names) > 1 else ""
+    return f"{shortened(names[0], MAX_LISTED_DOCUMENT)}{more}"
 
 
 def numbered(title: str, number: int) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from spec_engine.chat.compare import Comparison, compare
 from spec_engine.chat.figures import parts_of
 from spec_engine.chat.history import AnswerKeeper
-from spec_engine.chat.session import Session
+from spec_engine.chat.session import Session, check_question
 from spec_engine.errors import RequestError, StoreError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
@@ -54,6 +54,7 @@ class Workspace(DocumentSide):
             self._require_idle()
             if not question:
                 raise RequestError(text.EMPTY_QUESTION)
+            check_question(question)
             num_kept = len(self.talk.path) if num_kept is None else num_kept
             session = self._new_session(num_kept)
             if self.why_not_ask or session is None or self.preset is None:

@@ -86,6 +86,7 @@ def test_a_remark_is_brought_into_view_and_leaves_the_suggestions_there(
     drop(page, report)
     suggestions = page.locator(".se-example:visible")
     expect(suggestions.first).to_be_in_viewport(ratio=1)
+    expect(page.locator(".se-fold")).to_be_in_viewport(ratio=1)
     page.locator(".se-fold").click()
     drop(page, broken)
     expect(remark).to_be_in_viewport(ratio=1)

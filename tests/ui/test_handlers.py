@@ -306,6 +306,21 @@ def test_documents_that_look_alike_in_the_list_are_told_apart(workspace: Workspa
     assert listed() == ["Minutes"]
 
 
+def test_a_document_of_several_files_is_listed_with_their_number(workspace: Workspace, handlers: Handlers) -> None:
+    for names in (("Minutes",), ("Minutes", "Notes"), ("Minutes", "Notes", "A name that is longer than others")):
+        workspace.open_documents([workspace.paste(f"Words of {name}.", name) for name in names])
+        done(workspace.ask("What?"))
+    shown = handlers._views.search("")[handlers._page.history.listing]
+    listed = [line.split("\n")[1].partition(" · ")[0] for line, _ in shown["choices"]]  # type: ignore[index]
+    assert listed == ["Minutes + 2 files", "Minutes + 1 file", "Minutes"]
+
+
+def test_a_question_that_is_no_text_is_refused(workspace: Workspace, handlers: Handlers) -> None:
+    shown = handlers.ask("What of \ud800?", None)
+    assert "no text" in str(shown[handlers._page.chat.notice])
+    assert workspace.talk.conversation is None
+
+
 def test_conversations_with_one_title_about_one_document_are_told_apart(
     workspace: Workspace, handlers: Handlers
 ) -> None:
