@@ -135,10 +135,12 @@ tellFolds();
 
 // What appears out of sight in a narrow window, a remark or that something has begun, is brought into view; the latter
 // not while a person is in the pane on the left.
-let lastRemark = null, wasWorking = false;
+let lastRemark = null, wasWorking = false, numLooks = 0; // more than one, as what comes above a remark moves it
+for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) addEventListener(kind, () => { numLooks = 0; }, { passive: true });
 setInterval(() => {
   const remark = document.querySelector("#se-notice .se-notice"), work = document.querySelector("#se-live .se-live");
-  const shown = remark !== lastRemark ? remark : work && !wasWorking && !isLeftOpen() ? work : null;
+  if (remark !== lastRemark) numLooks = 5;
+  const shown = numLooks-- > 0 && remark ? remark : work && !wasWorking && !isLeftOpen() ? work : null;
   [lastRemark, wasWorking] = [remark, work !== null];
   if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
 }, 300);
