@@ -5,7 +5,7 @@ Job: be the file that one starts. Non-job: everything; the arguments are read in
 
 import sys
 
-from spec_engine.ui.__main__ import main
+from spec_engine.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("spec_engine.ui.__main__"))

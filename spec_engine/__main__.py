@@ -11,12 +11,17 @@ from importlib import import_module
 
 def main() -> int:
     """Load the command line and run it; its exit status."""
+    return run("spec_engine.cli")
+
+
+def run(module: str) -> int:
+    """Load a module and run its ``main``; its exit status."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    command_line = import_module("spec_engine.cli")
+    loaded = import_module(module)
     signal.signal(signal.SIGINT, handler)
-    status: int = command_line.main()
+    status: int = loaded.main()
     return status
 
 

@@ -29,6 +29,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             f"The data folder {folder} is in use by a page that is already open: two would write over each other's "
             "conversations. Use that page, end its program, or give this one another folder with --data-dir."
         ) from error
+    except FileExistsError as error:
+        raise StoreError(f"{folder} is a file, not a folder. Give a folder with --data-dir.") from error
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         raise StoreError(
             f"The data folder {folder} cannot be used: {error}. Check the disk and the folder's rights, or use another "

@@ -106,7 +106,7 @@ class ConversationStore:
             WHERE ?1 = '' OR holds(c.title, ?1) OR EXISTS (
                 SELECT 1 FROM turns s WHERE s.conversation = c.id AND (holds(s.question, ?1) OR holds(s.answer, ?1))
             ) GROUP BY c.id ORDER BY c.updated_at DESC, c.id DESC"""
-        return [Summary(*row) for row in self._rows(query, (search.strip().casefold(),))]
+        return [Summary(*row) for row in self._rows(query, (_text(search).strip().casefold(),))]
 
     def set_document(self, conversation: int, document: str) -> None:
         """Which document a conversation is about."""
@@ -299,6 +299,11 @@ class ConversationStore:
             raise StoreError(self._broken(error)) from error
 
     def _broken(self, error: Exception) -> str:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            return (
+                f"The disk is full, so nothing more can be kept in {self._path}. What is there was not changed. Make "
+                "room on the disk and try again."
+            )
         return (
             f"The history in {self._path or 'memory'} cannot be used: {error}. Nothing in it was changed. Check the "
             "disk and the file's rights, move the file away, or use another folder with --data-dir."
@@ -310,8 +315,13 @@ _TOKEN_SIZE: Final = array("i").itemsize
 
 def shorten(title: str) -> str:
     """One line of at most `MAX_TITLE` characters."""
-    line = " ".join(title.split())
+    line = " ".join(_text(title).split())
     return line if len(line) <= MAX_TITLE else f"{line[: MAX_TITLE - 1].rstrip()}…"
+
+
+def _text(typed: str) -> str:
+    """What was typed as SQLite takes it: without halves of pairs of surrogates, which are no characters."""
+    return typed.encode("utf-8", "replace").decode()
 
 
 def _holds(text: str, wanted: str) -> bool:

@@ -148,6 +148,8 @@ def select(document: Document, first_block: int, last_block: int) -> Document:
             f"The first part, {first_block + 1}, lies behind the last, {last_block + 1}. Choose a last part not "
             "before the first."
         )
+    if num_blocks == 1 and not first_block == last_block == 0:
+        raise DocumentError("The document has a single part, which is part 1. Leave the choice of parts out.")
     if not 0 <= first_block <= last_block < num_blocks:
         raise DocumentError(
             f"Parts {first_block + 1} to {last_block + 1} cannot be chosen: the document has {num_blocks} parts. "

@@ -5,6 +5,7 @@ Non-job: opening files, splitting text.
 """
 
 import codecs
+import contextlib
 import re
 from dataclasses import dataclass, field
 
@@ -96,10 +97,19 @@ def _lenient(data: bytes, encoding: str, name: str) -> Decoded:
     num_bad = text.count("\ufffd") - (data.count("\ufffd".encode()) if encoding == "utf-8" else 0)
     problems = []
     if num_bad > 0:
-        problems.append(Problem(None, f"{num_bad:,} characters are damaged and show as \ufffd"))
+        problems.append(
+            Problem(None, f"{counted(num_bad, 'character is', 'characters are')} damaged and show as \ufffd")
+        )
     if num_controls:
-        problems.append(Problem(None, f"{num_controls:,} control characters were left out"))
+        problems.append(
+            Problem(None, f"{counted(num_controls, 'control character was', 'control characters were')} left out")
+        )
     return Decoded(text, tuple(problems))
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number and what is counted."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _looks_like_utf16(data: bytes) -> bool:
@@ -114,6 +124,9 @@ def _is_mostly_utf8(data: bytes) -> bool:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode("utf-8", "surrogatepass")  # of some old programs: nothing else looks like that
+            return True
         text = data.decode("utf-8", "replace")
         num_bad = text.count("\ufffd")
         num_good = sum(not char.isascii() for char in text) - num_bad

@@ -41,3 +41,5 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"), alone_in(tmp_path / "file" / "data"):
         pass
+    with pytest.raises(StoreError, match="a file, not a folder"), alone_in(tmp_path / "file"):
+        pass

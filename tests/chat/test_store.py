@@ -159,6 +159,20 @@ def test_the_list_is_searched_whatever_the_case(store: ConversationStore) -> Non
     }
 
 
+def test_halves_of_pairs_of_surrogates_are_no_error(store: ConversationStore) -> None:
+    conversation = store.begin("a\ud800b")
+    answer(store, conversation, None, "one", "a b c")
+    assert [one.title for one in store.conversations()] == ["a?b"]
+    store.rename(conversation, "\udc00c")
+    assert store.conversations("\ud800") == store.conversations("?c")
+
+
+def test_a_full_disk_is_called_that(store: ConversationStore) -> None:
+    store._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreError, match="disk is full"):
+        store.begin("a title", "y" * 100_000)
+
+
 def test_a_conversation_is_renamed_and_deleted_with_all_of_it(store: ConversationStore) -> None:
     conversation = store.begin("t")
     answer(store, conversation, None, "one", "a b c")

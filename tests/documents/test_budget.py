@@ -121,6 +121,8 @@ def test_select_names_a_reversed_range() -> None:
 def test_select_refuses_ranges_outside(first: int, last: int) -> None:
     with pytest.raises(DocumentError, match="2 parts"):
         budget.select(document(1, 2), first, last)
+    with pytest.raises(DocumentError, match="a single part"):
+        budget.select(document(1), first, last)
 
 
 def test_a_long_block_that_just_fits_is_not_refused() -> None:

@@ -72,6 +72,13 @@ def test_damaged_utf8_stays_utf8() -> None:
 def test_a_few_null_bytes_are_left_out_and_reported() -> None:
     decoded = decode(b"name\0value of it\n" * 3, "a.txt")
     assert decoded.problems[0].message == "3 control characters were left out"
+    assert decode(b"name\0value of it\n", "a.txt").problems[0].message == "1 control character was left out"
+
+
+def test_halves_of_pairs_make_no_other_encoding_of_a_text() -> None:
+    decoded = decode("café ".encode() + b"\xed\xa0\x80 is open", "a.txt")
+    assert decoded.text.startswith("café \ufffd")
+    assert "damaged" in decoded.problems[0].message
 
 
 @pytest.mark.parametrize("data", [bytes(1_000), os.urandom(50_000), b"\x00\x01text" * 50, bytes(range(256)) * 20])
