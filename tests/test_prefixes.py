@@ -155,6 +155,21 @@ def test_a_file_that_is_added_leaves_what_was_read(name: str, report_text: str, 
     assert num_read - 20 < ready.num_restored_tokens < num_read
 
 
+def test_a_document_is_kept_before_a_long_conversation_about_it_is_read(report_text: str, tmp_path: Path) -> None:
+    """Behind it, layers with a window have forgotten what belongs to the document."""
+    document = Document("", "one.txt", (Block(Anchor("line", "line 1", 0), report_text[:9000].strip()),))
+    turns = [Turn("And this?", report_text[:12000], None)]
+    for keeps in (False, True):
+        kept = PrefixStore(tmp_path / str(keeps), PLENTY)
+        engine = load_engine(load_preset("builtin"), device="cpu").keeping_prefixes(kept)
+        session = Session(engine, document, turns=turns)
+        events = list(session.read_ahead(keeps_document=keeps))
+        assert isinstance(events[0], PromptReady)
+        assert keeps or not session.keep_document()
+        assert (kept.num_bytes > 0) == keeps
+        assert engine.target.length > 5000 - 2000
+
+
 def test_a_session_keeps_what_all_questions_have_in_common(report_text: str, tmp_path: Path) -> None:
     block = Block(Anchor("page", "page 1", 0), report_text[:9000])
     document = Document("Report", "report.txt", (block,), ())

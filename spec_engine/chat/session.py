@@ -180,12 +180,28 @@ class Session:
         request = Request(token_ids, sampling, stop, len(old.answer_token_ids))
         yield from self._answer(_Asked(old.question, request, old), cancelled)
 
-    def read_ahead(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Read what the next prompt begins with, the document and the conversation, so that only the question is left.
+    def read_ahead(
+        self, cancelled: Callable[[], bool] = lambda: False, *, keeps_document: bool = False
+    ) -> Iterator[Event]:
+        """Read what the next prompt begins with, the document and the conversation, so that only the question is left;
+        with `keeps_document` call that as soon as the document is read: layers with a window may have forgotten it
+        behind a long conversation.
 
         Yields the engine's events up to the end of the prompt. Nothing is answered and nothing is stored.
         """
         token_ids = tuple(self.prompt(_ANY_QUESTION))
+        if keeps_document and self._turns:
+            alone = tuple(build(self._engine.tokenizer, self._document, (), _ANY_QUESTION, self._instruction))
+            if 2 * num_shared(alone, token_ids) > len(alone):  # else this model's questions come before the document
+                yield from self._read(alone, cancelled)
+                if not cancelled():
+                    self.keep_document(cancelled)
+        yield from self._read(token_ids, cancelled)
+        if keeps_document and not cancelled():
+            self.keep_document(cancelled)
+
+    def _read(self, token_ids: tuple[int, ...], cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """The engine's events until a prompt is read."""
         request = Request(token_ids, GREEDY, StopRules(1, self._engine.tokenizer.stop_token_ids))
         events = self._engine.generate(request, cancelled)
         for event in events:

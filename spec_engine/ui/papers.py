@@ -281,7 +281,5 @@ def _with_added(files: _Files, added: tuple[Path, ...]) -> _Files:
 
 def _read_ahead(job: Job[Fact], session: Session) -> None:
     """The body of a reading job."""
-    for event in session.read_ahead(job.is_cancelled):
+    for event in session.read_ahead(job.is_cancelled, keeps_document=True):
         job.report(event)
-    if not job.is_cancelled():
-        session.keep_document(job.is_cancelled)
