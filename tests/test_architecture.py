@@ -65,6 +65,8 @@ HOMES = {
     "tokenizers": {"model", "drafters", "train"},
     "huggingface_hub": {"model", "drafters", "train"},
     "pypdfium2": {"documents"},
+    "rapidocr": {"documents.ocr"},
+    "cv2": {"documents.ocr"},
     "docx": {"documents"},
     "pptx": {"documents"},
 }

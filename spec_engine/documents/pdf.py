@@ -1,69 +1,61 @@
 """PDF pages as blocks, through pypdfium2.
 
-Job: open, decrypt, go through the pages, report what holds no text.
-Non-job: lines (`pdf_lines`), paragraphs and columns (`layout`), optical character recognition, forms, attachments.
+Job: open, decrypt, go through the pages.
+Non-job: lines (`pdf_lines`), paragraphs and columns (`layout`), scanned pages (`pdf_scans`), remarks (`pdf_remarks`),
+forms, attachments.
 """
 
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
+from PIL import Image
 
 from spec_engine.documents import layout, pdf_lines
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.pdf_remarks import no_text_message, remarks
+from spec_engine.documents.pdf_scans import Page, Scans, draw, is_scan
 from spec_engine.errors import PasswordRequired, UnreadableDocument
-
-MIN_PAGE_CHARS = 20
 
 # PDFium keeps process-wide state and must never run in two threads at once, even on different files.
 PDFIUM = threading.Lock()
 
 _FORMS = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]+")
 _GENERATOR_PREFIX = re.compile(r"^Microsoft \w+ - ", re.IGNORECASE)
-_MAX_UNMAPPED = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What was read from a page; `lines` is None when the page is damaged."""
-
-    lines: tuple[layout.Line, ...] | None
-    has_image: bool
-    unmapped: float
 
 
 def read_pdf(
     data: bytes, name: str, stem: str, password: str | None, on_progress: Callable[[int, int], None] | None
 ) -> Document:
-    """Read a PDF: one block a page.
+    """Read a PDF: one block a page. Scanned pages are read from their pictures where the extra `[ocr]` is installed.
 
     Args:
         name: file name, for messages and the document.
         stem: title when the file states none.
-        on_progress: called with pages done and pages in all.
+        on_progress: called with pages done and pages in all; what it raises ends the reading.
 
     Raises:
         PasswordRequired: encrypted, and the password is missing or wrong.
         UnreadableDocument: damaged, or no page holds text.
     """
-    with PDFIUM, closing(_open(data, name, password)) as pdf:
-        title = _title(pdf, stem)
-        pages = []
-        for index in range(len(pdf)):
-            pages.append(_read_page(pdf, index))
-            if on_progress is not None:
-                on_progress(index + 1, len(pdf))
+    scans = Scans()
+    with PDFIUM:
+        pdf = _open(data, name, password)
+    try:
+        title, pages = _read_pages(pdf, stem, scans, on_progress)
+    finally:
+        with PDFIUM:
+            pdf.close()
     vocabulary = layout.words(line for page in pages for line in page.lines or ())
     texts = [_expand_forms(layout.compose(page.lines or (), vocabulary)) for page in pages]
     if not any(text.strip() for text in texts):
-        raise UnreadableDocument(_no_text_message(name, pages))
+        raise UnreadableDocument(no_text_message(name, pages, scans.trouble))
     blocks = tuple(Block(Anchor("page", f"p. {i + 1}", i), text) for i, text in enumerate(texts))
-    problems = [problem for i, page in enumerate(pages) for problem in _problems(page, i, texts[i])]
+    problems = remarks(pages, texts, scans.trouble)
     if b"%%EOF" not in data[-2_048:]:
         problems.insert(0, Problem(None, "The end of the file is missing (a broken download?), perhaps pages too"))
     return Document(title, name, blocks, tuple(problems))
@@ -94,44 +86,36 @@ def _title(pdf: pdfium.PdfDocument, stem: str) -> str:
     return title if title.strip() and title.lower() != "untitled" else stem
 
 
-def _read_page(pdf: pdfium.PdfDocument, index: int) -> Page:
+def _read_pages(
+    pdf: pdfium.PdfDocument, stem: str, scans: Scans, on_progress: Callable[[int, int], None] | None
+) -> tuple[str, list[Page]]:
+    """Title and pages. PDFium is free for others while a picture is read, which takes seconds."""
+    with PDFIUM:
+        title, num_pages = _title(pdf, stem), len(pdf)
+    pages = []
+    for index in range(num_pages):
+        with PDFIUM:
+            page, picture = _read_page(pdf, index, scans.can_read)
+        pages.append(page if picture is None else scans.read(page, picture))
+        if on_progress is not None:
+            on_progress(index + 1, num_pages)
+    return title, pages
+
+
+def _read_page(pdf: pdfium.PdfDocument, index: int, is_drawn: bool) -> tuple[Page, Image.Image | None]:
+    """A page, and its picture if it is a scan and `is_drawn`."""
     try:
         with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
+            lines = tuple(pdf_lines.pieces(textpage))
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
-            return Page(tuple(pdf_lines.pieces(textpage)), has_image, pdf_lines.unmapped_share(textpage))
+            is_scanned = has_image and is_scan(page, lines)
+            unmapped = pdf_lines.unmapped_share(textpage)
+            picture = draw(page) if is_scanned and is_drawn else None
+            return Page(lines, has_image, unmapped, "unread" if is_scanned else "no"), picture
     except pdfium.PdfiumError:
-        return Page(None, has_image=False, unmapped=0.0)
+        return Page(None, has_image=False, unmapped=0.0), None
 
 
 def _expand_forms(text: str) -> str:
     """Write ligatures and the shaped forms of Hebrew and Arabic letters as plain letters; drop soft hyphens."""
     return _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).replace("\xad", "")
-
-
-def _problems(page: Page, index: int, text: str) -> Iterator[Problem]:
-    """What a reader should know about a page."""
-    label = f"p. {index + 1}"
-    num_chars = len(text.strip())
-    if page.lines is None:
-        yield Problem(label, f"{label} is damaged and could not be read")
-    elif num_chars == 0:
-        cause = "a scan?" if page.has_image else "a blank page, or a drawing?"
-        yield Problem(label, f"{label} has no text ({cause})")
-    elif num_chars < MIN_PAGE_CHARS:
-        cause = " beside a picture (a scan?)" if page.has_image else ""
-        yield Problem(label, f"{label} has almost no text: {num_chars} characters{cause}")
-    if page.unmapped > _MAX_UNMAPPED:
-        share = f"{page.unmapped:.0%}"
-        yield Problem(label, f"{label} may read as gibberish: its fonts do not say which letters {share} of it are")
-
-
-def _no_text_message(name: str, pages: list[Page]) -> str:
-    """Why nothing could be read."""
-    if all(page.lines is None for page in pages):
-        return f"No page of {name} can be read: the file is damaged. Download or export it again."
-    if any(page.has_image for page in pages):
-        return (
-            f"{name} holds pictures of pages and no text, so nothing can be read. "
-            "Run optical character recognition on it (ocrmypdf, for instance) and open the result."
-        )
-    return f"{name} holds no text on any of its {len(pages)} pages. Check that it is the right file."

@@ -4,9 +4,17 @@ import threading
 
 import pytest
 
+from spec_engine.documents import ocr
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.errors import PasswordRequired, UnreadableDocument
 from tests.documents.files import INLINE_IMAGE, make_pdf, paragraph, show
+
+
+@pytest.fixture
+def without_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra were not installed."""
+    monkeypatch.setattr(ocr, "is_installed", lambda: False)
+
 
 LINES = ["The quick brown fox jumps over the lazy dog and then", "goes on to the next line, where the sentence ends."]
 
@@ -65,7 +73,7 @@ def test_right_to_left_text(text: str) -> None:
     assert read(make_pdf([show([(50, 700, 12, text), *paragraph(50, 600, LINES)])])).text.startswith(logical)
 
 
-def test_pages_without_text_are_reported() -> None:
+def test_pages_without_text_are_reported(without_ocr: None) -> None:
     pages = [show(paragraph(50, 700, LINES)), INLINE_IMAGE, b"", show([(50, 700, 10, "Short")])]
     document = read(make_pdf(pages))
     assert [block.anchor.index for block in document.blocks] == [0, 3]
@@ -73,11 +81,12 @@ def test_pages_without_text_are_reported() -> None:
         ("p. 2", "p. 2 has no text (a scan?)"),
         ("p. 3", "p. 3 has no text (a blank page, or a drawing?)"),
         ("p. 4", "p. 4 has almost no text: 5 characters"),
+        (None, "Scanned pages can be read by OCR, which is not installed. Run here: pip install -e '.[ocr]'"),
     ]
 
 
-def test_scan_cannot_be_read() -> None:
-    with pytest.raises(UnreadableDocument, match="optical character recognition"):
+def test_scan_cannot_be_read(without_ocr: None) -> None:
+    with pytest.raises(UnreadableDocument, match=r"pip install -e '\.\[ocr\]'.*optical character recognition"):
         read(make_pdf([INLINE_IMAGE, INLINE_IMAGE]))
     with pytest.raises(UnreadableDocument, match="no text on any of its 1 pages"):
         read(make_pdf([b""]))
