@@ -17,7 +17,11 @@ from spec_engine.config import load_preset, preset_folder, preset_names
 from spec_engine.model.memory import free_bytes
 
 PACKAGES = ("spec-engine", "torch", "transformers", "huggingface-hub", "gradio", "tokenizers", "safetensors")
-OPTIONAL = {"flash-attn": "pip install -e '.[flash]'", "bitsandbytes": "pip install -e '.[quant]'"}
+OPTIONAL = {
+    "flash-attn": "pip install -e '.[flash]'",
+    "bitsandbytes": "pip install -e '.[quant]'",
+    "rapidocr": "pip install -e '.[ocr]'",
+}
 GIB = 1024**3
 
 
