@@ -55,12 +55,13 @@ def page_picture(path: Path, index: int, passage: str = "", passwords: Sequence[
 
 
 def _open(data: bytes, passwords: Sequence[str]) -> pdfium.PdfDocument:
-    for password in passwords[:-1]:
+    attempts = (None, *passwords)  # a file that restricts printing alone opens with none, and with no wrong one
+    for password in attempts[:-1]:
         try:
             return pdfium.PdfDocument(data, password=password)
         except pdfium.PdfiumError:
             continue
-    return pdfium.PdfDocument(data, password=passwords[-1] if passwords else None)
+    return pdfium.PdfDocument(data, password=attempts[-1])
 
 
 def _boxes(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, passage: str, size: tuple[int, int]) -> Iterator[Box]:

@@ -74,13 +74,14 @@ def join(documents: Sequence[Document]) -> Document:
 
 
 def _read(path: Path, passwords: Sequence[str], on_progress: Callable[[int, int], None]) -> Document:
-    """Read a file with the password that fits it."""
-    for password in passwords[:-1]:
+    """Read a file without a password if that will do, else with the one that fits it."""
+    attempts = (None, *passwords)
+    for password in attempts[:-1]:
         try:
             return read_document(path, password, on_progress)
         except PasswordRequired:
             continue
-    return read_document(path, passwords[-1] if passwords else None, on_progress)
+    return read_document(path, attempts[-1], on_progress)
 
 
 def distinct(names: Sequence[str]) -> list[str]:

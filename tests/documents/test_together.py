@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
-from spec_engine.documents.together import join, new_among
-from spec_engine.errors import RequestError, UnreadableDocument
+from spec_engine.documents.pdf_page import page_picture
+from spec_engine.documents.together import join, new_among, read_documents
+from spec_engine.errors import PasswordRequired, RequestError, UnreadableDocument
+from tests.documents.files import make_pdf, paragraph, show
 
 BETWEEN = "(The text up to here is a.pdf. What follows is b.pdf.)\n\n"
 
@@ -29,6 +31,20 @@ def test_a_file_more_leaves_the_text_before_it() -> None:
     alone, both, all_of_them = (join(files[:number]).text for number in (1, 2, 3))
     assert both.startswith(alone)
     assert all_of_them == f"{both}\n\n# c.pdf\n\nFour."
+
+
+def test_a_password_is_not_tried_on_a_file_that_needs_none(tmp_path: Path) -> None:
+    """One that restricts printing alone is encrypted, and opens with no password but the right one or none."""
+    paths = [tmp_path / "a.pdf", tmp_path / "b.pdf"]
+    for path, password in zip(paths, ("", "sesame"), strict=True):
+        path.write_bytes(make_pdf([show(paragraph(50, 700, [f"The words of {path.name}."]))], password=password))
+    assert "The words of a.pdf." in read_documents(paths, ["sesame"]).text
+    with pytest.raises(PasswordRequired, match=r"b\.pdf is encrypted and does not open with this password"):
+        read_documents(paths, ["wrong"])
+    with pytest.raises(PasswordRequired, match=r"b\.pdf is encrypted and needs a password"):
+        read_documents(paths)
+    for path in paths:
+        assert page_picture(path, 0, passwords=["wrong", "sesame"])
 
 
 def test_files_of_one_name_are_told_apart() -> None:
