@@ -3,14 +3,16 @@
 Job: find out whether it is installed, start it on the models of its wheel, turn a page that lies on its side or on its
 head, say what stands where. Non-job: the order of lines (`ocr_lines`), which pages are read so (`pdf`).
 
-Nothing is downloaded and nothing is sent: the models are named by their files, and a missing one is an error. One
-thread's arithmetic differs from four threads' in the last bits, so a letter on the brink may differ between machines;
-on one machine a picture gives the same text every time.
+Nothing is downloaded and nothing is sent: the models are named by their files, and a missing one is an error. How many
+threads there are may change the last bits of the arithmetic, so a letter on the brink may differ between machines; one
+thread and two gave the same lines of nine pages. On one machine a picture gives the same text every time.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,9 @@ from spec_engine.errors import MissingDependency
 INSTALL: Final = "pip install -e '.[ocr]'"
 MAX_PIXELS: Final = 4_000_000
 """Of a picture that is read: an A4 page at 210 dots an inch. It keeps a page below about a gigabyte of memory."""
+
+RULES: Final = 1
+"""Raised whenever one picture comes to other lines: here, in `ocr_lines`, or by how `pdf_scans` draws it."""
 
 Pixels = npt.NDArray[Any]
 
@@ -45,6 +50,18 @@ _MAX_READINGS: Final = 3
 def is_installed() -> bool:
     """Whether the packages of the extra are there; they may still not load."""
     return all(find_spec(package) is not None for package in ("rapidocr", "onnxruntime"))
+
+
+def version() -> str | None:
+    """Of what a page's text depends on; None where it cannot be told.
+
+    The packages that do its arithmetic are not meant: they change letters on the brink alone, and a text that stays the
+    same is worth more.
+    """
+    try:
+        return f"{version_of('rapidocr')}-{RULES}"
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

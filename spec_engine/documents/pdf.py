@@ -17,6 +17,7 @@ from PIL import Image
 
 from spec_engine.documents import layout, pdf_lines
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.kept_scans import ScanStore
 from spec_engine.documents.pdf_remarks import no_text_message, remarks
 from spec_engine.documents.pdf_scans import Page, Scans, draw, is_scan
 from spec_engine.errors import PasswordRequired, UnreadableDocument
@@ -29,7 +30,12 @@ _GENERATOR_PREFIX = re.compile(r"^Microsoft \w+ - ", re.IGNORECASE)
 
 
 def read_pdf(
-    data: bytes, name: str, stem: str, password: str | None, on_progress: Callable[[int, int], None] | None
+    data: bytes,
+    name: str,
+    stem: str,
+    password: str | None,
+    on_progress: Callable[[int, int], None] | None,
+    kept: ScanStore | None = None,
 ) -> Document:
     """Read a PDF: one block a page. Scanned pages are read from their pictures where the extra `[ocr]` is installed.
 
@@ -37,14 +43,16 @@ def read_pdf(
         name: file name, for messages and the document.
         stem: title when the file states none.
         on_progress: called with pages done and pages in all; what it raises ends the reading.
+        kept: where scanned pages are looked up and what is read of them is kept, if the file needs no password.
 
     Raises:
         PasswordRequired: encrypted, and the password is missing or wrong.
         UnreadableDocument: damaged, or no page holds text.
     """
-    scans = Scans()
     with PDFIUM:
         pdf = _open(data, name, password)
+        is_locked = password is not None and raw.FPDF_GetSecurityHandlerRevision(pdf) != -1
+    scans = Scans(data, None if is_locked else kept)  # what is locked stays so on disk
     try:
         title, pages = _read_pages(pdf, stem, scans, on_progress)
     finally:
@@ -95,22 +103,22 @@ def _read_pages(
     pages = []
     for index in range(num_pages):
         with PDFIUM:
-            page, picture = _read_page(pdf, index, scans.can_read)
-        pages.append(page if picture is None else scans.read(page, picture))
+            page, picture = _read_page(pdf, index, scans)
+        pages.append(scans.read(page, index, picture) if page.scan == "unread" else page)
         if on_progress is not None:
             on_progress(index + 1, num_pages)
     return title, pages
 
 
-def _read_page(pdf: pdfium.PdfDocument, index: int, is_drawn: bool) -> tuple[Page, Image.Image | None]:
-    """A page, and its picture if it is a scan and `is_drawn`."""
+def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page, Image.Image | None]:
+    """A page, and its picture if it is a scan that needs one."""
     try:
         with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
             lines = tuple(pdf_lines.pieces(textpage))
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)
-            picture = draw(page) if is_scanned and is_drawn else None
+            picture = draw(page) if is_scanned and scans.needs_picture(index) else None
             return Page(lines, has_image, unmapped, "unread" if is_scanned else "no"), picture
     except pdfium.PdfiumError:
         return Page(None, has_image=False, unmapped=0.0), None

@@ -1,7 +1,7 @@
 """Pages of a PDF whose text is in their picture.
 
-Job: decide which pages are read from their picture, draw them, have them read, keep the better text.
-Non-job: recognising letters (`ocr`), what is told about a page (`pdf_remarks`).
+Job: decide which pages are read from their picture, draw them, have those read that were not before, choose the better
+text. Non-job: recognising letters (`ocr`), keeping them (`kept_scans`), what is told about a page (`pdf_remarks`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import pypdfium2.raw as raw
 from PIL import Image
 
 from spec_engine.documents import ocr
+from spec_engine.documents.kept_scans import KeptPages, ScanStore
 from spec_engine.documents.layout import Line
 from spec_engine.errors import MissingDependency
 
@@ -51,39 +52,62 @@ def draw(page: pdfium.PdfPage) -> Image.Image:
 
 
 class Scans:
-    """Reads the scanned pages of one document. The reader is loaded with the first of them.
+    """Reads the scanned pages of one document. The reader is loaded with the first that was not read before.
+
+    Args:
+        data: the document's bytes.
+        store: where results are kept as they are found; None: nowhere.
 
     Attributes:
         trouble: why the reader cannot be used, and what to do; empty while it can.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes, store: ScanStore | None) -> None:
         self.trouble = ""
+        self._data = data
+        self._store = store
+        self._opened: KeptPages | None = None
         self._reader: ocr.Reader | None = None
         if not ocr.is_installed():
             self.trouble = f"Scanned pages can be read by OCR, which is not installed. Run here: {ocr.INSTALL}"
 
-    @property
-    def can_read(self) -> bool:
-        """Whether pictures are worth drawing."""
-        return not self.trouble
+    def needs_picture(self, index: int) -> bool:
+        """Whether a scanned page is worth drawing: a reader can be had, and it has not been read."""
+        kept = self._kept()
+        return not self.trouble and (kept is None or kept.get(index) is None)
 
-    def read(self, page: Page, picture: Image.Image) -> Page:
-        """The page with the text of its picture, if that holds much more than the page's own text."""
-        try:
-            self._reader = self._reader or ocr.Reader()
-        except MissingDependency as error:
-            self.trouble = str(error)
-            return replace(page, scan="unread")
-        lines = self._reader.read(picture)
+    def read(self, page: Page, index: int, picture: Image.Image | None) -> Page:
+        """A scanned page with the text of its picture, if that holds much more than the page's own text.
+
+        `picture` is None for one that needs none.
+        """
+        kept = self._kept()
+        lines = kept.get(index) if kept and picture is None else None
+        if lines is None and picture is not None:
+            try:
+                self._reader = self._reader or ocr.Reader()
+            except MissingDependency as error:
+                self.trouble = str(error)
+                return page
+            lines = self._reader.read(picture)
+            if lines is None:
+                return replace(page, scan="failed")
+            if kept:
+                kept.keep(index, lines)
         if lines is None:
-            return replace(page, scan="failed")
+            return page
         if not lines:
             return replace(page, scan="blank")
         num_own = _num_chars(page.lines or ())
         if _num_chars(lines) <= 2 * num_own:  # the picture shows what the page says anyway
             return replace(page, scan="no")
         return replace(page, lines=lines, unmapped=0.0, scan="read")
+
+    def _kept(self) -> KeptPages | None:
+        """What is kept of the document, which is looked up when its first scanned page comes."""
+        if self._opened is None and self._store is not None and (version := ocr.version()) is not None:
+            self._opened = self._store.pages_of(self._data, version)
+        return self._opened
 
 
 def _num_chars(lines: Sequence[Line]) -> int:

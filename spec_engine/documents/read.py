@@ -16,6 +16,7 @@ from spec_engine.documents.anchors import Document
 from spec_engine.documents.docx import read_docx
 from spec_engine.documents.epub import read_epub
 from spec_engine.documents.html import read_html
+from spec_engine.documents.kept_scans import ScanStore
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.documents.plain import read_markdown, read_plain
 from spec_engine.documents.pptx import read_pptx
@@ -77,13 +78,17 @@ _SNIFF_BYTES = 1_024
 
 
 def read_document(
-    path: Path, password: str | None = None, on_progress: Callable[[int, int], None] | None = None
+    path: Path,
+    password: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    kept: ScanStore | None = None,
 ) -> Document:
     """Read a file into anchored text. Nothing is cut; what could not be read stands in `Document.problems`.
 
     Args:
         password: for encrypted PDFs.
         on_progress: called with the parts done and the parts in all (pages of a PDF; other formats have one part).
+        kept: where text that is recognised in scanned pages is kept and found again; None: nowhere.
 
     Raises:
         UnreadableDocument: missing, not a file, not permitted, empty, too large, damaged, or without any text.
@@ -95,7 +100,7 @@ def read_document(
     name, stem = path.name, path.stem
     kind = _kind(data, path)
     if kind == "pdf":
-        return read_pdf(data, name, stem, password, on_progress)
+        return read_pdf(data, name, stem, password, on_progress, kept)
     readers = {
         "docx": read_docx,
         "epub": read_epub,

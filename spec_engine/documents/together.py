@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from spec_engine.documents.anchors import BLOCK_SEPARATOR, Anchor, Block, Document, Problem
+from spec_engine.documents.kept_scans import ScanStore
 from spec_engine.documents.read import content_hash, read_document
 from spec_engine.errors import PasswordRequired, RequestError
 
@@ -22,13 +23,14 @@ def read_documents(
     paths: Sequence[Path],
     passwords: Sequence[str] = (),
     on_progress: Callable[[str, int, int], None] = lambda name, num_done, num_parts: None,
+    kept: ScanStore | None = None,
 ) -> Document:
     """Read files, in this order, as one document. Each of `passwords` is tried on every locked one.
 
     `on_progress` is called with a file's name, the parts of it that are read and the parts in all; what it raises ends
-    the reading. Raises what `read_document` and `join` raise.
+    the reading. `kept` is as for `read_document`. Raises what `read_document` and `join` raise.
     """
-    return join([_read(path, passwords, partial(on_progress, path.name)) for path in paths])
+    return join([_read(path, passwords, partial(on_progress, path.name), kept) for path in paths])
 
 
 def new_among(paths: Sequence[Path], known: Sequence[Path]) -> list[Path]:
@@ -73,15 +75,17 @@ def join(documents: Sequence[Document]) -> Document:
     return Document(title, ", ".join(names), tuple(blocks), tuple(problems))
 
 
-def _read(path: Path, passwords: Sequence[str], on_progress: Callable[[int, int], None]) -> Document:
+def _read(
+    path: Path, passwords: Sequence[str], on_progress: Callable[[int, int], None], kept: ScanStore | None
+) -> Document:
     """Read a file without a password if that will do, else with the one that fits it."""
     attempts = (None, *passwords)
     for password in attempts[:-1]:
         try:
-            return read_document(path, password, on_progress)
+            return read_document(path, password, on_progress, kept)
         except PasswordRequired:
             continue
-    return read_document(path, attempts[-1], on_progress)
+    return read_document(path, attempts[-1], on_progress, kept)
 
 
 def distinct(names: Sequence[str]) -> list[str]:
