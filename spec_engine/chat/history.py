@@ -1,4 +1,4 @@
-"""What is kept of conversations: the store, and the documents that they are about.
+"""What is kept of conversations: the store, the documents that they are about, and what was recognised of those.
 
 Job: `History`, a folder with both, and `AnswerKeeper`, which writes an answer down while it is made.
 Non-job: the tables (`store`), asking (`session`).
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from spec_engine.chat.store import ConversationStore, Reason, StoredTurn
+from spec_engine.documents.kept_scans import MAX_BYTES, ScanStore
 from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
 
@@ -57,14 +58,21 @@ class History:
 
     Args:
         folder: made when it does not exist. None: everything is forgotten when the process ends.
+        scan_bytes: what the text of scanned pages may take.
+
+    Attributes:
+        store: the conversations.
+        scans: the text of scanned pages, also of documents that no conversation is about yet.
 
     Raises `StoreError` when the folder cannot be used.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, scan_bytes: int = MAX_BYTES) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="spec-engine-") if folder is None else None
-        self._documents = Path(self._temporary.name if self._temporary else folder or "") / "documents"
+        above = Path(self._temporary.name if self._temporary else folder or "")
+        self._documents = above / "documents"
         self.store = ConversationStore(folder / "conversations.sqlite" if folder else None)
+        self.scans = ScanStore(above / "scans", min(scan_bytes, MAX_BYTES))
 
     def close(self) -> None:
         """Let go of the files."""
@@ -107,7 +115,7 @@ class History:
         used = self._used()
         for folder in self._documents.iterdir() if self._documents.is_dir() else ():
             if folder.name not in used and time.time() - folder.stat().st_mtime > older_than_s:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._forget(folder.name)
 
     def _used(self) -> set[str]:
         """The folders of documents that conversations are about."""
@@ -122,7 +130,12 @@ class History:
         used = self._used()
         for digest, _ in ref.files if ref else ():
             if digest not in used:
-                shutil.rmtree(self._documents / digest, ignore_errors=True)
+                self._forget(digest)
+
+    def _forget(self, digest: str) -> None:
+        """Delete a document's copy and what was recognised of it."""
+        shutil.rmtree(self._documents / digest, ignore_errors=True)
+        self.scans.forget(digest)
 
 
 class AnswerKeeper:

@@ -225,6 +225,7 @@ class DocumentSide(ModelSide):
             lambda name, num_done, num_parts: watch.tell(
                 LoadProgress(text.OPENING_FILE.format(name=name, done=num_done, all=num_parts), num_done / num_parts)
             ),
+            self._history.scans,
         )
         opened = OpenedDocument(document, document)
         opened = opened.narrowed(*files.chosen) if files.chosen else opened

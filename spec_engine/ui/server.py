@@ -173,7 +173,7 @@ def _serve(
     announce: Callable[[str], None],
 ) -> None:
     """Serve the page with these presets; `named` is the one that was asked for."""
-    history = History(data_dir)
+    history = History(data_dir, int(options.kept_gb * 1e9))
     history.tidy()
     store = PrefixStore(data_dir / "prefixes", int(options.kept_gb * 1e9)) if options.kept_gb > 0 else None
     source = EngineSource(options.device, store)

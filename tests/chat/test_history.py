@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from spec_engine.chat.history import FLUSH_S, AnswerKeeper, DocumentRef, History
+from spec_engine.documents.layout import Line
 from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 
+LINES = (Line("recognised", 0.0, 1.0, 2.0, 3.0),)
 STEP = StepRecord(1, 1, 2, 1, 0.0, 0.0)
 
 
@@ -53,12 +55,17 @@ def test_a_document_goes_with_the_last_conversation_about_it(history: History, t
     path = tmp_path / "a.txt"
     path.write_text("Text.")
     ref = history.keep([path])
+    history.scans.pages_of(b"Text.", "1").keep(0, LINES)
+    history.scans.pages_of(b"Other.", "1").keep(0, LINES)
     first, second = (history.store.begin("t", ref.dump()) for _ in range(2))
     history.delete(first)
     assert history.find(ref)[0].is_file()
+    assert history.scans.pages_of(b"Text.", "1").get(0) == LINES
     history.delete(second)
     with pytest.raises(StoreError, match="gone"):
         history.find(ref)
+    assert history.scans.pages_of(b"Text.", "1").get(0) is None
+    assert history.scans.pages_of(b"Other.", "1").get(0) == LINES
 
 
 def test_nothing_is_left_behind_without_a_folder() -> None:
@@ -66,8 +73,10 @@ def test_nothing_is_left_behind_without_a_folder() -> None:
     path = Path(__file__)
     (kept,) = history.find(history.keep([path]))
     assert kept.is_file()
+    pages = history.scans.pages_of(b"", "1")
     history.close()
-    assert not kept.exists()
+    pages.keep(0, LINES)  # of a reading that ends later
+    assert not kept.parent.parent.parent.exists()
 
 
 def test_tokens_are_on_disk_before_they_are_handed_out(history: History) -> None:
@@ -137,6 +146,8 @@ def test_copies_that_nobody_is_about_are_tidied_away(tmp_path: Path) -> None:
     history.store.add_turn(conversation, None, "What?", model="m", preset="p")
     history.store.set_document(conversation, history.keep([used]).dump())
     left = history.keep([unused])
+    for path in (used, unused):
+        history.scans.pages_of(path.read_bytes(), "1").keep(0, LINES)
     history.tidy()
     assert history.find(left)  # perhaps another window has just kept it
     history.tidy(older_than_s=-1.0)
@@ -145,4 +156,6 @@ def test_copies_that_nobody_is_about_are_tidied_away(tmp_path: Path) -> None:
     ref = DocumentRef.load(history.store.conversations()[0].document)
     assert ref is not None
     assert history.find(ref)
+    assert history.scans.pages_of(b"used", "1").get(0) == LINES
+    assert history.scans.pages_of(b"unused", "1").get(0) is None
     history.close()
