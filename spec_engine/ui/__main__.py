@@ -4,6 +4,7 @@ Job: read the arguments, serve the page. Non-job: everything else.
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -28,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default=usual.device, help="auto, cpu, cuda:1, cuda:all (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where conversations are kept (default: the user's data folder)")
     parser.add_argument(
-        "--kept-gb", type=float, default=usual.kept_gb, help="disk for documents already read (default: %(default)g)"
+        "--kept-gb",
+        type=_gigabytes,
+        default=usual.kept_gb,
+        help="disk for documents already read (default: %(default)g)",
     )
     parser.add_argument(
         "--auth", metavar="NAME:PASSWORD", help="ask for these; or set SPEC_ENGINE_AUTH, which other users cannot see"
@@ -56,6 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _gigabytes(spelling: str) -> float:
+    """A size on disk, for argparse."""
+    try:
+        number = float(spelling)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{spelling} is no size; give a number of GB, 0 to keep nothing")
+    return number
 
 
 def _port(spelling: str) -> int:

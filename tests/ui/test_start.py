@@ -8,6 +8,13 @@ from spec_engine.chat.alone import alone_in
 from spec_engine.ui.__main__ import main
 
 
+@pytest.mark.parametrize("size", ["inf", "nan", "-1", "much"])
+def test_a_size_that_there_is_not_is_refused(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([f"--kept-gb={size}", "--no-browser", "--data-dir", str(tmp_path)])
+    assert f"{size} is no size; give a number of GB" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])
 def test_a_port_that_there_is_not_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
