@@ -131,12 +131,6 @@ class EagleHead(nn.Module):
         logits: Tensor = last(self.norm(states))
         return logits
 
-    def use_gate(self, kernel: Callable[[Tensor], Tensor]) -> None:
-        """Let `kernel` do the middle of the feed-forward parts, see `Gated`."""
-        for module in self.modules():
-            if isinstance(module, _Mlp):
-                module.gated.use(kernel)
-
     def turns(self, positions: Tensor) -> Turns:
         """Those of `positions` [..., T], computed, so that no table ends."""
         if self._inv_freq.device != positions.device:
@@ -229,11 +223,11 @@ class _Mlp(nn.Module):
         self.gate_proj = _linear(config, "gate_proj", config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config, "up_proj", config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config, "down_proj", config.intermediate_size, config.hidden_size)
-        self.gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
     def forward(self, states: Tensor, normed: Tensor) -> Tensor:
         """`states`, which are used up, and what the middle gives for `normed`."""
-        return self._down.add_to(states, self.gated(normed))
+        return self._down.add_to(states, self._gated(normed))
 
 
 def _linear(config: HeadConfig, name: str, num_in: int, num_out: int) -> nn.Linear:

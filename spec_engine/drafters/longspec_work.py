@@ -3,6 +3,9 @@
 Job: `LongSpecWork`: the rows that wait and the root, and the levels of a tree, over the ring and the target's memory;
 `ChosenRows`, copies of the target's rows in focus, always in the same place.
 Non-job: when to draft (`longspec`), what belongs to the ring (`longspec_memory`), the tree (`drafters.whole`).
+
+What depends on a level's depth alone, its angles and what it sees of the ring, is computed for all levels before the
+first one: each operator more takes a microsecond or two a level, also within a graph.
 """
 
 from collections.abc import Sequence
@@ -14,8 +17,11 @@ from torch import Tensor
 from spec_engine.attention import BoundedAttention, Bounds, Scoring
 from spec_engine.attention.merge import merge
 from spec_engine.cache.window import WindowCache
-from spec_engine.drafters.longspec_head import LongSpecHead
+from spec_engine.drafters.longspec_head import HeadAngles, LongSpecHead
+from spec_engine.drafters.whole import DEEPEST
 from spec_engine.model.capture import Mirror
+from spec_engine.model.fused import kernels_for
+from spec_engine.model.products import use_gate
 from spec_engine.model.target import Target
 from spec_engine.tree_tensors import TensorLevel
 
@@ -60,13 +66,21 @@ class LongSpecWork:
         self._parts = parts
         self._embed = target.model.get_input_embeddings()
         self._scoring = Scoring(parts.head.config.head_size**-0.5)
-        self._numbers = Mirror(torch.zeros(3 * num_rows + 11 + ring.num_rows, dtype=torch.int64), self.device)
+        size = 3 * num_rows + 10 + DEEPEST + ring.num_rows
+        self._numbers = Mirror(torch.zeros(size, dtype=torch.int64), self.device)
         numbers = self._numbers.on_device
         self._token_ids, self._positions, self._slots = numbers[: 3 * num_rows].view(3, num_rows)
         others = numbers[3 * num_rows :]
         self._in_chosen, self._in_target, self._in_ring = others[:9].view(3, 3)
-        self._root, self._root_position = others[9:10], others[10:11]
-        self._ring_positions = others[11:]
+        self._root = others[9:10]
+        self._level_positions, self._ring_positions = others[10:].split([DEEPEST, ring.num_rows])
+        self._open, self._shut = (torch.full((), x, dtype=self.dtype, device=self.device) for x in (0.0, -torch.inf))
+        self._sees_root = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        self._angles, self._in_window = self._by_depth()
+        config = parts.head.config
+        kernels = kernels_for(self.device, self.dtype, (config.num_heads, config.num_kv_heads, config.head_size))
+        if kernels is not None:
+            use_gate(parts.head, kernels.gate)
 
     @torch.inference_mode()
     def fill(self, pending: Sequence[int], root: int, position: int) -> None:
@@ -85,8 +99,9 @@ class LongSpecWork:
         table[2, num_new] = ring.num_rows
         length, end = (0, 0) if chosen is None else (chosen.length, chosen.end)
         others = numbers[3 * self.num_rows :]
-        others[:11] = torch.tensor([0, 0, length, end, end, position, 0, 0, 0, num_new, position])
-        others[11:] = ring.positions
+        others[:10] = torch.tensor([0, 0, length, end, end, position, 0, 0, 0, num_new])
+        others[10 : 10 + DEEPEST] = torch.arange(position, position + DEEPEST)
+        others[10 + DEEPEST :] = ring.positions
         self._numbers.send()
 
     def root(self) -> Tensor:
@@ -96,17 +111,18 @@ class LongSpecWork:
         own = head.rows(embeds, head.rotary.at(self._positions))
         for store, rows in zip(memory, (own.keys, own.values), strict=True):
             store.index_copy_(2, self._slots, rows)
-        seen = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        return self._logits(embeds.index_select(1, self._root), own.queries.index_select(2, self._root), 0, seen)
+        self._angles, self._in_window = self._by_depth()
+        root, queries = embeds.index_select(1, self._root), own.queries.index_select(2, self._root)
+        return self._logits(root, queries, 0, self._sees_root)
 
     def level(self, level: TensorLevel, depth: int, first: int) -> Tensor:
         """See `HeadWork`."""
         head, ring = self._parts.head, self._parts.ring
         embeds = self._embedded(level.token_ids)
-        own = head.rows(embeds, head.rotary.at(self._root_position + depth))
+        own = head.rows(embeds, self._angles.part(depth, 1))
         for store, rows in zip(ring.memory, (own.keys, own.values), strict=True):
             store.narrow(2, ring.num_rows + 1 + first, rows.shape[2]).copy_(rows)
-        sees_root = torch.ones(len(level.token_ids), 1, dtype=torch.bool, device=self.device)
+        sees_root = self._sees_root.expand(len(level.token_ids), 1)
         return self._logits(embeds, own.queries, depth, torch.cat((sees_root, level.visible), dim=1))
 
     def _embedded(self, token_ids: Tensor) -> Tensor:
@@ -117,13 +133,17 @@ class LongSpecWork:
     def _logits(self, embeds: Tensor, queries: Tensor, depth: int, seen: Tensor) -> Tensor:
         """[n, V] of rows at this depth, with these queries, that see these rows of the tree, bool [n, N], the root's
         first."""
-        parts, position = self._parts, self._root_position + depth
-        in_window = (self._ring_positions >= position - parts.ring.num_rows).expand(len(seen), -1)
-        visible = torch.cat((in_window, seen), dim=1)
-        bias = torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, -torch.inf)
+        parts = self._parts
+        in_window = self._in_window[depth].expand(len(seen), -1)
+        bias = torch.where(torch.cat((in_window, seen), dim=1), self._open, self._shut)
         own = self._see(queries, parts.ring.memory, self._in_ring, bias)[0]
-        x = parts.head.mix(embeds, own, parts.head.rotary.at(position), self._see_target)
+        x = parts.head.mix(embeds, own, self._angles.part(depth, 1), self._see_target)
         return parts.target.output(x[0])
+
+    def _by_depth(self) -> tuple[HeadAngles, Tensor]:
+        """By depth, the root's first: angles, and which rows of the ring lie in the window, bool [depths, rows]."""
+        nearest = self._level_positions[:, None] - self._parts.ring.num_rows
+        return self._parts.head.rotary.at(self._level_positions), self._ring_positions >= nearest
 
     def _see_target(self, query: Tensor) -> Tensor:
         """Attention [1, Hq, n, D] to verified tokens: all, or those in focus and the ones since."""

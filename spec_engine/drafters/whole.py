@@ -27,6 +27,7 @@ from spec_engine.tree_tensors import GrowthPlan, TensorGrower, TensorLevel, grow
 
 NUM_ROWS = (4, 8, 16)  # committed tokens that wait, and the root
 _DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # levels, so that there are few graphs
+DEEPEST = _DEPTHS[-1]
 _MEMORY = 0.9  # weight of how deep earlier drafts were right against the next one
 _MOST_DRAFTS = 64  # pieces of work that are kept
 _COMPARED = 8  # nodes of a captured draft, the likeliest …
@@ -92,7 +93,7 @@ class WholeDrafts:
     def deepest(self) -> int:
         """Levels at most."""
         tree = self._tree
-        return min(len(tree.beam_widths) if tree.policy == "beam" else tree.max_depth, _DEPTHS[-1])
+        return min(len(tree.beam_widths) if tree.policy == "beam" else tree.max_depth, DEEPEST)
 
     def num_tree_rows(self, num_columns: int) -> int:
         """Rows of the levels of a tree at most, from a head that knows `num_columns` tokens."""

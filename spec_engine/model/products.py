@@ -199,6 +199,14 @@ def join_products(model: nn.Module) -> None:
         warm_up_products(matrices, READY_LEVEL_ROWS)
 
 
+def use_gate(model: nn.Module, kernel: Callable[[Tensor], Tensor]) -> None:
+    """Let `kernel` do the middle of a draft head's feed-forward parts, see `Gated.use`."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Gated):
+                value.use(kernel)
+
+
 def warm_up_products(matrices: Iterable[Matrix], num_rows: int) -> None:
     """`Matrix.warm_up` of one matrix of each form; up to `num_rows` rows are run as they are by all of them."""
     forms: dict[tuple[int, int, bool], Matrix] = {}

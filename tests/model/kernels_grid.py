@@ -34,6 +34,7 @@ from tests.drafters.test_whole import (
     assert_same,
     drive,
     eagle_pair,
+    longspec_pair,
     with_features,
 )
 from tests.eagle_heads import features_of, head_fields, write_head
@@ -130,7 +131,7 @@ def check_passes() -> None:
 
 
 def check_drafts() -> None:
-    """Whole drafts of an EAGLE head whose rows go through the kernels are those that it makes level by level."""
+    """Whole drafts of heads whose rows go through the kernels are those that they make level by level."""
     for module in (eagle_memory, runner_module):
         module.pick = lambda device, dtype: Pick(ReferenceBackend(), "for tests")  # type: ignore[assignment]
     ways = (EAGLE, "eagle3", VIEW, DRAWN), (OPT, "eagle1", OFF, GREEDY), (CHAIN, "eagle3", OFF, GREEDY)
@@ -150,6 +151,14 @@ def check_drafts() -> None:
         # Our kernels round to float32; a random head without a norm at its beginning makes more of that at each level.
         assert_same(found, want, 1e-5 if kind == "eagle3" else 2e-2)
         assert "captured" in other._memory.whole.note, other._memory.whole.note
+    text, trees = random_ids(72, 4), []
+    for number, (target, own) in enumerate(longspec_pair(EAGLE, 24, True)[:2]):
+        if number == 1:
+            own._memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30)))
+        steps = lambda start, end, target=target: target.prefill(text[start:end])  # type: ignore[misc]  # noqa: E731
+        trees.append(drive(own.begin(DRAWN), text, steps))
+    assert own._memory._head.mlp._gated._kernel is kernels.gate
+    assert_same(*trees)
 
 
 if __name__ == "__main__":
