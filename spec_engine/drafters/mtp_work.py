@@ -117,6 +117,7 @@ class MtpWork:
         self._bounds = numbers[1:, :3]  # by layer
         self._feature = torch.zeros(1, sight.head.config.state_size, dtype=self.dtype, device=self.device)
         self._states = self._feature  # of the newest level
+        self._angles = sight.angles(self._position)
 
     @torch.inference_mode()
     def fill(self, root: int, feature: Tensor, position: int) -> None:
@@ -132,6 +133,7 @@ class MtpWork:
 
     def root(self) -> Tensor:
         """See `HeadWork`."""
+        self._angles = self._sight.angles(self._position)  # of all levels: they draft from the root's position
         return self._run(self._root, self._feature)
 
     def level(self, level: TensorLevel, depth: int, first: int) -> Tensor:
@@ -141,7 +143,7 @@ class MtpWork:
     def _run(self, token_ids: Tensor, states: Tensor) -> Tensor:
         """Logits [n, V] after tokens int64 [n] with states [n, S]."""
         sight = self._sight
-        hidden = sight.head(sight.embedded(token_ids), states, sight.angles(self._position), self._see)
+        hidden = sight.head(sight.embedded(token_ids), states, self._angles, self._see)
         self._states = sight.head.state(hidden)
         return sight.head.logits(hidden)[:, : self.num_columns]
 
