@@ -119,8 +119,9 @@ def choose(
     noise = noise or GumbelNoise(params.seed)
     rows = torch.stack([noise.at(position, scores.shape[1], scores.device) for position in positions])
     chosen = _best(scores + rows, is_open)
-    if min(chosen) < 0:
-        chosen = _best(warp(logits, params, histories) + rows)
+    if is_open is not None and min(chosen) < 0:
+        _look_further(scores, is_open, logits, params, histories)
+        chosen = _best(scores + rows)
     return tuple(chosen)
 
 
@@ -192,15 +193,25 @@ def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None
     At temperature 0 only the repetition penalty applies. Of equal scores at the edge of the top k or the top p all
     stay, so that what stays depends on no order.
     """
-    vocab_size = logits.shape[1]
     scores, is_open = _warped(logits, params, histories, _NUCLEUS)
-    for num in (_LARGE_NUCLEUS, vocab_size):
-        if is_open is None or not (rows := is_open.nonzero()[:, 0]).numel():
-            break
+    if is_open is not None:
+        _look_further(scores, is_open, logits, params, histories)
+    return scores
+
+
+def _look_further(
+    scores: Tensor, is_open: Tensor, logits: Tensor, params: SamplingParams, histories: Tensor | None
+) -> None:
+    """Write the rows of `scores` in which more than `_NUCLEUS` tokens have to be looked at for the top p."""
+    rows = is_open.nonzero()[:, 0]
+    for num in (_LARGE_NUCLEUS, logits.shape[1]):
+        if not len(rows):
+            return
         given = None if histories is None else histories[rows]
         scores[rows], still_open = _warped(logits[rows], params, given, num)
-        is_open = None if still_open is None else is_open.index_put((rows,), still_open)
-    return scores
+        if still_open is None:
+            return
+        rows = rows[still_open]
 
 
 def _warped(
@@ -251,8 +262,8 @@ def _keep_top_p(scores: Tensor, top_p: float, num_looked_at: int) -> tuple[Tenso
 
     To sort a whole vocabulary takes as long as the rest of a step or longer; the likeliest tokens nearly always do.
     """
-    likeliest = scores.topk(num_looked_at, dim=-1).values
-    probs = (likeliest - scores.logsumexp(dim=-1, keepdim=True)).exp()
+    likeliest, columns = scores.topk(num_looked_at, dim=-1)
+    probs = scores.softmax(dim=-1).gather(1, columns).double()  # so that sums do not depend on the rows beside
     reached = probs.cumsum(dim=-1)
     is_kept = reached - probs < top_p
     is_kept[:, 0] = True

@@ -37,27 +37,39 @@ def test_warpers_equal_those_of_transformers(temperature: float, top_k: int, top
 
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize(("top_k", "min_p"), [(0, 0.0), (300, 0.0), (0, 0.001)])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 4.0])
-def test_a_nucleus_of_any_size_is_that_of_transformers(spread: float, top_k: int, min_p: float, top_p: float) -> None:
+def test_a_nucleus_of_any_size_is_that_of_transformers(
+    spread: float, penalty: float, top_k: int, min_p: float, top_p: float
+) -> None:
     """Also where the first tokens that are looked at do not reach it, in some rows or all."""
     generator = torch.Generator().manual_seed(11)
     scales = spread * torch.tensor([0.25, 1.0, 3.0, 6.0])[:, None] + 1e-3
     logits = torch.randn(4, 9000, generator=generator) * scales
-    theirs = LogitsProcessorList([TemperatureLogitsWarper(0.9)])
+    told = torch.randint(9000, (4, 2000), generator=generator)
+    seen = torch.zeros(4, 9000, dtype=torch.bool).scatter_(1, told, True)
+    theirs = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty), TemperatureLogitsWarper(0.9)])
     if top_k:
         theirs.append(TopKLogitsWarper(top_k))
     theirs.append(TopPLogitsWarper(top_p))
     if min_p:
         theirs.append(MinPLogitsWarper(min_p))
-    params = SamplingParams(temperature=0.9, top_k=top_k, top_p=top_p, min_p=min_p, seed=4)
-    ours, expected = warp(logits, params), theirs(torch.zeros(4, 1, dtype=torch.long), logits.clone())
+    params = SamplingParams(0.9, top_k, top_p, min_p, penalty, seed=4)
+    ours, expected = warp(logits, params, seen), theirs(told, logits.clone())
     differs = ours.isfinite() != expected.isfinite()
     assert int(differs.sum()) <= 4  # one at the edge of each row, where sums in another order round otherwise
     assert torch.equal(ours[~differs], expected[~differs])
     noise = torch.stack([GumbelNoise(4).at(position, 9000) for position in range(4)])
-    assert choose(logits, params, range(4)) == tuple((ours + noise).argmax(-1).tolist())
+    assert choose(logits, params, range(4), seen) == tuple((ours + noise).argmax(-1).tolist())
     for row in range(4):  # whatever rows are beside it
-        assert torch.equal(warp(logits[row : row + 1], params), ours[row : row + 1])
+        assert torch.equal(warp(logits[row : row + 1], params, seen[row : row + 1]), ours[row : row + 1])
+
+
+def test_a_nucleus_at_a_low_temperature_is_as_small_as_it_should_be() -> None:
+    """Where scores are large, their differences from the sum of all are rounded too coarsely."""
+    logits = torch.rand(1, 2000) * 20
+    logits[0, 5:7] = 25.0
+    assert torch.isfinite(warp(logits, SamplingParams(temperature=0.001, top_p=0.9999))).sum() == 2
 
 
 def test_equal_scores_at_the_edge_of_the_top_p_all_stay() -> None:

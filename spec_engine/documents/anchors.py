@@ -64,7 +64,8 @@ class Anchor:
 class Block:
     """A stretch of text under one anchor. The text is normalised on construction and kept out of `repr`.
 
-    `separator` is what stands between it and the next block; white space, or nothing within a word.
+    `separator` is what stands between it and the next block; white space, nothing within a word, or words
+    that belong to no part.
     """
 
     anchor: Anchor

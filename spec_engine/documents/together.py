@@ -50,7 +50,7 @@ def new_among(paths: Sequence[Path], known: Sequence[Path]) -> list[Path]:
 def join(documents: Sequence[Document]) -> Document:
     """One document of all blocks, in this order; a single one stays as it is.
 
-    Before each file's text but the first stands a heading with its name, and before the second what the first is
+    Before each file's text but the first stands a heading with its name, and between the first two what the first is
     called, so the model too can tell them apart. Raises `RequestError` for none.
     """
     if not documents:
@@ -60,13 +60,13 @@ def join(documents: Sequence[Document]) -> Document:
     names = distinct([document.source_name for document in documents])
     blocks: list[Block] = []
     problems: list[Problem] = []
-    heads = [f"# {name}\n\n" for name in names]
-    heads[:2] = ["", f"(The text up to here is {names[0]}. What follows is {names[1]}.)\n\n{heads[1]}"]
-    for name, document, heading in zip(names, documents, heads, strict=True):
+    parting = f"{BLOCK_SEPARATOR}(The text up to here is {names[0]}. What follows is {names[1]}.){BLOCK_SEPARATOR}"
+    partings = [parting] + [BLOCK_SEPARATOR] * (len(names) - 1)
+    for name, document, behind in zip(names, documents, partings, strict=True):
         for number, block in enumerate(document.blocks):
             anchor = Anchor(block.anchor.kind, f"{name} {block.anchor.label}", block.anchor.index)
-            head = heading if number == 0 else ""
-            separator = BLOCK_SEPARATOR if block is document.blocks[-1] else block.separator
+            head = f"# {name}\n\n" if number == 0 and name != names[0] else ""
+            separator = behind if block is document.blocks[-1] else block.separator
             blocks.append(Block(anchor, head + block.text, separator))
         problems += [
             Problem(p.anchor_label and f"{name} {p.anchor_label}", f"{name}: {p.message}") for p in document.problems

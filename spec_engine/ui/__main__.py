@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SpecEngineError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -89,7 +89,8 @@ let shownView = "";
 setInterval(() => {
   const view = document.querySelector("#se-beat textarea, #se-beat input")?.value.split(".")[1]?.replace(/\D/g, "");
   if (!view || view === shownView) return;
-  if (shownView && !isTidying) {
+  const isTyping = document.activeElement?.matches("#se-left textarea, #se-left input:not([type=radio])");
+  if (shownView && !isTidying && !isTyping) { // another tab may have changed it
     openLeft(false);
     if (document.querySelector(".se-fold")?.offsetParent) scrollTo(0, 0); // the chat fits below it
   }

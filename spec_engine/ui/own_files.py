@@ -1,7 +1,7 @@
 """Files of this process: what pages have sent, what was pasted, and the open document.
 
-Job: `upload_folder`, where what a page sends arrives; `OwnFiles`, pasted texts as files and files that stay while they
-are in use; `file_name`, which makes a name safe.
+Job: `upload_folder`, where what a page sends arrives, and `forget_uploads`; `OwnFiles`, pasted texts as files and files
+that stay while they are in use; `file_name`, which makes a name safe.
 Non-job: reading them (`documents.read`), keeping them with a conversation (`chat.history`).
 
 Gradio names an upload by its content, in one folder for all programs of the machine, and takes away what it received
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from spec_engine.documents.read import is_text_name
-from spec_engine.errors import RequestError
+from spec_engine.errors import RequestError, StoreError
 from spec_engine.ui import text
 
 _MAX_NAME_BYTES: Final = 120
@@ -33,15 +33,25 @@ def upload_folder() -> Path:
     """The folder of this process in which uploads arrive, from the first call to the end of the process.
 
     It lies where ``GRADIO_TEMP_DIR`` says, or where the system has its temporary files. Gradio is told by that variable
-    and asks for it as a page is built. Raises `OSError` when it cannot be made.
+    and asks for it as a page is built. Raises `StoreError` when it cannot be made.
     """
-    above = os.environ.get("GRADIO_TEMP_DIR") or None
-    if above:
+    above = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    try:
         Path(above).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="spec-engine-uploads-", dir=above)).resolve()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="spec-engine-uploads-", dir=above)).resolve()
+    except OSError as error:
+        raise StoreError(
+            f"Files that a page sends cannot be kept in {above}: {error}. Make room there, or name another folder by "
+            "the variable GRADIO_TEMP_DIR."
+        ) from error
+    atexit.register(forget_uploads)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
+
+
+def forget_uploads() -> None:
+    """Delete what pages have sent. Done at the end of the process besides, where that is an ordinary one."""
+    shutil.rmtree(upload_folder(), ignore_errors=True)
 
 
 class OwnFiles:
@@ -69,7 +79,8 @@ class OwnFiles:
 
         An upload that cannot be linked or copied is used as it is.
         """
-        held = {path: self._held.get(path) or self._linked(path) for path in paths if _is_upload(path)}
+        there = {upload: path for upload, path in self._held.items() if path.is_file()}
+        held = {path: there.get(path) or self._linked(path) for path in paths if _is_upload(path)}
         in_use = tuple(held.get(path, path) for path in paths)
         kept = {upload: path for upload, path in (self._held | held).items() if path in in_use}
         for path in set(self._held.values()) - set(kept.values()):
@@ -101,6 +112,7 @@ class OwnFiles:
         """Where a file of this name can lie."""
         with self._lock:
             self._folder = self._folder or tempfile.TemporaryDirectory(prefix="spec-engine-files-")
+            Path(self._folder.name).mkdir(mode=0o700, exist_ok=True)  # a cleaner may have taken it
             return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
 
 

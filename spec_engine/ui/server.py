@@ -8,7 +8,9 @@ There is no share link, no telemetry and no history of calls.
 
 import asyncio
 import ipaddress
+import signal
 import socket
+import sys
 import threading
 import time
 import webbrowser
@@ -35,7 +37,7 @@ from spec_engine.ui.exports import exports_of
 from spec_engine.ui.guard import OwnPagesOnly
 from spec_engine.ui.layout import build_page
 from spec_engine.ui.logbook import open_log
-from spec_engine.ui.own_files import upload_folder
+from spec_engine.ui.own_files import forget_uploads, upload_folder
 from spec_engine.ui.places import places_of
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
@@ -205,8 +207,13 @@ def _serve(
     builtin = load_preset("builtin")
     workspace.switch(named or shelf[shelf.last or builtin.name], otherwise=None if named else builtin)
     threading.Thread(target=_tell_when_ready, args=(server, address, options, announce), daemon=True).start()
-    server.run()
-    workspace.close()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end; files are to go
+    try:
+        server.run()
+    finally:
+        workspace.close()
+        forget_uploads()
 
 
 def _free(device: str, num_reclaimable: int) -> int | None:

@@ -21,7 +21,7 @@ from spec_engine import doctor
 from spec_engine.attention import AttentionBackend, Bounds, Pick, Scoring, TreeBias
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CudaBackend
-from spec_engine.drafters import eagle_memory
+from spec_engine.drafters import eagle_memory, eagle_work, longspec_work
 from spec_engine.model import fused, runner
 from tests.card.tensors import HOST, Card, CardMode, inner, on_host
 
@@ -52,7 +52,8 @@ def card(number: int = 1, *, has_kernels: bool = False) -> Iterator[CardMode]:
         if has_kernels:
             _interpret(mode, patch)
         else:
-            patch.setattr(fused, "_kernels", lambda runner: None)
+            for module in (fused, eagle_work, longspec_work):
+                patch.setattr(module, "kernels_for", lambda device, dtype, heads: None)
         picked = Pick(_triton_backend() if has_kernels else TorchBackend(), "in float32 too")
         for module in (runner, eagle_memory, doctor):
             patch.setattr(module, "pick", lambda device, dtype: picked)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
+from spec_engine.documents.budget import select
 from spec_engine.documents.pdf_page import page_picture
 from spec_engine.documents.together import join, new_among, read_documents
 from spec_engine.errors import PasswordRequired, RequestError, UnreadableDocument
@@ -45,6 +46,12 @@ def test_a_password_is_not_tried_on_a_file_that_needs_none(tmp_path: Path) -> No
         read_documents(paths)
     for path in paths:
         assert page_picture(path, 0, passwords=["wrong", "sesame"])
+
+
+def test_a_part_of_several_says_nothing_of_what_is_left_out() -> None:
+    both = join([document("a.pdf", "One."), document("b.pdf", "Two.", "Three.")])
+    assert select(both, 1, 2).text == "# b.pdf\n\nTwo.\n\nThree."
+    assert select(both, 0, 0).text == "One."
 
 
 def test_files_of_one_name_are_told_apart() -> None:

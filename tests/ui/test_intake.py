@@ -1,5 +1,6 @@
 """Documents that are brought to the page: pasted texts, and files that come behind the open document."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,8 +120,12 @@ def test_uploads_are_held_until_others_are_in_use(tmp_path: Path) -> None:
     assert both[0] == first[0]
     assert files.hold([uploads[1]]) == (both[1],)
     assert not both[0].exists()
+    shutil.rmtree(both[1].parent.parent)  # by a cleaner of temporary files
+    again = files.hold([uploads[1]])
+    assert again[0].read_text("utf-8") == "1"
+    assert files.write("Some words.", "").exists()
     files.close()
-    assert not both[1].exists()
+    assert not again[0].exists()
     assert all(upload.exists() for upload in uploads)
 
 

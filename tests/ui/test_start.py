@@ -1,5 +1,9 @@
 """What is refused when the page starts, before anything is made."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,24 @@ def test_a_data_folder_that_another_page_works_with_is_refused(
     assert f"The data folder {tmp_path} is in use" in said
     assert "--data-dir" in said
     assert not (tmp_path / "conversations.sqlite").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_stays_in_the_temporary_folder(number: signal.Signals, tmp_path: Path) -> None:
+    """What was sent to the page goes with the process, however it is ended."""
+    held = tmp_path / "tmp"
+    held.mkdir()
+    command = [sys.executable, "app.py", "--no-browser", "--data-dir", str(tmp_path / "data"), "--port", "7960"]
+    own = {**os.environ, "TMPDIR": str(held), "GRADIO_TEMP_DIR": ""}
+    project = Path(__file__).parents[2]
+    running = subprocess.Popen(command, cwd=project, env=own, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    try:
+        assert any("Open http" in line for line in running.stdout)
+        assert [path.name for path in held.iterdir() if path.name.startswith("spec-engine-uploads-")]
+        running.send_signal(number)
+        assert running.wait(60) in (0, 130, -number)
+    finally:
+        running.kill()
+    assert [path.name for path in held.iterdir() if path.name.startswith("spec-engine-")] == []
