@@ -167,6 +167,9 @@ def test_a_document_is_kept_before_a_long_conversation_about_it_is_read(report_t
         assert isinstance(events[0], PromptReady)
         assert keeps or not session.keep_document()
         assert (kept.num_bytes > 0) == keeps
+        again = session.read_ahead(keeps_document=keeps)  # as behind each answer: nothing is read once more
+        ready = [event for event in again if isinstance(event, PromptReady)]
+        assert all(event.num_prompt_tokens - event.num_reused_tokens < 20 for event in ready)
         assert engine.target.length > 5000 - 2000
 
 

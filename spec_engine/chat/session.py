@@ -8,6 +8,7 @@ token ids the model wrote, so the next prompt extends this one and only the new 
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -22,6 +23,9 @@ from spec_engine.stopping import StopRules
 
 MIN_ANSWER_TOKENS: Final = 32  # with less room than this an answer is not begun
 GREEDY: Final = SamplingParams()
+_FEW_TOKENS: Final = (
+    64  # of a document that are not held: those that heads read again, and what a template puts behind it
+)
 _ANY_QUESTION: Final = "?"  # stands where the question will
 _ANY_TWO: Final = ("What?", "0")  # questions that begin differently
 
@@ -184,15 +188,17 @@ class Session:
         self, cancelled: Callable[[], bool] = lambda: False, *, keeps_document: bool = False
     ) -> Iterator[Event]:
         """Read what the next prompt begins with, the document and the conversation, so that only the question is left;
-        with `keeps_document` call that as soon as the document is read: layers with a window may have forgotten it
-        behind a long conversation.
+        with `keeps_document` call that when the document is read. Where the engine does not hold it yet that is before
+        the conversation: behind a long one, layers with a window have forgotten it.
 
         Yields the engine's events up to the end of the prompt. Nothing is answered and nothing is stored.
         """
         token_ids = tuple(self.prompt(_ANY_QUESTION))
         if keeps_document and self._turns:
             alone = tuple(build(self._engine.tokenizer, self._document, (), _ANY_QUESTION, self._instruction))
-            if 2 * num_shared(alone, token_ids) > len(alone):  # else this model's questions come before the document
+            num_common = num_shared(alone, token_ids)
+            comes_first = 2 * num_common > len(alone)  # else this model's questions come before the document
+            if comes_first and num_common - self._num_held(token_ids, cancelled) > _FEW_TOKENS:
                 yield from self._read(alone, cancelled)
                 if not cancelled():
                     self.keep_document(cancelled)
@@ -200,18 +206,25 @@ class Session:
         if keeps_document and not cancelled():
             self.keep_document(cancelled)
 
-    def _read(self, token_ids: tuple[int, ...], cancelled: Callable[[], bool]) -> Iterator[Event]:
+    def _num_held(self, token_ids: tuple[int, ...], cancelled: Callable[[], bool]) -> int:
+        """Tokens of a prompt that the engine need not read."""
+        with closing(self._read(token_ids, cancelled)) as events:
+            return next((event.num_reused_tokens for event in events if isinstance(event, PromptReady)), 0)
+
+    def _read(self, token_ids: tuple[int, ...], cancelled: Callable[[], bool]) -> Generator[Event, None, None]:
         """The engine's events until a prompt is read."""
         request = Request(token_ids, GREEDY, StopRules(1, self._engine.tokenizer.stop_token_ids))
         events = self._engine.generate(request, cancelled)
-        for event in events:
-            if isinstance(event, TokensAccepted | Finished):
-                break
-            yield event
-            if isinstance(event, Prefilled) and event.num_done >= len(token_ids) - 1:
-                break
-        if isinstance(events, Generator):
-            events.close()
+        try:
+            for event in events:
+                if isinstance(event, TokensAccepted | Finished):
+                    break
+                yield event
+                if isinstance(event, Prefilled) and event.num_done >= len(token_ids) - 1:
+                    break
+        finally:
+            if isinstance(events, Generator):
+                events.close()
 
     def keep_document(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Have the engine keep the document's keys and values on disk, once it has read it; whether they are there.
