@@ -98,16 +98,16 @@ def _lenient(data: bytes, encoding: str, name: str) -> Decoded:
     problems = []
     if num_bad > 0:
         problems.append(
-            Problem(None, f"{counted(num_bad, 'character is', 'characters are')} damaged and show as \ufffd")
+            Problem(None, f"{_counted(num_bad, 'character is', 'characters are')} damaged and show as \ufffd")
         )
     if num_controls:
         problems.append(
-            Problem(None, f"{counted(num_controls, 'control character was', 'control characters were')} left out")
+            Problem(None, f"{_counted(num_controls, 'control character was', 'control characters were')} left out")
         )
     return Decoded(text, tuple(problems))
 
 
-def counted(number: int, one: str, many: str) -> str:
+def _counted(number: int, one: str, many: str) -> str:
     """A number and what is counted."""
     return f"{number:,} {one if number == 1 else many}"
 

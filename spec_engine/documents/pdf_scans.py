@@ -47,8 +47,8 @@ def draw(page: pdfium.PdfPage) -> Image.Image:
     """The page as a picture to be read, of bounded size whatever the page's."""
     width, height = page.get_size()
     scale = min(max(_MIN_SCALE, _SIDE / max(width, height)), _MAX_SCALE, (ocr.MAX_PIXELS / (width * height)) ** 0.5)
-    with_text: Image.Image = page.render(scale=scale, may_draw_forms=False).to_pil()
-    return with_text.convert("RGB")
+    picture: Image.Image = page.render(scale=scale, may_draw_forms=False).to_pil()
+    return picture.convert("RGB")
 
 
 class Scans:

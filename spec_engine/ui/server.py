@@ -175,9 +175,10 @@ def _serve(
     announce: Callable[[str], None],
 ) -> None:
     """Serve the page with these presets; `named` is the one that was asked for."""
-    history = History(data_dir, int(options.kept_gb * 1e9))
+    num_kept_bytes = int(options.kept_gb * 1e9)
+    history = History(data_dir, num_kept_bytes)
     history.tidy()
-    store = PrefixStore(data_dir / "prefixes", int(options.kept_gb * 1e9)) if options.kept_gb > 0 else None
+    store = PrefixStore(data_dir / "prefixes", num_kept_bytes) if num_kept_bytes else None
     source = EngineSource(options.device, store)
     workspace = Workspace(source, history, reads_ahead=True, on_loaded=lambda preset: shelf.remember(preset))
     shelf = PresetShelf(
