@@ -25,6 +25,7 @@ def test_a_document_folds_the_left_pane_and_it_opens_again(
     expect(fold).to_contain_text("Funds")  # the title of the document
     expect(card).to_be_hidden()
     expect(page.locator("#se-box")).to_be_in_viewport(ratio=1)
+    page.wait_for_timeout(600)  # longer than the page takes to see that another document is shown, which folds it
     fold.focus()
     page.keyboard.press("Enter")
     expect(fold).to_have_attribute("aria-expanded", "true")
