@@ -46,7 +46,7 @@ from spec_engine.config import GRAPH_MEMORY, DrafterKind, DTypeName, Preset, loa
 from spec_engine.engine import Engine
 from spec_engine.errors import RequestError
 from spec_engine.loading import load_engine
-from spec_engine.model.block_products import cuda_timer
+from spec_engine.model.contest import cuda_timer
 from spec_engine.model.load import pick_device, pick_dtype
 from spec_engine.model.target import Target
 from spec_engine.model.watch import spoken

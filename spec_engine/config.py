@@ -25,6 +25,7 @@ ModelDrafterKind = Literal["lm", "eagle3", "longspec", "mtp"]
 MODEL_DRAFTERS: tuple[DrafterKind, ...] = typing.get_args(ModelDrafterKind)  # what a [draft.model] can be
 NEED_MODEL: tuple[DrafterKind, ...] = (*MODEL_DRAFTERS, "blend")
 CrossAttention = Literal["whole", "focus"]
+DraftWeights = Literal["auto", "exact"]
 Quantization = Literal["none", "4bit", "8bit"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -103,6 +104,8 @@ class DraftConfig:
 
     `cross_attention` is for ``longspec``: its head looks at the target's whole memory, or at what retrieval has in
     focus, so that drafting takes the same time over any document. The paper's tree is the policy ``beam``, 68 nodes.
+    `weights` "auto" lets a model that drafts on a GPU round its matrices to 8 bits, where that is faster; "exact" keeps
+    them as they are. The answers are the same.
     """
 
     kind: DrafterKind = "none"
@@ -112,6 +115,7 @@ class DraftConfig:
     lookup: LookupConfig = field(default_factory=LookupConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     cross_attention: CrossAttention = "whole"
+    weights: DraftWeights = "auto"
 
     @property
     def model_kind(self) -> DrafterKind:

@@ -14,7 +14,8 @@ import torch
 
 from spec_engine.bench.machine import bandwidth
 from spec_engine.bench.shapes import shape_config
-from spec_engine.model.block_products import Choice, Cut, Form, Kind, Timer, TorchProducts, Use, choose, usual_cuts
+from spec_engine.model.block_products import Cut, Form, Kind, TorchProducts
+from spec_engine.model.contest import Choice, Timer, Use, choose, draft_cuts
 from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 
@@ -96,8 +97,13 @@ def _rows(form: Form, choice: Choice, where: tuple[torch.dtype, torch.device]) -
     kind, num_in, num_out, is_one = form
     num_bytes = choice.num_bytes[form]
     limit_s, number = num_bytes / bandwidth(where[1], num_bytes), num_bytes // (num_in * num_out * where[0].itemsize)
+
+    def share(cut: Cut | None, seconds: float) -> float:
+        """Of the speed at which the bytes that this one reads could be read."""
+        return limit_s / seconds / (where[0].itemsize if cut is not None and cut.is_narrow else 1)
+
     return [
-        ProductRow(kind, num_in, num_out, 1 if is_one else 16, str(cut or "cuBLAS"), s / number, limit_s / s)
+        ProductRow(kind, num_in, num_out, 1 if is_one else 16, str(cut or "cuBLAS"), s / number, share(cut, s))
         for cut, s in choice.seconds[form].items()
     ]
 
@@ -110,10 +116,10 @@ def product_line(found: Sequence[ProductRow]) -> str:
 
 
 def _more_cuts(limit_s: float) -> Callable[[int, torch.device], Iterator[Cut]]:
-    """Those that a model tries, then others, for so many seconds a form."""
+    """Those that a draft tries, then others, for so many seconds a form."""
 
     def cuts(num_rows: int, device: torch.device) -> Iterator[Cut]:
-        usual, end = usual_cuts(num_rows, device), time.monotonic() + limit_s
+        usual, end = draft_cuts(num_rows, device), time.monotonic() + limit_s
         yield from usual
         sizes = _ONE_ROW if num_rows == 1 else _FEW_ROWS
         for stages, warps, size in product(_STAGES, _WARPS, sizes):

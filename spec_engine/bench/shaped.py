@@ -23,7 +23,7 @@ from spec_engine.drafters.eagle_files import HeadFiles, stored_config
 from spec_engine.drafters.eagle_fit import fit_head
 from spec_engine.drafters.eagle_head import EagleHead
 from spec_engine.drafters.lm import LMDrafter
-from spec_engine.drafters.lm_memory import LMSettings
+from spec_engine.drafters.lm_memory import settings_for
 from spec_engine.drafters.longspec import LongSpecDrafter, target_rotary
 from spec_engine.drafters.longspec_head import LongSpecHead, head_config
 from spec_engine.drafters.mtp import MtpDrafter
@@ -35,8 +35,8 @@ from spec_engine.errors import RequestError
 from spec_engine.events import Finished
 from spec_engine.metrics import GenerationMetrics
 from spec_engine.model.checkpoint import Checkpoint
+from spec_engine.model.head_products import join_products
 from spec_engine.model.load import load_tokenizer
-from spec_engine.model.products import join_products
 from spec_engine.model.target import Target
 from spec_engine.sampling import SamplingParams
 from spec_engine.stopping import StopRules
@@ -143,6 +143,7 @@ def _captures(target: Target, drafter: Drafter) -> str:
     whole = _whole(drafter)
     note = f" Whole drafts: {whole.note}." if whole else ""
     note += f" The draft model: {drafter.passes_note}" if isinstance(drafter, LMDrafter) else ""
+    note += f" {drafter.products_note}" if isinstance(drafter, EagleDrafter | LongSpecDrafter) else ""
     return f"{target.passes_note}{note}"
 
 
@@ -160,7 +161,7 @@ def random_drafter(preset: Preset, target: Target) -> Drafter:
     """The drafter of a preset at its published size, with random weights."""
     draft, ref = preset.draft, preset.draft.model
     assert ref is not None, "checked by the caller"
-    settings = LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, preset.graph_memory << 20)
+    settings = settings_for(preset, target)
     if draft.kind == "lm":
         return LMDrafter(random_model(ref.id, 2 * target.capacity, target.dtype, target.device), settings)
     stored = Checkpoint(ref.id, dict(shape_config(ref.id)), {})

@@ -33,7 +33,7 @@ from spec_engine.drafters.eagle_fit import fit_head
 from spec_engine.drafters.eagle_head import FittedHead
 from spec_engine.drafters.eagle_memory import EagleMemory
 from spec_engine.drafters.lm import make_level
-from spec_engine.drafters.lm_memory import LMSettings
+from spec_engine.drafters.lm_memory import LMSettings, settings_for
 from spec_engine.drafters.whole import Reach, WholeDrafts
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
@@ -68,6 +68,11 @@ class EagleDrafter:
         """Its drafts as captured device work, where they are that."""
         return self._memory.whole
 
+    @property
+    def products_note(self) -> str:
+        """Who does the products of these drafts, where that was contested, in a sentence."""
+        return self._memory.products_note
+
     def begin(self, sampling: SamplingParams) -> "EagleSession":
         """A session for a new answer."""
         return EagleSession(self._memory, self._fitted, self._settings, sampling)
@@ -75,13 +80,10 @@ class EagleDrafter:
 
 def build(context: DrafterContext) -> EagleDrafter:
     """The drafter for ``draft.kind = "eagle3"``: loads the preset's head beside the target."""
-    draft, target = context.preset.draft, context.target
-    files = fetch_head(context.preset)
-    fitted = fit_head(files, target, "auto" if draft.model is None else draft.model.dtype)
-    graph_bytes = context.preset.graph_memory << 20
-    return EagleDrafter(
-        fitted, LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, graph_bytes)
-    )
+    preset, target = context.preset, context.target
+    files = fetch_head(preset)
+    fitted = fit_head(files, target, "auto" if preset.draft.model is None else preset.draft.model.dtype)
+    return EagleDrafter(fitted, settings_for(preset, target))
 
 
 class EagleSession:

@@ -14,8 +14,8 @@ from spec_engine.drafters.eagle_files import HeadFiles
 from spec_engine.drafters.eagle_head import EagleHead, FittedHead
 from spec_engine.errors import UnsupportedModel, VocabularyMismatch
 from spec_engine.model.features import FeatureRecorder
+from spec_engine.model.head_products import join_products, output_weight
 from spec_engine.model.load import pick_dtype
-from spec_engine.model.products import join_products
 from spec_engine.model.target import Target
 
 _ADVICE = "Choose a head that was made for this target, or the drafter 'lookup', which fits every one."
@@ -51,6 +51,7 @@ def fit_head(files: HeadFiles, target: Target, dtype_name: DTypeName = "auto") -
         target_ids=None if files.target_ids is None else files.target_ids.to(target.device),
         trained_length=files.trained_length,
         is_apart=config.num_columns is None and target.runner.is_spread,
+        output_weight=output_weight(target) if config.num_columns is None else None,
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spec_engine.model.products import Gated, Joined
+from spec_engine.model.head_products import Gated, Joined, Summed
 
 Turns = tuple[Tensor, Tensor]
 """Cosine and signed sine [..., 1, T or 1, D] in float32: a turn is ``x * cos + roll(x, D / 2) * sin``."""
@@ -156,6 +156,7 @@ class FittedHead:
     target_ids: Tensor | None
     trained_length: int | None
     is_apart: bool = False  # the target is spread over devices, and `output` may lie on another one than the head
+    output_weight: Tensor | None = None  # [V, H] of the target's `output`, where that is a plain matrix
 
     @property
     def device(self) -> torch.device:
@@ -205,7 +206,7 @@ class _Attention(nn.Module):
         self.k_proj = _linear(config, "k_proj", width, keys)
         self.v_proj = _linear(config, "v_proj", width, keys)
         self.o_proj = _linear(config, "o_proj", queries, config.hidden_size)
-        self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Joined(self.o_proj)
+        self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Summed(self.o_proj)
         self._num_heads, self._num_kv_heads = config.num_heads, config.num_kv_heads
 
     def forward(self, states: Tensor, seen: Tensor, turns: Turns, attend: Attend) -> Tensor:
@@ -223,7 +224,7 @@ class _Mlp(nn.Module):
         self.gate_proj = _linear(config, "gate_proj", config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config, "up_proj", config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config, "down_proj", config.intermediate_size, config.hidden_size)
-        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj)
 
     def forward(self, states: Tensor, normed: Tensor) -> Tensor:
         """`states`, which are used up, and what the middle gives for `normed`."""

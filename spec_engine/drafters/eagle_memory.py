@@ -10,6 +10,7 @@ n - 1 rows, and the token that a chunk of retrieval names is the row with its fe
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from spec_engine.drafters.eagle_head import FittedHead, Projected
 from spec_engine.drafters.eagle_work import EagleWork
 from spec_engine.drafters.lm_memory import Level, LMSettings, check_range, num_tree_rows, view_size
 from spec_engine.drafters.whole import WholeDrafts, num_rows_for, whole_drafts, why_not_whole
+from spec_engine.model.head_products import draft_output, quicken
 from spec_engine.model.hf_attention import Pass
 
 _READ_CHUNK = 512  # rows of a reading pass at most
@@ -55,9 +57,18 @@ class EagleMemory:
         self.token_ids: list[int] = []  # of the text, the first one included: one more than there are rows
         self._works: dict[int, EagleWork] = {}
         self.whole: WholeDrafts | None = None
+        self.products_note = ""
         why_not = why_not_whole(self._device, fitted.dtype, self._backend, config.head_size)
         if settings.graph_bytes and not why_not and not fitted.is_apart:
-            self.whole = whole_drafts(settings.tree, self._device, settings.graph_bytes)
+            whole = whole_drafts(settings.tree, self._device, settings.graph_bytes)
+            self.capture(whole, may_round=settings.may_round)
+
+    def capture(self, whole: WholeDrafts, *, may_round: bool) -> None:
+        """Draft as captured device work from now on; with `may_round` by matrices of 8 bits, where they are faster."""
+        self.whole, config, output = whole, self._head.config, draft_output(self._fitted.output_weight)
+        heads = config.num_heads, config.num_kv_heads, config.head_size
+        self.products_note = quicken(self._head, output, heads, may_round=may_round)
+        self._fitted = replace(self._fitted, output=output or self._fitted.output)
 
     @property
     def num_reusable(self) -> int:

@@ -20,7 +20,6 @@ from spec_engine.drafters.eagle_head import FittedHead, Projected, Turns
 from spec_engine.drafters.whole import WholeDrafts
 from spec_engine.model.capture import Mirror
 from spec_engine.model.fused import kernels_for
-from spec_engine.model.products import use_gate
 from spec_engine.tree_tensors import TensorLevel
 
 
@@ -59,8 +58,6 @@ class EagleWork:
         self._states = torch.zeros(1, config.hidden_size, dtype=self.dtype, device=self.device)
         self._turns = fitted.head.turns(self._ahead)
         self._kernels = kernels_for(self.device, self.dtype, (config.num_heads, config.num_kv_heads, config.head_size))
-        if self._kernels is not None:
-            use_gate(fitted.head, self._kernels.gate)
 
     @torch.inference_mode()
     def fill(self, token_ids: Sequence[int], features: Tensor) -> None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
-from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings
+from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings, settings_for
 from spec_engine.errors import RequestError
 from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
 from spec_engine.model.products import READY_LEVEL_ROWS
@@ -77,9 +77,7 @@ def build(context: DrafterContext) -> LMDrafter:
         raise RequestError(f"The preset '{preset.name}' names no draft model. Add a [draft.model] with an id.")
     check_vocabulary(load_tokenizer(preset, preset.target), load_tokenizer(preset, draft.model))
     model = load_target(preset, draft.model, device=context.device)
-    target = context.target
-    settings = LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, preset.graph_memory << 20)
-    drafter = LMDrafter(model, settings)
+    drafter = LMDrafter(model, settings_for(preset, context.target))
     drafter.warm_up()
     return drafter
 

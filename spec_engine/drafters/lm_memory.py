@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spec_engine.cache.slots import num_shared
 from spec_engine.cache.working import FocusedCache, ViewSize, WholeCache
-from spec_engine.config import RetrievalConfig, TreeConfig
+from spec_engine.config import Preset, RetrievalConfig, TreeConfig
 from spec_engine.errors import PresetError
 from spec_engine.model.fused import fused, warm_up
 from spec_engine.model.graphs import NUM_ROWS, Graphed, graphed, graphs_note
@@ -21,6 +21,7 @@ from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.rope import find_rotations
 from spec_engine.model.runner import Runner
+from spec_engine.model.target import Target
 from spec_engine.pacer import PrefillPacer
 
 _READ_CHUNK = 512  # tokens of a reading pass at most
@@ -29,13 +30,14 @@ _READ_CHUNK = 512  # tokens of a reading pass at most
 @dataclass(frozen=True, slots=True)
 class LMSettings:
     """How a draft model drafts. `num_tokens` is the longest context, `vocab_size` bounds the proposed token ids;
-    captured passes may take `graph_bytes` on a GPU."""
+    captured passes may take `graph_bytes` on a GPU, where `may_round` allows matrices of 8 bits."""
 
     num_tokens: int
     vocab_size: int
     tree: TreeConfig
     retrieval: RetrievalConfig
     graph_bytes: int = 0
+    may_round: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class LMMemory:
 
     def __init__(self, runner: Runner, settings: LMSettings) -> None:
         self._runner = runner
-        self._plain = fused(runner)
+        self._plain = fused(runner, may_round=settings.may_round)
         self._forward = graphed(runner, self._plain, settings.graph_bytes)
         num_rows = num_tree_rows(settings)
         self.cache: WholeCache | FocusedCache
@@ -147,6 +149,13 @@ class LMMemory:
         self, cache: SlotAdapter, current: Pass, token_ids: Sequence[int], positions: Tensor, last: int = 0
     ) -> Tensor:
         return self._forward.run(cache, current, token_ids, positions, last)
+
+
+def settings_for(preset: Preset, target: Target) -> LMSettings:
+    """What a preset says, beside this target."""
+    draft, graph_bytes = preset.draft, preset.graph_memory << 20
+    may_round = draft.weights == "auto"
+    return LMSettings(target.capacity, target.vocab_size, draft.tree, draft.retrieval, graph_bytes, may_round)
 
 
 def num_tree_rows(settings: LMSettings) -> int:

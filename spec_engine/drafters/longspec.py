@@ -24,8 +24,8 @@ from spec_engine.drafters.longspec_memory import LongSpecMemory, TreeSize
 from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
+from spec_engine.model.head_products import join_products
 from spec_engine.model.memory import MemoryNeed, target_dtype
-from spec_engine.model.products import join_products
 from spec_engine.model.rope import find_rotary
 from spec_engine.model.target import Step, Taps, Target
 from spec_engine.retrieval import Focus
@@ -45,7 +45,8 @@ class LongSpecDrafter:
         self._config = config
         self._memory = LongSpecMemory(head, target, _tree_size(config))
         if graph_bytes and not self._memory.why_not_whole():
-            self._memory.capture(whole_drafts(config.tree, target.device, graph_bytes))
+            whole = whole_drafts(config.tree, target.device, graph_bytes)
+            self._memory.capture(whole, may_round=config.weights == "auto")
 
     def warm_up(self) -> None:
         """Make the first draft of an answer ready, so that it takes no longer than others."""
@@ -55,6 +56,11 @@ class LongSpecDrafter:
     def whole(self) -> WholeDrafts | None:
         """Its drafts as captured device work, where they are that."""
         return self._memory.whole
+
+    @property
+    def products_note(self) -> str:
+        """Who does the products of these drafts, where that was contested, in a sentence."""
+        return self._memory.products_note
 
     def begin(self, sampling: SamplingParams) -> "LongSpecSession":
         """A session for a new answer."""

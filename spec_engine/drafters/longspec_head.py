@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from spec_engine.errors import ModelError
 from spec_engine.model.checkpoint import Checkpoint, save_checkpoint
-from spec_engine.model.products import Gated, Joined
+from spec_engine.model.head_products import Gated, Joined, Summed
 from spec_engine.model.rope import Angles, Rotary
 
 _PREFIX = "draft_model."  # of checkpoints that training wrote
@@ -135,7 +135,7 @@ class _Attention(nn.Module):
         width = config.num_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, width)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-        self._projected, self._out = Joined(self.q_proj), Joined(self.o_proj)
+        self._projected, self._out = Joined(self.q_proj), Summed(self.o_proj)
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, Hq, T, D]"""
@@ -176,7 +176,7 @@ class _FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Joined(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj)
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
         """`x`, which is used up, and what the middle gives for `normed`, [B, T, H]."""

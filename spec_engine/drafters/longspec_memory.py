@@ -9,7 +9,7 @@ rows, a node's window goes by its position in the text rather than by its row, a
 lie. They are those of verified tokens alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from spec_engine.drafters.longspec_head import HeadAngles, LongSpecHead
 from spec_engine.drafters.longspec_work import ChosenRows, LongSpecParts, LongSpecWork
 from spec_engine.drafters.whole import WholeDrafts, num_rows_for, why_not_whole
 from spec_engine.errors import ModelError
+from spec_engine.model.head_products import draft_output, output_weight, quicken
 from spec_engine.model.target import Target
 
 
@@ -70,7 +71,9 @@ class LongSpecMemory:
         self._depths: list[int] = []  # of the tree's rows
         self._rows_in_focus = ChosenRows(target, size.num_chosen) if size.num_chosen else None
         self._works: dict[int, LongSpecWork] = {}
+        self._output: Callable[[Tensor], Tensor] = target.output  # of captured drafts
         self.whole: WholeDrafts | None = None
+        self.products_note = ""
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -78,10 +81,16 @@ class LongSpecMemory:
         positions = torch.arange(self.window + 1, device=self._device)
         self._head.rows(self._embedded([0] * len(positions)), self._head.rotary.at(positions))
 
-    def capture(self, whole: WholeDrafts) -> None:
-        """Draft as captured device work from now on, where trees end within the window."""
-        if whole.deepest <= self.window:
-            self.whole = whole
+    def capture(self, whole: WholeDrafts, *, may_round: bool) -> None:
+        """Draft as captured device work from now on, where trees end within the window; with `may_round` by matrices
+        of 8 bits, where they are faster."""
+        if whole.deepest > self.window:
+            return
+        self.whole = whole
+        config, output = self._head.config, draft_output(output_weight(self._target))
+        heads = config.num_heads, config.num_kv_heads, config.head_size
+        self.products_note = quicken(self._head, output, heads, may_round=may_round)
+        self._output = output or self._target.output
 
     def why_not_whole(self) -> str:
         """Why drafts of this head cannot be captured; "" where they can."""
@@ -99,7 +108,7 @@ class LongSpecMemory:
         if self.whole is None or num_rows is None or not isinstance(backend, BoundedAttention):
             return None
         if num_rows not in self._works:
-            parts = LongSpecParts(self._head, self._target, self._ring, backend, self._rows_in_focus)
+            parts = LongSpecParts(self._head, self._output, self._target, self._ring, backend, self._rows_in_focus)
             self._works[num_rows] = LongSpecWork(parts, num_rows)
         if self._rows_in_focus is not None and self._indices is not None and self._chosen is None:
             self._chosen = self._choose(self._indices)

@@ -8,7 +8,7 @@ What depends on a level's depth alone, its angles and what it sees of the ring, 
 first one: each operator more takes a microsecond or two a level, also within a graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,6 @@ from spec_engine.cache.window import WindowCache
 from spec_engine.drafters.longspec_head import HeadAngles, LongSpecHead
 from spec_engine.drafters.whole import DEEPEST
 from spec_engine.model.capture import Mirror
-from spec_engine.model.fused import kernels_for
-from spec_engine.model.products import use_gate
 from spec_engine.model.target import Target
 from spec_engine.tree_tensors import TensorLevel
 
@@ -45,9 +43,11 @@ class ChosenRows:
 
 @dataclass(frozen=True, slots=True)
 class LongSpecParts:
-    """What a head drafts with. Without `chosen` it sees all rows of the target."""
+    """What a head drafts with; `output` [n, H] -> [n, V] reads its result. Without `chosen` it sees all rows of the
+    target."""
 
     head: LongSpecHead
+    output: Callable[[Tensor], Tensor]
     target: Target
     ring: WindowCache
     backend: BoundedAttention
@@ -77,10 +77,6 @@ class LongSpecWork:
         self._open, self._shut = (torch.full((), x, dtype=self.dtype, device=self.device) for x in (0.0, -torch.inf))
         self._sees_root = torch.ones(1, 1, dtype=torch.bool, device=self.device)
         self._angles, self._in_window = self._by_depth()
-        config = parts.head.config
-        kernels = kernels_for(self.device, self.dtype, (config.num_heads, config.num_kv_heads, config.head_size))
-        if kernels is not None:
-            use_gate(parts.head, kernels.gate)
 
     @torch.inference_mode()
     def fill(self, pending: Sequence[int], root: int, position: int) -> None:
@@ -138,7 +134,7 @@ class LongSpecWork:
         bias = torch.where(torch.cat((in_window, seen), dim=1), self._open, self._shut)
         own = self._see(queries, parts.ring.memory, self._in_ring, bias)[0]
         x = parts.head.mix(embeds, own, self._angles.part(depth, 1), self._see_target)
-        return parts.target.output(x[0])
+        return parts.output(x[0])
 
     def _by_depth(self) -> tuple[HeadAngles, Tensor]:
         """By depth, the root's first: angles, and which rows of the ring lie in the window, bool [depths, rows]."""

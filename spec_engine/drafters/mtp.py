@@ -24,8 +24,9 @@ from spec_engine.drafters.mtp_work import MtpSight, MtpWork
 from spec_engine.drafters.whole import Reach, WholeDrafts, whole_drafts
 from spec_engine.errors import ModelError, RequestError
 from spec_engine.model.checkpoint import load_checkpoint, load_head_config
+from spec_engine.model.head_products import join_products
 from spec_engine.model.memory import MemoryNeed, target_dtype
-from spec_engine.model.products import READY_LEVEL_ROWS, join_products
+from spec_engine.model.products import READY_LEVEL_ROWS
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams

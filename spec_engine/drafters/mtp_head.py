@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from spec_engine.errors import ModelError
 from spec_engine.model.checkpoint import Checkpoint
-from spec_engine.model.products import Joined
+from spec_engine.model.head_products import Joined
 from spec_engine.model.rope import Angles
 
 SLIDING = "sliding_attention"

@@ -17,7 +17,6 @@ It computes the same, in another order of rounding. In float32 the tests hold th
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -28,36 +27,21 @@ from transformers import PretrainedConfig
 from spec_engine.attention import Scoring
 from spec_engine.attention.sdpa import CpuBackend
 from spec_engine.cache.slots import SlotCache
-from spec_engine.model.block_products import Choice, ChosenProducts, Timer, TorchProducts, Use, choose, cuda_timer
+from spec_engine.model.block_products import ChosenProducts, TorchProducts
+from spec_engine.model.blocks import Block, block_of, modules_of, packed_block, replace_modules
+from spec_engine.model.contest import Choice, Timer, Use, choose, draft_cuts, gpu_timer, settle, usual_cuts
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.norm import Norm
-from spec_engine.model.products import Matrix, Part, join_columns, packs, warm_up_products
+from spec_engine.model.products import Matrix, packs, warm_up_products
 from spec_engine.model.runner import Runner
 
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # model types made of these blocks
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # whose angles depend on the position alone
-_HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 _SMALL_MODEL = 256 << 20  # bytes; its modules keep their weights beside the packed ones
 _CHECKED_TOKENS = 12
 _CHECKED_AT = (0, 400)  # first positions
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """The weights of one layer. `head_norms` are those of queries and keys, `head_weights` [2, D] both in one."""
-
-    input_norm: Norm
-    qkv: Matrix
-    head_norms: tuple[Norm, ...]
-    head_weights: Tensor | None
-    out: Matrix
-    mlp_norm: Norm
-    gate_up: Matrix
-    down: Matrix
-    window: int | None
-    is_rotated: bool
 
 
 class Fused:
@@ -79,7 +63,7 @@ class Fused:
         self._norm = Norm(model.get_parameter("model.norm.weight"), self._eps)
         self._head = Matrix(model.get_parameter("lm_head.weight").t(), None)
         self._blocks = [
-            _block(model.get_submodule(f"model.layers.{number}"), window, self._eps)
+            block_of(model.get_submodule(f"model.layers.{number}"), window, self._eps)
             for number, window in enumerate(runner.layer_windows)
         ]
         self._cos, self._sin = self._tables(0)
@@ -138,13 +122,13 @@ class Fused:
         is_small = sum(parameter.nbytes for parameter in model.parameters()) <= _SMALL_MODEL
         for number, block in enumerate(self._blocks):
             layer = model.get_submodule(f"model.layers.{number}")
-            self._blocks[number] = _packed_block(layer, block, keeps_modules=is_small)
+            self._blocks[number] = packed_block(layer, block, keeps_modules=is_small)
         self._head = self._head.packed()
 
     @property
-    def may_choose(self) -> bool:
+    def has_kernels(self) -> bool:
         """Whether there are kernels that may be faster than torch's products."""
-        return self._kernels is not None and self._device.type == "cuda"
+        return self._kernels is not None
 
     @property
     def note(self) -> str:
@@ -152,8 +136,9 @@ class Fused:
         return self._choice.describe() if self._choice else ""
 
     @torch.inference_mode()
-    def choose_products(self, timer: Timer) -> None:
-        """Have our kernels and torch's contest the products of few rows, and use what is faster by `timer`."""
+    def choose_products(self, timer: Timer, draft: nn.Module | None = None) -> None:
+        """Have our kernels and torch's contest the products of few rows, and use what is faster by `timer`. `draft` is
+        the model, if it only drafts: its matrices may be rounded to 8 bits."""
         uses = [
             Use("normed", tuple((block.qkv, block.input_norm) for block in self._blocks)),
             Use("added", tuple((block.out, None) for block in self._blocks)),
@@ -161,11 +146,25 @@ class Fused:
             Use("added", tuple((block.down, None) for block in self._blocks)),
             Use("normed", ((self._head, self._norm),)),
         ]
-        self._choice = choose(uses, self._products, timer)
+        self._choice = choose(uses, self._products, timer, usual_cuts if draft is None else draft_cuts)
         self._products = ChosenProducts(self._products, self._choice.cuts)
+        narrow = settle(uses, self._choice)
+        if draft is not None:
+            self._round(draft, narrow)
+
+    def _round(self, model: nn.Module, narrow: Sequence[Matrix]) -> None:
+        """Hold these matrices in 8 bits alone, but for an output layer that is the embedding too."""
+        for number, block in enumerate(self._blocks):
+            for owner, matrix, names in modules_of(model.get_submodule(f"model.layers.{number}"), block):
+                if matrix in narrow:
+                    matrix.keep_narrow()
+                    replace_modules(owner, matrix, names)
+        if self._head in narrow and self._head.weight.data_ptr() != self._embedding.data_ptr():
+            self._head.keep_narrow()
+            replace_modules(model, self._head, ("lm_head",))
 
     def _placed(
-        self, mixed: Tensor, block: _Block, layer: int, cache: SlotAdapter, angles: tuple[Tensor, Tensor]
+        self, mixed: Tensor, block: Block, layer: int, cache: SlotAdapter, angles: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [1, Hq, T, D] out of the joined projection [T, (Hq + 2 Hk) D], turned; and all rows of the layer,
         the new ones among them."""
@@ -215,8 +214,9 @@ def kernels_for(device: torch.device, dtype: torch.dtype, heads: tuple[int, int,
     return kernels if kernels.can_run(device, dtype, kernels.Heads(*heads)) else None
 
 
-def fused(runner: Runner) -> "Fused | Runner":
-    """The fast form of `runner`, or `runner` itself where the model is none of the ordinary ones.
+def fused(runner: Runner, *, may_round: bool = False) -> "Fused | Runner":
+    """The fast form of `runner`, or `runner` itself where the model is none of the ordinary ones; `may_round` its
+    matrices to 8 bits where that is faster, as in a model that only drafts.
 
     A model is taken for an ordinary one when its type and weights say so and first passes of both give the same logits.
     """
@@ -229,8 +229,9 @@ def fused(runner: Runner) -> "Fused | Runner":
         return runner
     if packs(runner.device, runner.dtype):
         fast.pack(runner.model)
-    if fast.may_choose:
-        fast.choose_products(cuda_timer(runner.device))
+    timer = gpu_timer(runner.device)
+    if fast.has_kernels and timer is not None:
+        fast.choose_products(timer, runner.model if may_round else None)
     return fast
 
 
@@ -282,50 +283,3 @@ def _first_logits(runner: Runner, forward: "Fused | Runner", first: int) -> Tens
     tokens = [number % runner.vocab_size for number in range(1, _CHECKED_TOKENS + 1)]
     positions = torch.arange(first, first + _CHECKED_TOKENS)
     return forward.run(cache, Pass(runner.backend, 0, is_causal=True), tokens, positions).double()
-
-
-def _block(layer: nn.Module, window: int | None, eps: float) -> _Block:
-    linears = {name.split(".")[1]: part for name, part in layer.named_modules() if isinstance(part, nn.Linear)}
-    weights = dict(layer.named_parameters())
-    qkv = [linears[name] for name in ("q_proj", "k_proj", "v_proj")]
-    biases: list[Tensor] = [module.bias for module in qkv if module.bias is not None]
-    norms = tuple(Norm(weights[name], eps) for name in _HEAD_NORMS if name in weights)
-    return _Block(
-        input_norm=Norm(weights["input_layernorm.weight"], eps),
-        qkv=Matrix(join_columns(qkv), torch.cat(biases) if biases else None),
-        head_norms=norms,
-        head_weights=torch.stack([norm.weight for norm in norms]) if norms else None,
-        out=Matrix(linears["o_proj"].weight.t(), linears["o_proj"].bias),
-        mlp_norm=Norm(weights["post_attention_layernorm.weight"], eps),
-        gate_up=Matrix(join_columns([linears["gate_proj"], linears["up_proj"]]), None),
-        down=Matrix(linears["down_proj"].weight.t(), None),
-        window=window,
-        is_rotated=bool(getattr(layer.get_submodule("self_attn"), "use_rope", True)),
-    )
-
-
-def _packed_block(layer: nn.Module, block: _Block, *, keeps_modules: bool) -> _Block:
-    """`block` with packed matrices; without `keeps_modules` those of `layer` give up their weights and use these."""
-    packed = replace(
-        block,
-        qkv=block.qkv.packed(),
-        out=block.out.packed(),
-        gate_up=block.gate_up.packed(),
-        down=block.down.packed(),
-    )
-    if not keeps_modules:
-        _replace_modules(layer.get_submodule("self_attn"), packed.qkv, ("q_proj", "k_proj", "v_proj"))
-        _replace_modules(layer.get_submodule("self_attn"), packed.out, ("o_proj",))
-        _replace_modules(layer.get_submodule("mlp"), packed.gate_up, ("gate_proj", "up_proj"))
-        _replace_modules(layer.get_submodule("mlp"), packed.down, ("down_proj",))
-    return packed
-
-
-def _replace_modules(owner: nn.Module, matrix: Matrix, names: Sequence[str]) -> None:
-    """Let these linear layers, side by side in `matrix`, compute by it and hold nothing themselves."""
-    start = 0
-    for name in names:
-        module = owner.get_submodule(name)
-        assert isinstance(module, nn.Linear), "an ordinary block is made of linear layers"
-        setattr(owner, name, Part(matrix, start, start + module.out_features))
-        start += module.out_features

@@ -1,9 +1,9 @@
 """Products of some rows with a matrix that stays, in the form that the processor takes fastest.
 
 Job: `Matrix`, one such product; `packing_gain`, whether this processor gains by weights in oneDNN's own order, measured
-once a process; `Part`, a module that stands for some columns of a matrix whose weights are no longer there; `Joined`,
-linear layers of a draft head as one product; `Gated`, the middle of its feed-forward part.
-Non-job: which products a model has (`fused`), GPUs' memory order, quantised weights.
+once a process; `Part`, a module that stands for some columns of a matrix whose weights are no longer there.
+Non-job: which products a model has (`fused`, `head_products`), GPUs' memory order, quantised weights but for copies of
+a draft's in 8 bits.
 
 torch multiplies float32 on a CPU with MKL, which on AMD's processors does not use all that they have, and bfloat16 with
 oneDNN, which brings the weights into its own order anew for every product. In that order from the beginning a product
@@ -19,7 +19,7 @@ made ready at load: a draft that had to read 50 tokens first took 9 ms where it 
 as long as 128 (256 x 1,024, two threads: 0.15 ms, where 64 take 0.08).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from time import perf_counter
 
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from spec_engine import onednn
 from spec_engine.model.layout import gains_by_columns
-from spec_engine.model.norm import swap_norms
+from spec_engine.model.narrow import Narrow, narrowed
 
 READY_ROWS, READY_LEVEL_ROWS = 32, 16  # of passes whose products are made ready when target and drafts are loaded
 _FEW, _STEP = 128, 64  # more rows are filled up to a power of two, or where there are more than few to a multiple
@@ -54,6 +54,8 @@ class Matrix:
         most = _SMALL // max(weight.numel(), 1) if weight.dtype == torch.float32 else 1
         self._most_plain = most if self._weight is not None else -1  # rows, where it is packed
         self._num_exact = READY_ROWS  # more are filled up
+        self.dtype = weight.dtype
+        self._narrow: Narrow | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, out] of x [T, in]."""
@@ -63,22 +65,19 @@ class Matrix:
                 return onednn.product(x, self._packed, self.bias)
             missing = _filled(num_rows) - num_rows
             return onednn.product(F.pad(x, (0, 0, 0, missing)) if missing else x, self._packed, self.bias)[:num_rows]
-        assert self._weight is not None, "held where it is not packed"
-        return torch.mm(x, self._weight) if self.bias is None else torch.addmm(self.bias, x, self._weight)
+        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
         """``base + self(x)``, rounded once where that is possible."""
         if self._packed is not None and len(x) > self._most_plain:
             return base + self(x)
-        assert self._weight is not None, "held where it is not packed"
-        return torch.addmm(base if self.bias is None else base + self.bias, x, self._weight)
+        return torch.addmm(base if self.bias is None else base + self.bias, x, self.weight)
 
     def add_to(self, base: Tensor, x: Tensor) -> Tensor:
         """The same written to `base`: on a GPU a result elsewhere takes one kernel more, which copies `base` first."""
         if self._packed is not None and len(x) > self._most_plain:
             return base.add_(self(x))
-        assert self._weight is not None, "held where it is not packed"
-        return (base if self.bias is None else base.add_(self.bias)).addmm_(x, self._weight)
+        return (base if self.bias is None else base.add_(self.bias)).addmm_(x, self.weight)
 
     def fill_up_beyond(self, num_rows: int) -> None:
         """Run up to so many rows as they are, and more of them filled up."""
@@ -94,9 +93,27 @@ class Matrix:
 
     @property
     def weight(self) -> Tensor:
-        """[in, out], of one that is not packed, or small."""
-        assert self._weight is not None, "held in the processor's order alone"
+        """[in, out], of one that is not packed, or small; made anew, each time, of one that is held in 8 bits alone."""
+        if self._weight is None:
+            assert self._narrow is not None, "held in the processor's order alone"
+            return self._narrow.widened(self.dtype)
         return self._weight
+
+    @property
+    def narrow(self) -> Narrow:
+        """The same in 8 bits, rounded at the first use."""
+        if self._narrow is None:
+            self._narrow = narrowed(self.weight)
+        return self._narrow
+
+    def forget_narrow(self) -> None:
+        """Hold no weights in 8 bits besides."""
+        assert self._weight is not None, "they are all that is held"
+        self._narrow = None
+
+    def keep_narrow(self) -> None:
+        """Hold weights in 8 bits alone."""
+        self._narrow, self._weight = self.narrow, None
 
     def packed(self) -> "Matrix":
         """The same with packed weights."""
@@ -117,94 +134,6 @@ class Part(nn.Module):
         """[..., out] of x [..., in]."""
         rows = self.matrix(x.reshape(-1, self.in_features))
         return rows[:, self.start : self.end].view(*x.shape[:-1], -1)
-
-
-class Joined:
-    """Linear layers of a module that read the same rows: one product, once `join` was called.
-
-    Until then the layers are run one by one, as training needs it; afterwards they are not to be used themselves.
-    """
-
-    def __init__(self, *layers: nn.Linear) -> None:
-        self._layers = layers
-        self._matrix: Matrix | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """What all layers give, side by side, for x [..., in]."""
-        if self._matrix is None:
-            parts = [layer(x) for layer in self._layers]
-            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return self._matrix(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self._matrix.num_out)
-
-    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
-        """``base + self(x)``."""
-        if self._matrix is None:
-            return base + self(x)
-        return self._matrix.added_to(base.reshape(-1, base.shape[-1]), x.reshape(-1, x.shape[-1])).view(base.shape)
-
-    def add_to(self, base: Tensor, x: Tensor) -> Tensor:
-        """The same; once joined, written to `base`, which must lie in one piece, see `Matrix.add_to`."""
-        if self._matrix is None:
-            return base + self(x)
-        rows = base.view(-1, base.shape[-1])
-        return self._matrix.add_to(rows, x.reshape(-1, x.shape[-1])).view(base.shape)
-
-    def join(self, *, is_packed: bool) -> Matrix:
-        """Make it one product, for good. With `is_packed` the layers give up their weights."""
-        biases: list[Tensor] = []
-        if any(layer.bias is not None for layer in self._layers):
-            outs = [layer.weight.new_zeros(layer.out_features) for layer in self._layers]
-            biases = [out if layer.bias is None else layer.bias for layer, out in zip(self._layers, outs, strict=True)]
-        bias = torch.cat(biases) if biases else None
-        self._matrix = Matrix(join_columns(self._layers), bias, is_packed=is_packed)
-        if is_packed:
-            for layer in self._layers:
-                layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
-        return self._matrix
-
-
-class Gated(Joined):
-    """Two linear layers that read the same rows: SiLU of the first one's results times the second one's."""
-
-    def __init__(self, gate: nn.Linear, up: nn.Linear) -> None:
-        super().__init__(gate, up)
-        self._kernel: Callable[[Tensor], Tensor] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., out] of x [..., in]."""
-        both = super().__call__(x)
-        if self._kernel is not None:
-            return self._kernel(both.view(-1, both.shape[-1])).view(*x.shape[:-1], -1)
-        gate, up = both.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
-    def use(self, kernel: Callable[[Tensor], Tensor]) -> None:
-        """From now on `kernel` [T, 2 out] -> [T, out] does what follows the product."""
-        self._kernel = kernel
-
-
-def join_products(model: nn.Module) -> None:
-    """Join all products of a draft head that will not be trained any more, packed where this processor gains by it, and
-    ready for levels of a tree and for the tokens that an answer adds; its norms as they are fastest."""
-    swap_norms(model)
-    weight = next(model.parameters())
-    is_packed = packs(weight.device, weight.dtype)
-    with torch.no_grad():
-        matrices = [
-            value.join(is_packed=is_packed)
-            for module in model.modules()
-            for value in vars(module).values()
-            if isinstance(value, Joined)
-        ]
-        warm_up_products(matrices, READY_LEVEL_ROWS)
-
-
-def use_gate(model: nn.Module, kernel: Callable[[Tensor], Tensor]) -> None:
-    """Let `kernel` do the middle of a draft head's feed-forward parts, see `Gated.use`."""
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Gated):
-                value.use(kernel)
 
 
 def warm_up_products(matrices: Iterable[Matrix], num_rows: int) -> None:

@@ -14,6 +14,9 @@ Hopper's cards can start a kernel while the one before it drains (programmatic d
 that: weights depend on nothing, so it has them brought into the cache, and only then waits for its rows. Every early
 kernel waits for all that came before it, so what follows it may rely on that as well.
 
+Weights of drafts may be in 8 bits (`narrow`): they are widened as they are read, and their columns' scales are put on
+the sums.
+
 All sums are float32, rounded once. Without a GPU it runs in Triton's interpreter, as `attention.triton` does.
 """
 
@@ -34,7 +37,7 @@ def _block(weight_ptr, at, is_there, IS_EVEN: tl.constexpr):  # type: ignore[no-
     """A block of the matrix. It is read once: other things are worth the cache more."""
     if IS_EVEN:
         return tl.load(weight_ptr + at, eviction_policy="evict_first")
-    return tl.load(weight_ptr + at, mask=is_there, other=0.0, eviction_policy="evict_first")
+    return tl.load(weight_ptr + at, mask=is_there, other=0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -57,9 +60,15 @@ def _begun(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _finished(out, up, n, row, is_out, base_ptr, bias_ptr, num_out,  # type: ignore[no-untyped-def]
-              HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr):  # fmt: skip
+def _finished(  # type: ignore[no-untyped-def]
+    out, up, n, row, is_out, scales_ptr, base_ptr, bias_ptr, num_out,
+    HAS_SCALES: tl.constexpr, HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr,
+):  # fmt: skip
     """What is done with sums before they are stored."""
+    if HAS_SCALES:
+        out *= tl.load(scales_ptr + n, mask=n < num_out, other=0.0)
+        if IS_GATED:
+            up *= tl.load(scales_ptr + num_out + n, mask=n < num_out, other=0.0)
     if HAS_BIAS:
         out += tl.load(bias_ptr + n + tl.zeros_like(row), mask=is_out, other=0.0).to(tl.float32)
     if IS_GATED:
@@ -71,10 +80,11 @@ def _finished(out, up, n, row, is_out, base_ptr, bias_ptr, num_out,  # type: ign
 
 @triton.jit
 def _one_row_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, weight_ptr, norm_ptr, base_ptr, bias_ptr, out_ptr, eps, num_rows, num_in, num_out, x_row, weight_row,
-    OUTS: tl.constexpr, INS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, HAS_NORM: tl.constexpr,
-    HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr, IS_EVEN: tl.constexpr,
-    UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
+    x_ptr, weight_ptr, scales_ptr, norm_ptr, base_ptr, bias_ptr, out_ptr, eps,
+    num_rows, num_in, num_out, x_row, weight_row,
+    OUTS: tl.constexpr, INS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, HAS_SCALES: tl.constexpr,
+    HAS_NORM: tl.constexpr, HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr,
+    IS_EVEN: tl.constexpr, UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """`OUTS` columns of the result for one row, by multiplying and adding: sums are kept apart until the end."""
     n, is_out, n_at = _begun(weight_ptr, num_in, num_out, weight_row, OUTS, INS, IS_EARLY)
@@ -92,7 +102,7 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
         if HAS_NORM:
             squares += x * x
             x = x * tl.load(norm_ptr + k, mask=k < num_in, other=0.0).to(tl.float32)
-            x = x.to(weight_ptr.dtype.element_ty).to(tl.float32)  # as in the other kernel
+            x = x.to(x_ptr.dtype.element_ty).to(tl.float32)  # as in the other kernel
         out += weights.to(tl.float32) * x[None, :]
         if IS_GATED:
             up += ups.to(tl.float32) * x[None, :]
@@ -100,18 +110,19 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
     if HAS_NORM:
         scale = tl.rsqrt(tl.sum(squares, 0) / num_in + eps)
     result = _finished(
-        tl.sum(out, 1) * scale, tl.sum(up, 1) * scale, n, tl.zeros_like(n), is_out, base_ptr, bias_ptr, num_out,
-        HAS_BASE, HAS_BIAS, IS_GATED,
+        tl.sum(out, 1) * scale, tl.sum(up, 1) * scale, n, tl.zeros_like(n), is_out, scales_ptr, base_ptr, bias_ptr,
+        num_out, HAS_SCALES, HAS_BASE, HAS_BIAS, IS_GATED,
     )  # fmt: skip
     tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=is_out)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _few_rows_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, weight_ptr, norm_ptr, base_ptr, bias_ptr, out_ptr, eps, num_rows, num_in, num_out, x_row, weight_row,
-    OUTS: tl.constexpr, INS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, HAS_NORM: tl.constexpr,
-    HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr, IS_EVEN: tl.constexpr,
-    UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
+    x_ptr, weight_ptr, scales_ptr, norm_ptr, base_ptr, bias_ptr, out_ptr, eps,
+    num_rows, num_in, num_out, x_row, weight_row,
+    OUTS: tl.constexpr, INS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, HAS_SCALES: tl.constexpr,
+    HAS_NORM: tl.constexpr, HAS_BASE: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr,
+    IS_EVEN: tl.constexpr, UPCAST: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """`OUTS` columns of the result for up to `ROWS` rows, by the matrix units."""
     n, is_out, n_at = _begun(weight_ptr, num_in, num_out, weight_row, OUTS, INS, IS_EARLY)
@@ -133,25 +144,26 @@ def _few_rows_kernel(  # type: ignore[no-untyped-def]
             squares += tl.sum(wide * wide, 1)
             x = (wide * tl.load(norm_ptr + k, mask=k < num_in, other=0.0).to(tl.float32)[None, :]).to(x.dtype)
         if UPCAST:
-            weights, x = weights.to(tl.float32), x.to(tl.float32)
-        out += tl.dot(weights, tl.trans(x), input_precision="ieee")
+            x = x.to(tl.float32)
+        out += tl.dot(weights.to(x.dtype), tl.trans(x), input_precision="ieee")
         if IS_GATED:
-            out_of_up = ups.to(tl.float32) if UPCAST else ups
-            up += tl.dot(out_of_up, tl.trans(x), input_precision="ieee")
+            up += tl.dot(ups.to(x.dtype), tl.trans(x), input_precision="ieee")
     if HAS_NORM:
         scale = tl.rsqrt(squares / num_in + eps)
         out *= scale[None, :]
         up *= scale[None, :]
     is_stored = is_out[:, None] & is_row[None, :]
     result = _finished(
-        out, up, n[:, None], rows[None, :], is_stored, base_ptr, bias_ptr, num_out, HAS_BASE, HAS_BIAS, IS_GATED
-    )
+        out, up, n[:, None], rows[None, :], is_stored, scales_ptr, base_ptr, bias_ptr, num_out,
+        HAS_SCALES, HAS_BASE, HAS_BIAS, IS_GATED,
+    )  # fmt: skip
     tl.store(out_ptr + rows[None, :] * num_out + n[:, None], result.to(out_ptr.dtype.element_ty), mask=is_stored)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut: Cut) -> Tensor:
     """Rows [T, out], [T, out / 2] of a gate, for x [T, in], T at most `MOST_ROWS`, and `weight` [in, out] stored column
-    by column, as linear layers are. Raises `CannotLaunch` for a cut that this card does not run."""
+    by column, as linear layers are; of 8 bits where `around` has scales. Raises `CannotLaunch` for a cut that this card
+    does not run."""
     (num_rows, num_in), num_out = x.shape, weight.shape[1] // (2 if around.is_gated else 1)
     assert num_rows <= MOST_ROWS, "more rows than a program takes"
     assert weight.stride(0) == x.stride(1) == 1, "what is multiplied lies side by side"
@@ -167,11 +179,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut:
     with launching(x):
         kernel[(triton.cdiv(num_out, cut.outs),)](
             x, weight,
+            unused if around.scales is None else around.scales,
             unused if around.norm is None else around.norm,
             unused if around.base is None else around.base,
             unused if bias is None else bias,
             out, around.eps, num_rows, num_in, num_out, x.stride(0), weight.stride(1),
-            OUTS=cut.outs, INS=cut.ins, ROWS=MOST_ROWS, STAGES=cut.stages, HAS_NORM=around.norm is not None,
+            OUTS=cut.outs, INS=cut.ins, ROWS=MOST_ROWS, STAGES=cut.stages,
+            HAS_SCALES=around.scales is not None, HAS_NORM=around.norm is not None,
             HAS_BASE=around.base is not None, HAS_BIAS=bias is not None, IS_GATED=around.is_gated,
             IS_EVEN=num_in % cut.ins == 0 and num_out % cut.outs == 0, UPCAST=bool(knobs.runtime.interpret),
             IS_EARLY=cut.is_early, num_warps=cut.num_warps, **early,

@@ -13,7 +13,8 @@ pytest.importorskip("triton")
 from spec_engine.bench import products
 from spec_engine.bench.products import product_line, sweep_products, uses_of
 from spec_engine.model import streamed
-from spec_engine.model.block_products import ONE_ROW, Around, Cut
+from spec_engine.model.block_products import Around, Cut
+from spec_engine.model.contest import ONE_ROW
 
 HERE = torch.float32, torch.device("cpu")
 

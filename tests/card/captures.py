@@ -8,8 +8,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spec_engine.model.block_products import cuda_timer
 from spec_engine.model.capture import Captures, CudaCapture, Work
+from spec_engine.model.contest import cuda_timer
 from tests.card.stand_ins import Stream, card
 
 NUM_STREAMS = 32

@@ -27,8 +27,8 @@ from spec_engine.loading import load_engine
 from spec_engine.model import runner as runner_module
 from spec_engine.model.capture import Captures
 from spec_engine.model.checkpoint import read_checkpoint
+from spec_engine.model.head_products import join_products
 from spec_engine.model.memory import model_need
-from spec_engine.model.products import join_products
 from spec_engine.model.target import Taps, Target
 from spec_engine.sampling import SamplingParams
 from tests.drafters.test_whole import BEAM, CHAIN, DRAWN, EAGLE, GREEDY, OPT, Steps, assert_same, drive

@@ -85,7 +85,7 @@ def eagle_pair(folder: Path, tree: TreeConfig, retrieval: RetrievalConfig) -> tu
     """A head that drafts level by level, and one whose drafts are captured; in float64, where no tie is near."""
     plain, other = (drafter(folder, tiny_lm("llama").double(), tree, retrieval) for _ in range(2))
     capture = Traced()
-    other._memory.whole = WholeDrafts(tree, Captures(capture, 1 << 30))
+    other._memory.capture(WholeDrafts(tree, Captures(capture, 1 << 30)), may_round=False)
     return plain, other, capture
 
 
@@ -143,7 +143,7 @@ def longspec_pair(
         target = Target(model, 400, 64)
         pairs.append((target, LongSpecDrafter(longspec_head(model, window), target, config)))
     capture = Traced()
-    pairs[1][1]._memory.capture(WholeDrafts(tree, Captures(capture, 1 << 30)))
+    pairs[1][1]._memory.capture(WholeDrafts(tree, Captures(capture, 1 << 30)), may_round=False)
     return pairs[0], pairs[1], capture
 
 
@@ -176,7 +176,7 @@ def test_a_longspec_head_drafts_the_same_trees(
 
 def test_a_tree_that_leaves_the_window_is_drafted_level_by_level() -> None:
     (_, own), _, _ = longspec_pair(EAGLE, 3, False)
-    own._memory.capture(WholeDrafts(EAGLE, Captures(Traced(), 1 << 30)))
+    own._memory.capture(WholeDrafts(EAGLE, Captures(Traced(), 1 << 30)), may_round=False)
     assert own._memory.whole is None
 
 
@@ -187,7 +187,7 @@ def test_a_draft_that_cannot_be_captured_is_still_right(tmp_path: Path) -> None:
     features = features_of(model, text, layers_of("eagle3", model)).double()
     plain, other, _ = eagle_pair(folder, EAGLE, OFF)
     whole = WholeDrafts(EAGLE, Captures(Traced(error="operation not permitted"), 1 << 30))
-    other._memory.whole = whole
+    other._memory.capture(whole, may_round=False)
     want, found = (drive(one.begin(GREEDY), text, with_features(text, features)) for one in (plain, other))
     assert_same(found, want)
     assert whole.note == "0 captured passes, 0 MiB; no more, because capturing failed: operation not permitted"
@@ -207,7 +207,7 @@ def test_a_captured_draft_that_gives_other_scores_is_not_used(tmp_path: Path) ->
     text = random_ids(70, 4)
     features = features_of(model, text, layers_of("eagle3", model)).double()
     plain, other, _ = eagle_pair(folder, EAGLE, OFF)
-    other._memory.whole = WholeDrafts(EAGLE, Captures(capture := Wrong(), 1 << 30))
+    other._memory.capture(WholeDrafts(EAGLE, Captures(capture := Wrong(), 1 << 30)), may_round=False)
     want, found = (drive(one.begin(GREEDY), text, with_features(text, features)) for one in (plain, other))
     assert_same(found, want)
     assert capture.num_replays == 1

@@ -1,7 +1,8 @@
 """Run by test_kernels and test_streamed: compile kernels for cards that need not be here.
 
 A line for each: kernel, compute capability, bytes spilled, shared memory, loads that run ahead, waits for the kernels
-before; of products also kind, stages, and whether they begin early. Argument: ``between`` or ``streamed``.
+before; of products also kind, stages, whether they begin early, and the bits of their weights. Argument: ``between`` or
+``streamed``.
 """
 
 import re
@@ -17,7 +18,8 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spec_engine.model import kernels, streamed
-from spec_engine.model.block_products import FEW_ROWS, MOST_ROWS, ONE_ROW, Cut
+from spec_engine.model.block_products import MOST_ROWS, Cut
+from spec_engine.model.contest import FEW_ROWS, NARROW_ROW, NARROW_ROWS, ONE_ROW
 from tests.attention.triton_compile import spilled
 
 ALIGNED = "_ptr$|^(num_in|num_out|x_row|weight_row)$"
@@ -26,7 +28,9 @@ TYPES = {"slots_ptr": "*i64", "eps": "fp32"}
 
 def compiled(kernel: triton.JITFunction, capability: int, constants: dict[str, int | bool], num_warps: int) -> str:
     names = kernel.arg_names
+    is_narrow = constants.get("HAS_SCALES", False)
     kinds = {name: "*bf16" if name.endswith("_ptr") else "i32" for name in names} | TYPES
+    kinds |= {"weight_ptr": "*i8", "scales_ptr": "*fp32"} if is_narrow else {}
     source = ASTSource(
         fn=kernel,
         signature={name: "constexpr" if name in constants else kinds[name] for name in names},
@@ -48,17 +52,20 @@ def streamed_constants(cut: Cut, kind: str) -> dict[str, int | bool]:
     """Those of a launch of the built-in kinds of product."""
     sizes = {"OUTS": cut.outs, "INS": cut.ins, "ROWS": MOST_ROWS, "STAGES": cut.stages}
     flags = {"HAS_NORM": kind != "added", "HAS_BASE": kind == "added", "IS_GATED": kind == "gated", "HAS_BIAS": False}
+    flags["HAS_SCALES"] = cut.is_narrow
     return sizes | flags | {"IS_EVEN": True, "UPCAST": False, "IS_EARLY": cut.is_early}
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "streamed":
-        both = (streamed._one_row_kernel, ONE_ROW), (streamed._few_rows_kernel, FEW_ROWS)
+        one_row = *ONE_ROW, *(replace(cut, is_narrow=True) for cut in NARROW_ROW)
+        few_rows = *FEW_ROWS, *(replace(cut, is_narrow=True) for cut in NARROW_ROWS)
+        both = (streamed._one_row_kernel, one_row), (streamed._few_rows_kernel, few_rows)
         for capability, (kernel, cuts), kind in product((80, 89, 90), both, ("normed", "added", "gated")):
             early = [replace(cut, is_early=True) for cut in cuts] if capability >= 90 else []
             for cut in (*cuts, *early):
                 told = compiled(kernel, capability, streamed_constants(cut, kind), cut.num_warps)
-                print(told, kind, cut.stages, cut.is_early)
+                print(told, kind, cut.stages, cut.is_early, 8 if cut.is_narrow else 16)
         sys.exit()
     for capability, size, has_norms in product((80, 89, 90), (64, 96, 128, 256), (False, True)):
         heads = {"HEADS": 32, "KV_HEADS": 8, "D": size, "BLOCK_D": triton.next_power_of_2(size)}

@@ -22,6 +22,7 @@ from spec_engine.model import runner as runner_module
 from spec_engine.model.capture import Captures
 from spec_engine.model.fused import Fused
 from spec_engine.model.graphs import Graphed
+from spec_engine.model.head_products import join_products
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
 from tests.drafters.test_whole import (
@@ -141,7 +142,7 @@ def check_drafts() -> None:
         with TemporaryDirectory() as folder:
             head = write_head(Path(folder), weights_of(kind, model), head_fields())
             plain, other, _ = eagle_pair(head, tree, retrieval)
-        other._memory.whole = WholeDrafts(tree, Captures(Again(), 1 << 30))
+        other._memory.capture(WholeDrafts(tree, Captures(Again(), 1 << 30)), may_round=False)
         steps = with_features(text, features)
         want, found = (drive(one.begin(sampling), text, steps) for one in (plain, other))
         works = other._memory._works.values()
@@ -152,11 +153,12 @@ def check_drafts() -> None:
         assert "captured" in other._memory.whole.note, other._memory.whole.note
     text, trees = random_ids(64, 4), []
     for number, (target, own) in enumerate(longspec_pair(EAGLE, 24, True)[:2]):
+        join_products(own._memory._head.requires_grad_(False))
         if number == 1:
-            own._memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30)))
+            own._memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30)), may_round=False)
         steps = lambda start, end, target=target: target.prefill(text[start:end])  # type: ignore[misc]  # noqa: E731
         trees.append(drive(own.begin(DRAWN), text, steps))
-    assert own._memory._head.mlp._gated._kernel is kernels.gate
+    assert own._memory._head.mlp._gated._products._gate is kernels.gate
     assert_same(*trees)
 
 

@@ -1,30 +1,45 @@
 """Run by test_streamed: the kernels of `model.streamed` against float64, and whole passes that go through them.
 
-Arguments: a dtype and a device, or ``passes``; on a card also ``chain`` and ``card``. Prints "ok".
+Arguments: a dtype and a device, or ``passes`` or ``heads``; on a card also ``chain`` and ``card``. Prints "ok".
 """
 
 import sys
 from dataclasses import replace
-from itertools import cycle, product
+from itertools import count, cycle, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import silu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spec_engine.attention import Pick
 from spec_engine.attention.reference import ReferenceBackend
+from spec_engine.drafters import eagle_memory, eagle_work
+from spec_engine.drafters.eagle_memory import EagleMemory
+from spec_engine.drafters.longspec_memory import LongSpecMemory
+from spec_engine.drafters.whole import WholeDrafts
 from spec_engine.model import fused as fused_module
+from spec_engine.model import head_products
 from spec_engine.model import products as products_module
 from spec_engine.model import runner as runner_module
-from spec_engine.model.block_products import Around, ChosenProducts, Cut, usual_cuts
-from spec_engine.model.capture import CudaCapture, Work
+from spec_engine.model.block_products import Around, ChosenProducts, Cut
+from spec_engine.model.capture import Captures, CudaCapture, Work
+from spec_engine.model.contest import Timer, draft_cuts, usual_cuts
 from spec_engine.model.fused import Fused
+from spec_engine.model.head_products import DraftOutput, join_products
+from spec_engine.model.narrow import narrowed
+from spec_engine.model.products import Matrix
 from spec_engine.model.streamed import product as streamed
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
+from tests.drafters.test_whole import EAGLE, GREEDY, VIEW, drive, eagle_pair, longspec_pair, with_features
+from tests.eagle_heads import features_of, head_fields, write_head
+from tests.eagle_reference import layers_of, weights_of
+from tests.fakes import tiny_lm
+from tests.model.kernels_grid import Again
 from tests.tiny_models import random_ids, tiny_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -68,14 +83,45 @@ def check_kernels(dtype: torch.dtype, device: str) -> None:
             near(streamed(x, matrix.t(), bias, Around(norm, EPS), cut), normed @ true + bias.double())
             near(streamed(x, matrix.t(), None, Around(base=base), cut), wide @ true + base.double())
             near(streamed(x, both, None, Around(norm, EPS, is_gated=True), cut), silu(normed @ gates) * (normed @ ups))
+        check_narrow(matrix, x, (bias, norm, base))
+
+
+def check_narrow(matrix: Tensor, x: Tensor, around: tuple[Tensor, Tensor, Tensor]) -> None:
+    """The same by matrices of 8 bits, against what these say exactly."""
+    (bias, norm, base), wide, narrow = around, x.double(), narrowed(matrix.t())
+    normed = wide * (wide.pow(2).mean(-1, keepdim=True) + EPS).rsqrt() * norm.double()
+    true, half = narrow.widened(torch.float64), len(matrix) // 2
+    both = narrowed(matrix[: 2 * half].t())
+    gates, ups = both.widened(torch.float64).split(half, 1)
+    cuts = [cut for cut in draft_cuts(len(x), x.device) if cut.is_narrow] if x.device.type == "cuda" else SMALL
+    for cut in cuts:
+        how = Around(norm, EPS, scales=narrow.scales)
+        near(streamed(x, narrow.weight, bias, how, cut), normed @ true + bias.double())
+        near(
+            streamed(x, narrow.weight, None, Around(base=base, scales=narrow.scales), cut), wide @ true + base.double()
+        )
+        how = Around(is_gated=True, scales=both.scales)
+        near(streamed(x, both.weight, None, how, cut), silu(wide @ gates) * (wide @ ups))
+
+
+def as_on_a_gpu(*, has_others: bool = True) -> None:
+    """Matrices lie in memory as they do there, and attention is by the definition; without our other kernels, which
+    take long here, if wanted."""
+    for module in (fused_module, eagle_work) if not has_others else ():
+        module.kernels_for = lambda device, dtype, heads: None  # type: ignore[assignment]
+    for module in (runner_module, eagle_memory):
+        module.pick = lambda device, dtype: Pick(ReferenceBackend(), "for tests")  # type: ignore[assignment]
+    few = Cut(64, 64, 4, 2), Cut(128, 64, 4, 2, is_narrow=True)  # large ones, as programs take long here
+    for module in (fused_module, head_products):
+        module.draft_cuts = lambda num_rows, device: few  # type: ignore[assignment]
+        module.packs = lambda device, dtype: False  # type: ignore[assignment]
+    products_module.gains_by_columns = lambda weight: False  # type: ignore[assignment]
 
 
 def check_passes() -> None:
     """Passes of ordinary models through our kernels give what transformers' forward gives."""
     streamed(torch.ones(1, 64), torch.ones(32, 64).t(), None, Around(), SMALL[0])  # what cannot run is not chosen below
-    runner_module.pick = lambda device, dtype: Pick(ReferenceBackend(), "for tests")  # type: ignore[assignment]
-    fused_module.packs = lambda device, dtype: False  # type: ignore[assignment]  # as on a GPU
-    products_module.gains_by_columns = lambda weight: False  # type: ignore[assignment]
+    as_on_a_gpu()
     for name in ("llama", "qwen2", "qwen3"):
         plain, target = Target(tiny_model(name), 200, 64), Target(tiny_model(name), 200, 64, may_join=True)
         forward = target.weights[1]
@@ -96,6 +142,92 @@ def check_passes() -> None:
             assert kept.features is not None
             assert true.features is not None
             near(kept.features, true.features.double())
+
+
+def last_wins() -> Timer:
+    """A timer to which whatever is tried later is faster: the last cut of a draft, which has 8 bits."""
+    times = (0.9**number for number in count())
+    return lambda work: next(times)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """[out, in] as 8 bits have it."""
+    return narrowed(weight.t()).widened(weight.dtype).t()
+
+
+def check_draft_models() -> None:
+    """Passes of a draft model that was rounded are those of its rounded weights, and its modules hold nothing else."""
+    as_on_a_gpu(has_others=False)
+    for is_tied in (False, True):
+        made = [tiny_model("llama", tie_word_embeddings=is_tied) for _ in range(2)]
+        for module in made[0].modules():
+            if isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(rounded(module.weight), requires_grad=False)
+        plain, draft = (Target(model, 300, 100, may_join=bool(number)) for number, model in enumerate(made))
+        forward = draft.weights[1]
+        assert isinstance(forward, Fused)
+        forward.choose_products(last_wins(), draft.model)
+        assert forward.note.count("5 of 5 forms with") == forward.note.count("(5 in 8 bits)") == 2, forward.note
+        held = [name for name, _ in draft.model.named_parameters() if "proj" in name or "lm_head" in name]
+        assert held == [], "what is tied goes by the embedding's name"
+        assert (forward._head._weight is not None) == is_tied
+        for one in (plain, draft):
+            for _ in one.prefill(random_ids(160, 1)):  # 100 rows, which are multiplied in 16 bits, and 60
+                pass
+        wide = DraftTree(tuple(range(3, 24)), (-1, *[0] * 20), (0, *[1] * 20), (0.0, *[-1.0] * 20))
+        for tree in (DraftTree.root(3), wide.first(4), wide):
+            near(draft.verify(tree, Taps()).logits, plain.verify(tree, Taps()).logits.double())
+
+
+def round_head(head: nn.Module) -> None:
+    """Give the matrices of a joined head the numbers that 8 bits have, in its own dtype."""
+    for joined in head_products._joined(head):
+        joined._matrix = Matrix(rounded(joined.held.weight.t()).t(), joined.held.bias)
+
+
+def round_whole(memory: EagleMemory | LongSpecMemory) -> None:
+    """Let drafts be captured, and the last cut win the contest before."""
+    head_products.gpu_timer = lambda device: last_wins()  # type: ignore[assignment]
+    memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30)), may_round=True)
+    head_products.gpu_timer = lambda device: None  # type: ignore[assignment]
+
+
+@torch.inference_mode()
+def check_heads() -> None:
+    """Draft heads that were rounded give what their rounded weights give, hold nothing else, and draft."""
+    as_on_a_gpu(has_others=False)
+    model, text = tiny_lm("llama"), random_ids(58, 4)
+    for kind in ("eagle3", "eagle1"):
+        with TemporaryDirectory() as folder:
+            path = write_head(Path(folder), weights_of(kind, model), head_fields())
+            plain, draft, _ = eagle_pair(path, EAGLE, VIEW)
+        round_whole(draft._memory)
+        memories = plain._memory, draft._memory
+        assert memories[1].products_note.count("in 8 bits") == 2, memories[1].products_note
+        round_head(memories[0]._head)
+        for num_rows in (1, 20, 80):
+            generator = torch.Generator().manual_seed(num_rows)
+            rows = [torch.randn(1, num_rows, 64, generator=generator).double() for _ in range(2)]
+            states = [memory._head(*rows, torch.arange(num_rows)) for memory in memories]
+            near(states[1].float(), states[0])
+            output = memories[0]._fitted.output
+            if output is not None and num_rows < 64:  # the target's, a copy of which is rounded for few rows
+                output = DraftOutput(rounded(memories[0]._fitted.output_weight))
+            near(memories[1].logits(states[0][0]).float(), memories[0]._head.logits(states[0][0], output))
+        features = features_of(model, text, layers_of(kind, model)).double()
+        assert all(len(tree) > 5 for tree in drive(draft.begin(GREEDY), text, with_features(text, features)))
+    (_, plain_one), (target, own), _ = longspec_pair(EAGLE, 24, True)
+    heads = [one._memory._head for one in (plain_one, own)]
+    for head in heads:
+        join_products(head.requires_grad_(False))
+    round_whole(own._memory)
+    assert all(weight.numel() == 0 for name, weight in heads[1].named_parameters() if "_proj.weight" in name)
+    round_head(heads[0])
+    rows, positions = torch.randn(1, 20, 64).double(), torch.arange(20)
+    keys = torch.randn(2, 1, 2, 20, 16).double()
+    near(heads[1](rows, positions, *keys).float(), heads[0](rows, positions, *keys))
+    trees = drive(own.begin(GREEDY), text, lambda start, end: target.prefill(text[start:end]))
+    assert all(len(tree) > 5 for tree in trees)
 
 
 @torch.inference_mode()
@@ -158,6 +290,9 @@ def check_passes_on_the_card() -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "passes":
         check_passes()
+    elif sys.argv[1] == "heads":
+        check_draft_models()
+        check_heads()
     elif sys.argv[1] == "chain":
         check_chain()
     elif sys.argv[1] == "card":

@@ -116,7 +116,8 @@ def test_whole_drafts_of_a_head_are_captured_and_read_once(
     for is_whole in (False, True):
         own = drafter(folder, tiny_lm("llama").to(dtype).cuda(), EAGLE, retrieval)
         if is_whole:
-            own._memory.whole = whole = whole_drafts(EAGLE, torch.device("cuda"), 1 << 28)
+            whole = whole_drafts(EAGLE, torch.device("cuda"), 1 << 28)
+            own._memory.capture(whole, may_round=False)
         drafts.append(drive(own.begin(SamplingParams()), text, with_features(text, features)))
     assert "captured passes" in whole.note
     assert "because" not in whole.note, whole.note

@@ -13,8 +13,9 @@ from spec_engine.loading import load_engine
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
 from spec_engine.model.fused import Fused, warm_up
+from spec_engine.model.head_products import Joined, join_products
 from spec_engine.model.memory import held_bytes
-from spec_engine.model.products import Joined, Matrix, Part, join_products, packing_gain
+from spec_engine.model.products import Matrix, Part, packing_gain
 from spec_engine.model.target import Taps, Target
 from spec_engine.onednn import has_products
 from spec_engine.sampling import SamplingParams

@@ -1,6 +1,7 @@
 """Streaming products: against float64 in Triton's interpreter, compiled for cards that are not here; their contest."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,18 +11,19 @@ pytest.importorskip("triton")
 
 from spec_engine.attention.triton import CannotLaunch
 from spec_engine.model import streamed
-from spec_engine.model.block_products import (
+from spec_engine.model.block_products import Around, ChosenProducts, Cut, Form, TorchProducts
+from spec_engine.model.capture import Work
+from spec_engine.model.contest import (
     FEW_ROWS,
+    NARROW_ROW,
+    NARROW_ROWS,
     ONE_ROW,
-    Around,
-    ChosenProducts,
-    Cut,
-    Form,
-    TorchProducts,
     Use,
     choose,
+    draft_cuts,
+    settle,
+    usual_cuts,
 )
-from spec_engine.model.capture import Work
 from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 from tests.model.test_kernels import run
@@ -31,24 +33,28 @@ FORM: Form = ("normed", 64, 96, True)
 REMATCH = (1.0, 0.5) * 2  # torch, and the cut that was fastest
 
 
-@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes"])
+@pytest.mark.parametrize("what", ["float32", "float16", "bfloat16", "passes", "heads"])
 def test_they_give_what_torch_gives(what: str) -> None:
-    """Sizes that no block divides, rows that lie apart, norms, biases, sums and gates; and whole passes."""
+    """Sizes that no block divides, rows that lie apart, norms, biases, sums and gates; and whole passes and drafts. By
+    matrices of 8 bits too."""
     assert run("streamed_grid.py", what, interpret=True).split()[-1] == "ok"
 
 
 def test_they_compile_for_ampere_ada_and_hopper() -> None:
     """Nothing is spilled, blocks are on their way while others are used, and every card can run some cut."""
     lines = [line.split() for line in run("kernels_compile.py", "streamed", interpret=False).splitlines()]
-    assert len(lines) == 4 * 3 * (len(ONE_ROW) + len(FEW_ROWS)), "on Hopper early ones too"
+    num_cuts = sum(map(len, (ONE_ROW, FEW_ROWS, NARROW_ROW, NARROW_ROWS)))
+    assert len(lines) == 4 * 3 * num_cuts, "on Hopper early ones too"
     assert [line for line in lines if line[2] != "0"] == []
     assert [line for line in lines if int(line[7]) > 1 and line[4] == "0"] == []
     assert [line for line in lines if (line[8] == "True") != (line[5] == "1")] == [], "early ones wait"
     for kernel in {line[0] for line in lines}:
         for capability, most in SHARED.items():
             for kind in ("normed", "added", "gated"):
-                alike = [line for line in lines if (line[0], line[1], line[6]) == (kernel, str(capability), kind)]
-                assert sum(int(line[3]) <= most for line in alike) >= 2, (kernel, capability, kind)
+                for bits in ("8", "16"):
+                    form = kernel, str(capability), kind, bits
+                    alike = [line for line in lines if (line[0], line[1], line[6], line[9]) == form]
+                    assert sum(int(line[3]) <= most for line in alike) >= 2, form
 
 
 @pytest.mark.gpu
@@ -157,3 +163,53 @@ def test_longer_passes_go_to_torch(use: Use, monkeypatch: pytest.MonkeyPatch) ->
         x = torch.randn(num_rows, 64)
         torch.testing.assert_close(chosen.normed(matrix, x, norm), plain.normed(matrix, x, norm))
     assert calls == [1, 2, 16]
+
+
+def by_torch_too(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut: Cut) -> Tensor:
+    """What a kernel without a norm should give, in 8 bits too."""
+    out = x @ (weight if around.scales is None else weight * around.scales)
+    return out if around.base is None else out + around.base
+
+
+def test_a_draft_may_use_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both numbers of rows were won by them nothing else is needed; the target is never asked."""
+    monkeypatch.setattr(streamed, "product", by_torch_too)
+    matrix = Matrix(torch.randn(64, 96, generator=torch.Generator().manual_seed(0)), None)
+    uses = [Use("plain", ((matrix, None),))]
+    for cuts, num_narrow in ((usual_cuts, 0), (draft_cuts, 2)):
+        times = iter(0.9**number for number in range(1000))
+        choice = choose(uses, TorchProducts(), lambda work, times=times: next(times), cuts)
+        assert sum(cut.is_narrow for cut in choice.cuts.values()) == num_narrow
+        assert choice.describe().count("(1 in 8 bits)") == num_narrow
+        assert settle(uses, choice) == [matrix] * (num_narrow // 2)
+
+
+def test_a_matrix_that_8_bits_do_not_fit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number a column that is a thousand times as large as the others leaves these little."""
+    monkeypatch.setattr(streamed, "product", by_torch_too)
+    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    weight[0] = 1000
+    times = iter(0.9**number for number in range(1000))
+    uses = [Use("plain", ((Matrix(weight, None), None),))]
+    choice = choose(uses, TorchProducts(), lambda work: next(times), draft_cuts)
+    assert all(not cut.is_narrow for cut in choice.cuts.values())
+
+
+@pytest.mark.parametrize("kind", ["plain", "added"])
+def test_8_bits_take_more_rows_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 rows at most, up to 64; more are multiplied in 16 bits."""
+    calls: list[int] = []
+    monkeypatch.setattr(streamed, "product", lambda *given: calls.append(len(given[0])) or by_torch_too(*given))
+    matrix, cut = Matrix(torch.randn(64, 96, generator=torch.Generator().manual_seed(0)), None), NARROW_ROWS[0]
+    matrix.keep_narrow()
+    cuts = {(kind, 64, 96, is_one): replace(cut, is_narrow=True) for is_one in (True, False)}
+    chosen = ChosenProducts(TorchProducts(), cuts)  # type: ignore[arg-type]
+    for num_rows, parts in ((1, [1]), (16, [16]), (17, [9, 8]), (50, [13, 13, 13, 11]), (64, [16] * 4), (65, [])):
+        calls.clear()
+        x, base = torch.randn(num_rows, 64), torch.randn(num_rows, 96)
+        want = x @ matrix.weight
+        if kind == "plain":
+            torch.testing.assert_close(chosen.plain(matrix, x), want)
+        else:
+            torch.testing.assert_close(chosen.added(matrix, x, base, keeps_base=True), want + base)
+        assert calls == parts
