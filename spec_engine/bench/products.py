@@ -15,7 +15,7 @@ import torch
 from spec_engine.bench.machine import bandwidth
 from spec_engine.bench.shapes import shape_config
 from spec_engine.model.block_products import Cut, Form, Kind, TorchProducts
-from spec_engine.model.contest import Choice, Timer, Use, choose, draft_cuts
+from spec_engine.model.contest import Choice, Timer, Use, all_cuts, choose
 from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 
@@ -119,7 +119,7 @@ def _more_cuts(limit_s: float) -> Callable[[int, torch.device], Iterator[Cut]]:
     """Those that a draft tries, then others, for so many seconds a form."""
 
     def cuts(num_rows: int, device: torch.device) -> Iterator[Cut]:
-        usual, end = draft_cuts(num_rows, device), time.monotonic() + limit_s
+        usual, end = all_cuts(num_rows, device), time.monotonic() + limit_s
         yield from usual
         sizes = _ONE_ROW if num_rows == 1 else _FEW_ROWS
         for stages, warps, size in product(_STAGES, _WARPS, sizes):

@@ -96,11 +96,15 @@ def usual_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
     return usual + tuple(replace(cut, is_early=True) for cut in usual if starts_early(device))
 
 
-def draft_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
-    """Those, and the ones for matrices of 8 bits, that a draft may use."""
+def narrow_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
+    """The same for matrices of 8 bits."""
     narrow = tuple(replace(cut, is_narrow=True) for cut in (NARROW_ROW if num_rows == 1 else NARROW_ROWS))
-    early = tuple(replace(cut, is_early=True) for cut in narrow if starts_early(device))
-    return (*usual_cuts(num_rows, device), *narrow, *early)
+    return narrow + tuple(replace(cut, is_early=True) for cut in narrow if starts_early(device))
+
+
+def all_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
+    """Both."""
+    return usual_cuts(num_rows, device) + narrow_cuts(num_rows, device)
 
 
 def settle(uses: Sequence[Use], choice: Choice) -> list[Matrix]:

@@ -29,7 +29,7 @@ from spec_engine.attention.sdpa import CpuBackend
 from spec_engine.cache.slots import SlotCache
 from spec_engine.model.block_products import ChosenProducts, TorchProducts
 from spec_engine.model.blocks import Block, block_of, modules_of, packed_block, replace_modules
-from spec_engine.model.contest import Choice, Timer, Use, choose, draft_cuts, gpu_timer, settle, usual_cuts
+from spec_engine.model.contest import Choice, Timer, Use, all_cuts, choose, gpu_timer, settle, usual_cuts
 from spec_engine.model.hf_attention import Pass
 from spec_engine.model.hf_cache import SlotAdapter
 from spec_engine.model.norm import Norm
@@ -146,7 +146,7 @@ class Fused:
             Use("added", tuple((block.down, None) for block in self._blocks)),
             Use("normed", ((self._head, self._norm),)),
         ]
-        self._choice = choose(uses, self._products, timer, usual_cuts if draft is None else draft_cuts)
+        self._choice = choose(uses, self._products, timer, usual_cuts if draft is None else all_cuts)
         self._products = ChosenProducts(self._products, self._choice.cuts)
         narrow = settle(uses, self._choice)
         if draft is not None:

@@ -2,7 +2,7 @@
 
 Job: `Joined`, linear layers that read the same rows; `Summed`, one whose results are added to other rows; `Gated`, the
 middle of a feed-forward part; `join_products`, which makes a head ready that will not be trained any more; `quicken`,
-which on a GPU lets our kernels contest its products, in 8 bits too; `DraftOutput`, a target's output layer for drafts.
+which on a GPU lets matrices of 8 bits contest its products; `DraftOutput`, a target's output layer for drafts.
 Non-job: matrices (`products`), who is faster (`contest`), what a head computes.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spec_engine.model.block_products import ChosenProducts, Kind, TorchProducts
-from spec_engine.model.contest import Use, choose, draft_cuts, gpu_timer, settle, usual_cuts
+from spec_engine.model.contest import Use, choose, gpu_timer, narrow_cuts, settle
 from spec_engine.model.fused import kernels_for
 from spec_engine.model.memory import free_bytes
 from spec_engine.model.norm import swap_norms
@@ -159,19 +159,19 @@ def draft_output(weight: Tensor | None) -> DraftOutput | None:
 
 @torch.inference_mode()
 def quicken(model: nn.Module, output: DraftOutput | None, heads: tuple[int, int, int], *, may_round: bool) -> str:
-    """Let our kernels, where they can run, do the middle of the feed-forward parts of a draft head that was joined, and
-    contest its products and those with `output`; with `may_round` in 8 bits too. `heads` as in `kernels_for`. What the
-    contest found, in a sentence."""
+    """Let our kernels, where they can run, do the middle of the feed-forward parts of a draft head that was joined;
+    with `may_round` have matrices of 8 bits contest its products and those with `output`. `heads` as in `kernels_for`.
+    What the contest found, in a sentence."""
     weight = next(model.parameters())
     kernels = kernels_for(weight.device, weight.dtype, heads)
     if kernels is None:
         return ""
     parts: list[Joined | DraftOutput] = [*_joined(model), *((output,) if output else ())]
     products, note = TorchProducts(kernels.gate), ""
-    timer = gpu_timer(weight.device)
+    timer = gpu_timer(weight.device) if may_round else None
     if timer is not None:
         uses = [Use(part.kind, ((part.held, None),)) for part in parts]
-        choice = choose(uses, products, timer, draft_cuts if may_round else usual_cuts)
+        choice = choose(uses, products, timer, narrow_cuts)
         products, note = ChosenProducts(products, choice.cuts), choice.describe()
         narrow = settle(uses, choice)
         for part in parts:

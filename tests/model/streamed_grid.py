@@ -27,7 +27,7 @@ from spec_engine.model import products as products_module
 from spec_engine.model import runner as runner_module
 from spec_engine.model.block_products import Around, ChosenProducts, Cut
 from spec_engine.model.capture import Captures, CudaCapture, Work
-from spec_engine.model.contest import Timer, draft_cuts, usual_cuts
+from spec_engine.model.contest import Timer, narrow_cuts, usual_cuts
 from spec_engine.model.fused import Fused
 from spec_engine.model.head_products import DraftOutput, join_products
 from spec_engine.model.narrow import narrowed
@@ -93,7 +93,7 @@ def check_narrow(matrix: Tensor, x: Tensor, around: tuple[Tensor, Tensor, Tensor
     true, half = narrow.widened(torch.float64), len(matrix) // 2
     both = narrowed(matrix[: 2 * half].t())
     gates, ups = both.widened(torch.float64).split(half, 1)
-    cuts = [cut for cut in draft_cuts(len(x), x.device) if cut.is_narrow] if x.device.type == "cuda" else SMALL
+    cuts = narrow_cuts(len(x), x.device) if x.device.type == "cuda" else SMALL
     for cut in cuts:
         how = Around(norm, EPS, scales=narrow.scales)
         near(streamed(x, narrow.weight, bias, how, cut), normed @ true + bias.double())
@@ -111,9 +111,10 @@ def as_on_a_gpu(*, has_others: bool = True) -> None:
         module.kernels_for = lambda device, dtype, heads: None  # type: ignore[assignment]
     for module in (runner_module, eagle_memory):
         module.pick = lambda device, dtype: Pick(ReferenceBackend(), "for tests")  # type: ignore[assignment]
-    few = Cut(64, 64, 4, 2), Cut(128, 64, 4, 2, is_narrow=True)  # large ones, as programs take long here
+    large = Cut(128, 64, 4, 2, is_narrow=True)  # as programs take long here
+    fused_module.all_cuts = lambda num_rows, device: (large,)  # type: ignore[assignment]
+    head_products.narrow_cuts = fused_module.all_cuts
     for module in (fused_module, head_products):
-        module.draft_cuts = lambda num_rows, device: few  # type: ignore[assignment]
         module.packs = lambda device, dtype: False  # type: ignore[assignment]
     products_module.gains_by_columns = lambda weight: False  # type: ignore[assignment]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from spec_engine.cache.slots import SlotCache
 from spec_engine.config import RetrievalConfig
 from spec_engine.drafters.whole import whole_drafts
+from spec_engine.model import head_products
 from spec_engine.model.capture import Captures, CudaCapture
 from spec_engine.model.fused import fused
 from spec_engine.model.graphs import Graphed
@@ -123,3 +124,21 @@ def test_whole_drafts_of_a_head_are_captured_and_read_once(
     assert "because" not in whole.note, whole.note
     for tree, want in zip(drafts[1], drafts[0], strict=True):
         assert tree.log_q[:3] == pytest.approx(want.log_q[:3], abs=0.1)
+
+
+def test_drafts_in_8_bits_are_near_those_in_16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured, with the cuts that are tried last. The head is random, so rounding moves its drafts more than usual."""
+    times = iter(0.9**number for number in range(1000))
+    monkeypatch.setattr(head_products, "gpu_timer", lambda device: lambda work: next(times))
+    model = tiny_lm("llama")
+    folder, text = write_head(tmp_path, eagle3_weights(), head_fields()), random_ids(90, 4)
+    features = features_of(model, text, layers_of("eagle3", model)).cuda().bfloat16()
+    drafts = []
+    for may_round in (False, True):
+        own = drafter(folder, tiny_lm("llama").bfloat16().cuda(), EAGLE, VIEW)
+        own._memory.capture(whole_drafts(EAGLE, torch.device("cuda"), 1 << 28), may_round=may_round)
+        drafts.append(drive(own.begin(SamplingParams()), text, with_features(text, features)))
+    assert own._memory.products_note.count("in 8 bits") == 2, own._memory.products_note
+    assert "captured passes" in own._memory.whole.note
+    for tree, want in zip(drafts[1], drafts[0], strict=True):
+        assert tree.log_q[1] == pytest.approx(want.log_q[1], abs=0.5)

@@ -19,8 +19,8 @@ from spec_engine.model.contest import (
     NARROW_ROWS,
     ONE_ROW,
     Use,
+    all_cuts,
     choose,
-    draft_cuts,
     settle,
     usual_cuts,
 )
@@ -176,7 +176,7 @@ def test_a_draft_may_use_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch_too)
     matrix = Matrix(torch.randn(64, 96, generator=torch.Generator().manual_seed(0)), None)
     uses = [Use("plain", ((matrix, None),))]
-    for cuts, num_narrow in ((usual_cuts, 0), (draft_cuts, 2)):
+    for cuts, num_narrow in ((usual_cuts, 0), (all_cuts, 2)):
         times = iter(0.9**number for number in range(1000))
         choice = choose(uses, TorchProducts(), lambda work, times=times: next(times), cuts)
         assert sum(cut.is_narrow for cut in choice.cuts.values()) == num_narrow
@@ -191,7 +191,7 @@ def test_a_matrix_that_8_bits_do_not_fit_stays(monkeypatch: pytest.MonkeyPatch) 
     weight[0] = 1000
     times = iter(0.9**number for number in range(1000))
     uses = [Use("plain", ((Matrix(weight, None), None),))]
-    choice = choose(uses, TorchProducts(), lambda work: next(times), draft_cuts)
+    choice = choose(uses, TorchProducts(), lambda work: next(times), all_cuts)
     assert all(not cut.is_narrow for cut in choice.cuts.values())
 
 
