@@ -39,7 +39,7 @@ Cuts = Callable[[int, torch.device], Iterable[Cut]]
 
 _MARGIN = 1.02
 _TRIED_ROWS = (1, 16)
-_CACHED_BYTES = 256 << 20  # matrices of a form that take turns: together more than a GPU's cache holds, if there are
+CACHED_BYTES: Final = 256 << 20  # that take turns, if a form has so many: more than a GPU's cache holds
 _REMATCHES = 2  # so that the luckiest of several is not taken for the fastest
 _TURNS, _REPLAYS = 4, 3
 _TOLERANCE = 2e-2  # relative norm of the difference; half precision rounds to 2e-3
@@ -156,7 +156,7 @@ class _Match:
     def __init__(self, use: Use, num_rows: int, plain: TorchProducts, timer: Timer) -> None:
         matrix, _ = use.members[0]
         weight = matrix.weight
-        number = -(-_CACHED_BYTES // weight.nbytes)
+        number = -(-CACHED_BYTES // weight.nbytes)
         self.use, self._form = use, use.form(num_rows)
         self._members = use.members[:number]
         self.num_bytes = weight.nbytes * len(self._members)

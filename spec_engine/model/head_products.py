@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spec_engine.model.block_products import ChosenProducts, Kind, TorchProducts
-from spec_engine.model.contest import Use, choose, gpu_timer, narrow_cuts, settle
+from spec_engine.model.contest import CACHED_BYTES, Use, choose, gpu_timer, narrow_cuts, settle
 from spec_engine.model.fused import kernels_for
 from spec_engine.model.memory import free_bytes
 from spec_engine.model.norm import swap_norms
 from spec_engine.model.products import READY_LEVEL_ROWS, Matrix, join_columns, packs, warm_up_products
 from spec_engine.model.target import Target
 
-_SHARE = 8  # a copy of an output layer takes no more than one part of so many of the memory that is free
+_SHARE = 8  # copies take no more than one part of so many of the memory that is free
+_MOST_COPIES = 16  # of a small matrix, which no cache forgets
 
 
 class Joined:
@@ -170,7 +171,7 @@ def quicken(model: nn.Module, output: DraftOutput | None, heads: tuple[int, int,
     products, note = TorchProducts(kernels.gate), ""
     timer = gpu_timer(weight.device) if may_round else None
     if timer is not None:
-        uses = [Use(part.kind, ((part.held, None),)) for part in parts]
+        uses = [Use(part.kind, tuple((matrix, None) for matrix in _in_turn(part.held))) for part in parts]
         choice = choose(uses, products, timer, narrow_cuts)
         products, note = ChosenProducts(products, choice.cuts), choice.describe()
         narrow = settle(uses, choice)
@@ -180,6 +181,19 @@ def quicken(model: nn.Module, output: DraftOutput | None, heads: tuple[int, int,
     for part in parts:
         part.use(products)
     return note
+
+
+def _in_turn(matrix: Matrix) -> list[Matrix]:
+    """`matrix`, and on a GPU copies of it, as far as there is room: together more than its cache holds, which a draft
+    reads through in every level."""
+    weight = matrix.weight
+    if weight.device.type != "cuda":
+        return [matrix]
+    room = min(CACHED_BYTES, (free_bytes(weight.device) or 0) // _SHARE)
+    return [
+        matrix,
+        *(Matrix(weight.t().clone().t(), matrix.bias) for _ in range(min(room // weight.nbytes, _MOST_COPIES))),
+    ]
 
 
 def _joined(model: nn.Module) -> Sequence[Joined]:
