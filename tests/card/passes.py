@@ -5,6 +5,7 @@ With the argument ``kernels`` two small models run them through our own kernels,
 """
 
 import copy
+import importlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(what: str) -> None:
     names, sizes, num_tokens = ALL_SERVED, SIZES, 90
     if what == "kernels":
         names, sizes, num_tokens = ("qwen3", "mistral-sliding"), (1, 3, 1, 4, 1, 3, 1, 4), 50
+        importlib.import_module("tests.interpreted").hurry()
     if what == "windows":
         names, sizes, num_tokens = MIXED, (*SIZES, 40, 40, 1, 6, 8, 1, 40, 40, 12), 330
     models = {name: tiny_model(name) for name in names}
