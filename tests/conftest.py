@@ -1,11 +1,13 @@
 """Options of the test command, and what holds for all tests."""
 
+import gc
 import os
 
 import pytest
 import torch
 
 from spec_engine.drafters.guarded import GuardedSession
+from spec_engine.frozen import freeze_imports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
+    gc.disable()  # what is imported stays
+
+
+def pytest_collection_finish() -> None:
+    """The collector passes over what was imported, as in the app, and comes less often: it took a fifth of the time."""
+    freeze_imports()
+    gc.set_threshold(10_000, 5, 5)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
