@@ -23,7 +23,7 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, around: Around, cut
     """What our kernels give."""
     if around.norm is not None:
         x = torch.rms_norm(x, around.norm.shape, around.norm, around.eps)
-    out = x @ weight
+    out = x @ (weight if around.scales is None else weight * around.scales)
     if around.is_gated:
         gate, up = out.chunk(2, -1)
         return silu(gate) * up
@@ -50,23 +50,23 @@ def test_each_product_names_its_fastest_way(monkeypatch: pytest.MonkeyPatch) -> 
     ways = {(row.kind, row.num_in, row.num_out, row.num_rows): 0 for row in found}
     for row in found:
         ways[row.kind, row.num_in, row.num_out, row.num_rows] += 1
-    assert sorted(set(ways.values())) == [1 + 3 + 46, 1 + 3 + 53], "cuBLAS, those that a model tries, others"
+    assert sorted(set(ways.values())) == [1 + 6 + 46, 1 + 6 + 53], "cuBLAS, those that a draft tries, others"
     last = found[-1]
     assert f"{last.kind} {last.num_in} x {last.num_out}, 16 rows: {last.cut}" in product_line(found)
     assert json.loads(json.dumps(last.values()))["cut"].startswith("Cut(outs=")
 
 
 def test_it_ends_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a model tries is tried anyhow."""
+    """What a draft tries is tried anyhow."""
     monkeypatch.setattr(streamed, "product", by_torch)
     found = sweep_products("tiny", HERE, 0.0, lambda work: 1.0, lambda line: None)
-    assert len(found) == 10 * (1 + 3)
+    assert len(found) == 10 * (1 + 6)
 
 
 def test_early_cuts_are_tried_where_the_card_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
     both = (*ONE_ROW, *(replace(cut, is_early=True) for cut in ONE_ROW))
-    monkeypatch.setattr(products, "usual_cuts", lambda num_rows, device: both)
+    monkeypatch.setattr(products, "all_cuts", lambda num_rows, device: both)
     found = sweep_products("tiny", HERE, 1000.0, lambda work: 1.0, lambda line: None)
     others = {row.cut for row in found} - {"cuBLAS", *map(str, both)}
     assert others
