@@ -195,9 +195,9 @@ class Engine:
         self._config = replace(self._config, store=store)
         return self
 
-    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = never) -> bool:
+    def keep_prefix(self, token_ids: Sequence[int], label: str | None, cancelled: Callable[[], bool] = never) -> bool:
         """Keep the text `token_ids`, the beginning of the last prompt, in the store under `label`; whether it is there
-        then, with what the drafter holds of it. With or without a store, prompts will begin there again.
+        then, with what the drafter holds of it. With or without a store or a label, prompts will begin there again.
 
         Raises `RequestError` while an answer is being made.
         """
@@ -205,7 +205,7 @@ class Engine:
         keeper = self._keeper()
         with self._taking_turn():
             self._target.remember(len(token_ids))
-            return keeper is not None and keeper.keep(token_ids, label, cancelled)
+            return keeper is not None and label is not None and keeper.keep(token_ids, label, cancelled)
 
     def forget_prefix(self, label: str) -> None:
         """Delete what was kept under `label`, by this engine or another."""

@@ -190,3 +190,13 @@ def test_a_session_keeps_what_all_questions_have_in_common(report_text: str, tmp
         assert ready.num_prompt_tokens - ready.num_reused_tokens < 40
     engine.forget_prefix(document.sha256)
     assert kept.num_bytes == 0
+
+
+def test_of_a_locked_document_nothing_is_kept(report_text: str, tmp_path: Path) -> None:
+    document = Document("", "one.pdf", (Block(Anchor("page", "p. 1", 0), report_text[:9000]),), is_locked=True)
+    engine = load_engine(load_preset("builtin"), device="cpu").keeping_prefixes(PrefixStore(tmp_path, PLENTY))
+    list(Session(engine, document).read_ahead(keeps_document=True))
+    assert not Session(engine, document).keep_document()
+    assert list(tmp_path.iterdir()) == []
+    ready = read(Session(engine, document))
+    assert ready.num_prompt_tokens - ready.num_reused_tokens < 20  # in memory it is

@@ -52,9 +52,9 @@ class AnsweringEngine(Protocol):
     def generate(self, request: Request, cancelled: Callable[[], bool] = ...) -> Iterator[Event]:
         """Events of one answer, in the order that `events` states."""
 
-    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = ...) -> bool:
-        """Keep what was computed for the beginning of a prompt, under the name of what it is about; whether it is
-        kept."""
+    def keep_prefix(self, token_ids: Sequence[int], label: str | None, cancelled: Callable[[], bool] = ...) -> bool:
+        """Keep what was computed for the beginning of a prompt, under the name of what it is about, None to keep it in
+        memory alone; whether it is kept on disk."""
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class Session:
         """Have the engine keep the document's keys and values on disk, once it has read it; whether they are there.
 
         Kept is what prompts about this document have in common whatever is asked, and with those about it and another
-        one that comes behind it.
+        one that comes behind it. Nothing is of one that is locked: its text would lie in clear beside its locked copy.
         """
         if self._document is None:
             return False
@@ -240,7 +240,8 @@ class Session:
                 for document, question in zip((self._document, _with_more(self._document)), _ANY_TWO, strict=True)
             ]
             self._common = prompts[0][: num_shared(*prompts)]
-        return self._engine.keep_prefix(self._common, self._document.sha256, cancelled)
+        label = None if self._document.is_locked else self._document.sha256
+        return self._engine.keep_prefix(self._common, label, cancelled)
 
     def regenerate(
         self,

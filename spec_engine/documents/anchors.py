@@ -98,6 +98,7 @@ class Document:
         source_name: the file's name, without its folder.
         blocks: never blank; blank ones are dropped on construction.
         problems: what could not be read.
+        is_locked: whether it took a password to read it, or a file of several. What is made of it stays off the disk.
         text: the blocks with their separators between them. Character offsets count from its start.
     """
 
@@ -105,6 +106,7 @@ class Document:
     source_name: str
     blocks: tuple[Block, ...]
     problems: tuple[Problem, ...] = ()
+    is_locked: bool = False
     text: str = field(init=False, repr=False, compare=False)
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 

@@ -163,4 +163,4 @@ def select(document: Document, first_block: int, last_block: int) -> Document:
     extent = f"{first} was" if len(chosen) == 1 else f"{first} to {last} were"
     note = Problem(None, f"Only {extent} chosen: {len(chosen)} of {num_blocks} parts.")
     kept = tuple(problem for problem in document.problems if problem.anchor_label not in dropped)
-    return Document(document.title, document.source_name, chosen, (*kept, note))
+    return Document(document.title, document.source_name, chosen, (*kept, note), document.is_locked)

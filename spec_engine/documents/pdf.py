@@ -66,7 +66,7 @@ def read_pdf(
     problems = remarks(pages, texts, scans.trouble)
     if b"%%EOF" not in data[-2_048:]:
         problems.insert(0, Problem(None, "The end of the file is missing (a broken download?), perhaps pages too"))
-    return Document(title, name, blocks, tuple(problems))
+    return Document(title, name, blocks, tuple(problems), is_locked)
 
 
 def _open(data: bytes, name: str, password: str | None) -> pdfium.PdfDocument:

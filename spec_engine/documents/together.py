@@ -72,7 +72,8 @@ def join(documents: Sequence[Document]) -> Document:
             Problem(p.anchor_label and f"{name} {p.anchor_label}", f"{name}: {p.message}") for p in document.problems
         ]
     title = f"{len(documents)} documents"
-    return Document(title, ", ".join(names), tuple(blocks), tuple(problems))
+    is_locked = any(document.is_locked for document in documents)
+    return Document(title, ", ".join(names), tuple(blocks), tuple(problems), is_locked)
 
 
 def _read(

@@ -28,6 +28,7 @@ def document_card(document: Document | None, budget: Budget | None, error: str =
         f'<p class="se-quiet se-clip">{name if title else ""}</p>' if title else "",
         f'<p class="se-quiet">{facts}</p>',
         _budget(budget, reliable_length),
+        f'<p class="se-quiet">{escape(text.LOCKED_KEPT)}</p>' if document.is_locked else "",
         _problems(document),
     ]
     return f'<section class="se-card">{"".join(lines)}{problem}</section>'

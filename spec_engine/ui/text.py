@@ -56,6 +56,10 @@ COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
 PASSWORD_BUTTON: Final = "Unlock"
 PASSWORD_EMPTY: Final = "Type the password of the file first."
+LOCKED_KEPT: Final = (
+    "Locked by a password, which is not kept. Nothing that is computed of it goes to the disk, so it is read anew "
+    "whenever it is opened. Questions and answers are kept, unlocked, until you delete the conversation."
+)
 RANGE_HEADING: Final = "Choose the part to read. Nothing is cut unless you say so."
 RANGE_FIRST: Final = "From"
 RANGE_LAST: Final = "To"

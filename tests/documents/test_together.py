@@ -48,6 +48,18 @@ def test_a_password_is_not_tried_on_a_file_that_needs_none(tmp_path: Path) -> No
         assert page_picture(path, 0, passwords=["wrong", "sesame"])
 
 
+def test_what_took_a_password_is_locked_alone_in_part_and_with_others(tmp_path: Path) -> None:
+    paths = [tmp_path / "free.pdf", tmp_path / "printing.pdf", tmp_path / "locked.pdf"]
+    for path, password in zip(paths, (None, "", "sesame"), strict=True):
+        pages = [show(paragraph(50, 700, [f"Page {page} of {path.name}."])) for page in (1, 2)]
+        path.write_bytes(make_pdf(pages, password=password))
+    assert [read_documents([path], ["sesame"]).is_locked for path in paths] == [False, False, True]
+    both = read_documents([paths[0], paths[2]], ["sesame"])
+    assert both.is_locked
+    assert select(both, 0, 2).is_locked
+    assert not read_documents(paths[:2], ["sesame"]).is_locked
+
+
 def test_a_part_of_several_says_nothing_of_what_is_left_out() -> None:
     both = join([document("a.pdf", "One."), document("b.pdf", "Two.", "Three.")])
     assert select(both, 1, 2).text == "# b.pdf\n\nTwo.\n\nThree."

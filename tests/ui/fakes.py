@@ -106,9 +106,12 @@ class ScriptedEngine:
     def logits_after(self, token_ids: Sequence[int]) -> list[float]:
         return [0.0] * 10_000
 
-    def keep_prefix(self, token_ids: Sequence[int], label: str, cancelled: Callable[[], bool] = lambda: False) -> bool:
-        self.kept[label] = tuple(token_ids)
-        return True
+    def keep_prefix(
+        self, token_ids: Sequence[int], label: str | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> bool:
+        if label is not None:
+            self.kept[label] = tuple(token_ids)
+        return label is not None
 
     def forget_prefix(self, label: str) -> None:
         self.kept.pop(label, None)

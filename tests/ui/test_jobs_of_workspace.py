@@ -16,6 +16,7 @@ from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import papers, text
 from spec_engine.ui.apart import Apart
 from spec_engine.ui.job import Job
+from spec_engine.ui.render_document import document_card
 from spec_engine.ui.state import Fact, Wanted
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
@@ -278,6 +279,20 @@ def test_what_was_read_is_kept_until_the_conversation_is_deleted(report: Path) -
     assert answer.error is None
     workspace.delete_conversation()
     assert engine.kept == {}
+
+
+def test_nothing_computed_of_a_locked_document_is_kept_and_its_card_says_so(report: Path, tmp_path: Path) -> None:
+    loader = Loader()
+    workspace, path = eager(report, loader), tmp_path / "locked.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, ["Some words on a page."]))], password="sesame"))
+    done(reading(workspace))
+    before = dict(loader.engines[0].kept)
+    done(workspace.start_opening(Wanted((path,), passwords=("sesame",))))
+    assert done(reading(workspace)).facts
+    done(workspace.ask("What?"))
+    assert loader.engines[0].kept == before != {}
+    assert workspace.opened is not None
+    assert text.LOCKED_KEPT in document_card(workspace.opened.used, workspace.opened.budget)
 
 
 def test_a_document_whose_reading_a_question_broke_off_is_kept_later(report: Path) -> None:
