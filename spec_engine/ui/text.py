@@ -236,6 +236,7 @@ NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question fir
 SAME_ANSWER: Final = (
     "The temperature is 0, so the answer would be the same word for word. Raise it under Settings for another one."
 )
+OTHER_SEED: Final = "Drawn with seed {seed}, now under Settings: with seed {before} the answer would be the same."
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
 

@@ -97,9 +97,15 @@ class Workspace(DocumentSide):
         is_cut = old.reason == "length" and isinstance(limit, int) and limit < self.settings.max_tokens
         if is_greedy and old.model == self._model and old.reason in ("stop", "length") and not is_cut:
             raise RequestError(text.SAME_ANSWER)
-        if self.settings.temperature > 0 and old.details.get("seed") == self.settings.seed:
-            self.settings = replace(self.settings, seed=(self.settings.seed + 1) % (MAX_SEED + 1))
-        return self.ask(old.question, number)
+        with self._lock:
+            self._require_idle()
+            before = self.settings.seed
+            is_same = self.settings.temperature > 0 and old.details.get("seed") == before
+            if is_same:
+                self.settings = replace(self.settings, seed=(before + 1) % (MAX_SEED + 1))
+            job = self.ask(old.question, number)
+            self.remark = text.OTHER_SEED.format(seed=self.settings.seed, before=before) if is_same else ""
+            return job
 
     def race(self) -> Job[Fact]:
         """Answer the last question again in every lane. Raises `RequestError` when there is nothing to compare."""

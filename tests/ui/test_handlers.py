@@ -45,6 +45,38 @@ def test_a_seed_that_is_counted_on_stays_in_bounds(workspace: Workspace) -> None
     assert workspace.settings.seed == 0
 
 
+def test_a_retry_says_which_seed_it_leaves_in_the_settings(workspace: Workspace, handlers: Handlers) -> None:
+    class Pressed:
+        index = 0
+
+    doc, notice = handlers._page.document, handlers._page.chat.notice
+    handlers.ask("What?", None, 512, 0.8, 3, (512, 0.0, 0))
+    done(workspace.answer_job)
+    known = (512, 0.8, 3)
+    words = "Drawn with seed 4, now under Settings: with seed 3 the answer would be the same."
+    assert words in str(handlers.regenerate(None, Pressed(), *known, known)[notice])  # type: ignore[arg-type]
+    done(workspace.answer_job)
+    shown = handlers.show_result("", None, "", *known, known)
+    assert shown[doc.seed] == 4
+    assert words in str(shown[notice])
+    known = (512, 0.8, 9)
+    handlers.regenerate(None, Pressed(), *known, (512, 0.8, 4))  # type: ignore[arg-type]
+    done(workspace.answer_job)
+    assert workspace.remark == ""
+
+
+def test_a_retry_that_is_refused_leaves_the_seed(workspace: Workspace) -> None:
+    workspace.settings = replace(workspace.settings, temperature=0.8)
+    done(workspace.ask("What?"))
+    ended = threading.Event()
+    job = workspace._begin(Job[Fact]("open", lambda job: ended.wait(5) and None))
+    with pytest.raises(RequestError):
+        workspace.regenerate()
+    ended.set()
+    done(job)
+    assert workspace.settings.seed == 0
+
+
 def test_an_empty_field_leaves_its_setting_and_shows_it(workspace: Workspace, handlers: Handlers) -> None:
     doc = handlers._page.document
     workspace.settings = replace(workspace.settings, max_tokens=100, temperature=0.5, seed=7)
