@@ -86,8 +86,9 @@ document.addEventListener("copy", (event) => {
 
 // Another conversation, also after a reload, is shown at its end, until somebody scrolls. The hidden field tells which.
 let shownView = "";
+const beat = () => document.querySelector("#se-beat textarea, #se-beat input")?.value ?? "";
 setInterval(() => {
-  const view = document.querySelector("#se-beat textarea, #se-beat input")?.value.split(".")[1]?.replace(/\D/g, "");
+  const view = beat().split(".")[1]?.replace(/\D/g, "");
   if (!view || view === shownView) return;
   const isTyping = document.activeElement?.matches("#se-left textarea, #se-left input:not([type=radio])");
   if (shownView && !isTidying && !isTyping) { // another tab may have changed it
@@ -116,9 +117,10 @@ const openLeft = (isOpen) => {
   document.querySelector("#se-main").dataset.left = isOpen ? "open" : "";
   tellFolds();
 };
-let isTidying = false;
+let isTidying = false; // until something else is done, also where the deletion was refused
+for (const kind of ["drop", "change"]) document.addEventListener(kind, () => { isTidying = false; }, true);
 document.addEventListener("click", (event) => {
-  if (event.target.closest?.("#se-delete-really")) isTidying = true;
+  isTidying = Boolean(event.target.closest?.("#se-delete-really"));
   if (event.target.closest?.(".se-fold")) openLeft(!isLeftOpen());
 });
 
@@ -134,14 +136,17 @@ const tellFolds = () => {
 new MutationObserver(tellFolds).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
 tellFolds();
 
-// What appears out of sight in a narrow window, a remark or that something has begun, is brought into view; the latter
-// not while a person is in the pane on the left.
-let lastRemark = null, wasWorking = false, numLooks = 0; // more than one, as what comes above a remark moves it
+// What appears out of sight in a narrow window, a remark or that something has begun, is brought into view; in the latter
+// case, while a person is in the pane on the left, only what somebody waits for, as a file that is opened.
+const REMARK = "#se-notice .se-notice", WORK = "#se-live .se-live";
+let lastRemark = null, wasWorking = false, sight = REMARK, numLooks = 0; // more than one, as what comes above it moves it
 for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) addEventListener(kind, () => { numLooks = 0; }, { passive: true });
 setInterval(() => {
-  const remark = document.querySelector("#se-notice .se-notice"), work = document.querySelector("#se-live .se-live");
-  if (remark !== lastRemark) numLooks = 5;
-  const shown = numLooks-- > 0 && remark ? remark : work && !wasWorking && !isLeftOpen() ? work : null;
+  const remark = document.querySelector(REMARK), work = document.querySelector(WORK);
+  const isNews = work && !wasWorking && (!isLeftOpen() || /[+?]$/.test(beat()));
+  if (remark && remark !== lastRemark) [sight, numLooks] = [REMARK, 5];
+  else if (isNews) [sight, numLooks] = [WORK, 5];
+  const shown = numLooks-- > 0 ? document.querySelector(sight) : null;
   [lastRemark, wasWorking] = [remark, work !== null];
   if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
 }, 300);

@@ -62,6 +62,44 @@ def test_the_left_pane_folds_when_a_conversation_is_chosen_and_stays_when_one_is
     expect(listed).to_be_visible()
 
 
+def test_a_deletion_that_was_refused_leaves_the_pane_to_fold(open_page: Opener, report: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Another text.")
+    page = open_page(PHONE)
+    drop(page, report)
+    ask_briefly(page, "When was the fund closed?")
+    ask(page, "By whom?")
+    page.locator("#se-stop:enabled").wait_for()
+    expect(page.locator("#se-chat .user-row")).to_have_count(2)
+    page.locator(".se-fold").click()
+    page.locator("#se-history > button").click()
+    page.locator("#se-delete").click()
+    page.locator("#se-delete-really").click()
+    expect(page.locator("#se-notice")).to_contain_text("An answer is still being written")
+    page.keyboard.press("Escape")
+    page.locator("#se-ask:enabled").wait_for()
+    drop(page, other)
+    expect(page.locator(".se-fold")).to_contain_text("other")
+    expect(page.locator(".se-fold")).to_have_attribute("aria-expanded", "false")
+    expect(page.locator("#se-document")).to_be_hidden()
+
+
+def test_a_file_that_opens_can_be_seen_below_an_open_pane(open_page: Opener, report: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.pdf"
+    lines = [f"Line {number}: the fund of district {number} was closed." for number in range(60)]
+    path.write_bytes(make_pdf([show(paragraph(60, 780, lines))] * 500))
+    page = open_page(PHONE)
+    drop(page, report)
+    page.wait_for_timeout(600)
+    page.locator(".se-fold").click()
+    page.locator("#se-settings > button").click()
+    expect(page.locator("#se-live")).not_to_be_in_viewport()
+    drop(page, path)
+    expect(page.locator("#se-live .se-live")).to_contain_text("Reading long.pdf")
+    expect(page.locator("#se-live .se-live")).to_be_in_viewport(ratio=1, timeout=1500)
+    expect(page.locator("#se-live .se-live")).to_contain_text("Reading long.pdf")
+
+
 def test_the_left_pane_stays_open_while_something_is_to_be_chosen_there(open_page: Opener, tmp_path: Path) -> None:
     path = tmp_path / "long.pdf"
     lines = [f"Line {number}: the fund of district {number} was closed." for number in range(40)]
