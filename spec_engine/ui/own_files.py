@@ -2,14 +2,14 @@
 
 Job: `upload_folder`, where what a page sends arrives, and `forget_uploads`; `OwnFiles`, pasted texts as files and files
 that stay while they are in use; `file_name`, which makes a name safe.
-Non-job: reading them (`documents.read`), keeping them with a conversation (`chat.history`).
+Non-job: the folders that they lie in (`own_folders`), reading them (`documents.read`), keeping them with a conversation
+(`chat.history`).
 
 Gradio names an upload by its content, in one folder for all programs of the machine, and takes away what it received
 when it ends, and after a day. Of two programs that were sent the same file, the first to end would take it from the
 other; and where the folder belongs to another user nothing could be sent at all.
 """
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -22,36 +22,45 @@ from typing import Final
 from spec_engine.documents.read import is_text_name
 from spec_engine.errors import RequestError, StoreError
 from spec_engine.ui import text
+from spec_engine.ui.own_folders import OwnFolder, sweep
 
+_UPLOADS: Final = "uploads"
+_FILES: Final = "files"
 _MAX_NAME_BYTES: Final = 120
 _MAX_BEGINNING: Final = 40  # characters of a text that stand for its name
 _NOT_IN_NAMES: Final = frozenset('/\\:*?"<>|')  # on one system or another
 
 
-@cache
 def upload_folder() -> Path:
     """The folder of this process in which uploads arrive, from the first call to the end of the process.
 
     It lies where ``GRADIO_TEMP_DIR`` says, or where the system has its temporary files. Gradio is told by that variable
-    and asks for it as a page is built. Raises `StoreError` when it cannot be made.
+    and asks for it as a page is built. What killed programs have left is deleted first. Raises `StoreError` when it
+    cannot be made.
     """
-    above = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    return _uploads().path
+
+
+@cache
+def _uploads() -> OwnFolder:
+    above = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     try:
-        Path(above).mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="spec-engine-uploads-", dir=above)).resolve()
+        above.mkdir(parents=True, exist_ok=True)
+        sweep(_UPLOADS, above)
+        sweep(_FILES)
+        folder = OwnFolder(_UPLOADS, above)
     except OSError as error:
         raise StoreError(
             f"Files that a page sends cannot be kept in {above}: {error}. Make room there, or name another folder by "
             "the variable GRADIO_TEMP_DIR."
         ) from error
-    atexit.register(forget_uploads)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     return folder
 
 
 def forget_uploads() -> None:
     """Delete what pages have sent. Done at the end of the process besides, where that is an ordinary one."""
-    shutil.rmtree(upload_folder(), ignore_errors=True)
+    _uploads().close()
 
 
 class OwnFiles:
@@ -59,7 +68,7 @@ class OwnFiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: OwnFolder | None = None
         self._held: dict[Path, Path] = {}  # an upload, and the file that stays for it
 
     def write(self, words: str, name: str) -> Path:
@@ -94,7 +103,7 @@ class OwnFiles:
             folder, self._folder = self._folder, None
         self._held.clear()
         if folder:
-            folder.cleanup()
+            folder.close()
 
     def _linked(self, upload: Path) -> Path:
         """A second name of an upload's content, or a copy of it."""
@@ -111,9 +120,9 @@ class OwnFiles:
     def _place(self, name: str) -> Path:
         """Where a file of this name can lie."""
         with self._lock:
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="spec-engine-files-")
-            Path(self._folder.name).mkdir(mode=0o700, exist_ok=True)  # a cleaner may have taken it
-            return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
+            self._folder = self._folder or OwnFolder(_FILES)
+            self._folder.path.mkdir(mode=0o700, exist_ok=True)  # a cleaner may have taken it
+            return Path(tempfile.mkdtemp(dir=self._folder.path)) / name
 
 
 def _is_upload(path: Path) -> bool:

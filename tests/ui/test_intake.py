@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from spec_engine.chat.history import History
 from spec_engine.documents.pdf_page import page_picture
 from spec_engine.errors import RequestError
-from spec_engine.ui import text
+from spec_engine.ui import own_folders, text
 from spec_engine.ui.handlers import Handlers
 from spec_engine.ui.own_files import OwnFiles, file_name, upload_folder
+from spec_engine.ui.own_folders import sweep
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
@@ -152,6 +154,50 @@ def test_uploads_arrive_in_a_folder_of_this_process() -> None:
     assert folders[0][0] == folders[0][1]
     assert folders[0] != folders[1]
     assert not Path(folders[0][0]).exists()  # it went with the process
+
+
+MAKES_A_FOLDER = """
+import sys, tempfile
+from pathlib import Path
+from spec_engine.ui.own_folders import OwnFolder
+tempfile.tempdir = sys.argv[1]
+folder = OwnFolder("uploads")
+(folder.path / "inner").mkdir()
+(folder.path / "inner" / "minutes.txt").write_text("We met.")
+print(folder.path, flush=True)
+input()
+"""
+
+
+def test_what_a_killed_program_has_left_is_deleted_and_that_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", MAKES_A_FOLDER, str(tmp_path)]
+    programs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(3)]
+    folders = [Path(program.stdout.readline().strip()) for program in programs if program.stdout]
+    alike = [
+        tmp_path / name for name in ("spec-engine-uploads-other", "spec-engine-notes-1", "spec-engine-uploads-link")
+    ]
+    alike[0].mkdir()  # without a lock: not made so
+    alike[1].mkdir()
+    (alike[1] / ".lock").touch()
+    alike[2].symlink_to(alike[1], target_is_directory=True)
+    programs[0].kill()
+    programs[0].wait(10)
+    sweep("uploads", tmp_path)
+    assert all(folder.is_dir() for folder in folders)  # too new to be told from one that is being made
+    monkeypatch.setattr(own_folders, "_NEW_S", -1.0)
+    sweep("uploads", tmp_path)
+    assert [folder.is_dir() for folder in folders] == [False, True, True]
+    assert (folders[1] / "inner" / "minutes.txt").read_text() == "We met."
+    assert all(path.exists() for path in [*alike, alike[1] / ".lock"])
+    programs[1].communicate("\n", timeout=10)
+    assert [folder.exists() for folder in folders] == [False, False, True]
+    programs[2].kill()
+    programs[2].communicate()
+    sweep("uploads", tmp_path)
+    assert not folders[2].exists()
+    sweep("uploads", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
