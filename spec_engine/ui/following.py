@@ -22,6 +22,7 @@ from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.state import BACKGROUND, Fact, events_of
+from spec_engine.ui.time_left import TimeLeft
 from spec_engine.ui.views import Updates, Views
 
 AUTHORS_INTERVAL_S: Final = 0.4  # between two updates of the coloured text, which is as long as the answer
@@ -105,10 +106,12 @@ class Following(Views):
 
     def _follow_loading(self, job: Job[Fact]) -> Iterator[Updates]:
         """What the loader says, with the seconds it takes."""
-        started, latest = time.monotonic(), LoadProgress(text.STARTING)
+        started, latest, left = time.monotonic(), LoadProgress(text.STARTING), TimeLeft()
         for batch in job.watch(interval_s=0.2):
             latest = next((fact for fact in reversed(batch) if isinstance(fact, LoadProgress)), latest)
-            yield {self._chat.live: render_models.loading(latest, time.monotonic() - started)}
+            now = time.monotonic()
+            left_s = left.told(latest.seconds_left, now)
+            yield {self._chat.live: render_models.loading(latest, now - started, left_s)}
 
     def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:
         """How far the engine has read ahead; a question can be asked meanwhile."""

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import GenerationMetrics, MetricsRecorder
+from spec_engine.ui.time_left import TimeLeft
 
 RATE_WINDOW_S: Final = 2.0
 _REPLACEMENT: Final = "\ufffd"  # what a decoder writes for bytes that are no character yet
@@ -79,6 +80,7 @@ class LiveAnswer:
         self.num_restored = 0  # of these, from disk
         self.num_read = 0  # prompt tokens in the cache, reused ones included
         self.read_s = 0.0  # when the last prompt chunk was done
+        self.read_seconds_left: float | None = None  # until the prompt is read; None while unknown
         self.elapsed_s = 0.0
         self.token_ids: list[int] = []
         self.stretches = [replace(stretch) for stretch in stretches]
@@ -89,6 +91,7 @@ class LiveAnswer:
         self.finished: Finished | None = None
         self._texts: list[str] = []
         self._reads: list[tuple[int, float]] = []  # tokens read, and when
+        self._left = TimeLeft()
         self._steps_note = ""
         self._recorder = MetricsRecorder(0, 0)
         self._recent: deque[tuple[float, int]] = deque()
@@ -104,6 +107,7 @@ class LiveAnswer:
                     if self.num_read > self.num_reused:
                         self._reads.append((self.num_read, self.read_s))
                     self.elapsed_s = event.elapsed_s
+                    self.read_seconds_left = self._left.told(self._estimate(), event.elapsed_s)
                 case TokensAccepted():
                     self._accepted(event)
                 case ContextFocused():
@@ -155,10 +159,9 @@ class LiveAnswer:
         """Prompt tokens computed per second so far."""
         return (self.num_read - self.num_reused) / self.read_s if self.read_s > 0 else 0.0
 
-    @property
-    def read_seconds_left(self) -> float | None:
-        """Seconds until the prompt is read; None while unknown. A token costs the more, the more stand before it, so
-        t = a (n - n0) + b (n^2 - n0^2) is laid through the chunk halfway and the last one."""
+    def _estimate(self) -> float | None:
+        """Seconds until the prompt is read, by what was read so far. A token costs the more, the more stand before it,
+        so t = a (n - n0) + b (n^2 - n0^2) is laid through the chunk halfway and the last one."""
         if self.read_s <= 0 or self.num_read <= self.num_reused:
             return None
         (near, near_s), (far, far_s) = self._reads[len(self._reads) // 2], self._reads[-1]

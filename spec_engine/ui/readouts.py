@@ -103,7 +103,7 @@ def _prefill(answer: LiveAnswer) -> str:
         if answer.read_tokens_per_second > 0:
             parts.append(f"{text.rate(answer.read_tokens_per_second)} tokens/s")
         if left is not None:
-            parts.append(f"{text.seconds(left)} left")
+            parts.append(text.left(left))
         caption = " · ".join(parts)
     elif answer.read_s > 0:
         caption = f"read in {text.seconds(answer.read_s)}"

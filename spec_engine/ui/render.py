@@ -163,7 +163,7 @@ def reading_ahead(reading: LiveAnswer) -> str:
     if reading.read_tokens_per_second > 0:
         facts.append(f"{text.rate(reading.read_tokens_per_second)} tokens/s")
     if reading.read_seconds_left is not None:
-        facts.append(f"{text.seconds(reading.read_seconds_left)} left")
+        facts.append(text.left(reading.read_seconds_left))
     return working(" · ".join(facts))
 
 

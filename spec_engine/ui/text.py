@@ -315,6 +315,11 @@ def seconds(value: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{value / 3600:.1f} h"
 
 
+def left(value: float) -> str:
+    """How long something will take yet, no finer than that is known."""
+    return f"{value:.0f} s left" if value < 90 else f"{seconds(value)} left"
+
+
 def transfer(num_done: int, num_bytes: int) -> str:
     """Bytes that are here, of how many: '3.2 of 16.1 GB'."""
     unit, name = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")

@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
 from spec_engine.events import ContextFocused, Event, Finished, Prefilled, PromptReady, TokensAccepted
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.ui.live import LiveAnswer, stretches_of
+from spec_engine.ui.time_left import TimeLeft
 from tests.fakes import byte_tokenizer
 from tests.model.test_tokenizer import sentencepiece_like
 
@@ -46,7 +48,25 @@ def test_the_time_left_grows_with_what_stands_before_a_token() -> None:
     answer.apply([PromptReady(16000, 1000)])
     for position in range(2000, 9000, 1000):
         answer.apply([Prefilled(position, 16000, spent(position))])
-    assert answer.read_seconds_left == pytest.approx(spent(16000) - spent(8000))
+    assert answer._estimate() == pytest.approx(spent(16000) - spent(8000))
+    assert answer.read_seconds_left == pytest.approx(spent(16000) - spent(8000), rel=0.25)
+
+
+def test_the_time_left_is_calm_and_follows_what_stays() -> None:
+    left, shown = TimeLeft(), []
+    assert left.told(None, 0.0) is None
+    for tick in range(41):  # 0.5 s each, the estimate off by half to and fro
+        now = tick / 2
+        told = left.told((40 - now) * (1.5 if tick % 2 else 0.75), now)
+        assert told is not None
+        shown.append(told)
+    assert all(abs(later - earlier + 0.5) < 2 for earlier, later in pairwise(shown))
+    assert shown[-1] == pytest.approx(20 * 1.12, rel=0.25)
+    for tick in range(41, 80):  # from here on it takes twice as long
+        now = tick / 2
+        told = left.told(2 * (40 - now), now)
+    assert told == pytest.approx(2 * (40 - now), rel=0.5, abs=1)
+    assert left.told(0.0, 100.0) == 0.0
 
 
 def test_writing_shows_what_the_metrics_of_the_steps_say() -> None:
