@@ -74,7 +74,7 @@ class Budget:
         else:
             advice = (
                 f"read from the start it would still fit up to {self.labels[last]} "
-                f"({last + 1} of {len(self.labels)} parts)"
+                f"({last + 1:,} of {len(self.labels):,} parts)"
             )
         return f"{size}, {self.num_over:,} too many: {room}, and {advice}."
 
@@ -161,6 +161,6 @@ def select(document: Document, first_block: int, last_block: int) -> Document:
     dropped = {b.anchor.label for b in document.blocks} - {b.anchor.label for b in chosen}
     first, last = chosen[0].anchor.label, chosen[-1].anchor.label
     extent = f"{first} was" if len(chosen) == 1 else f"{first} to {last} were"
-    note = Problem(None, f"Only {extent} chosen: {len(chosen)} of {num_blocks} parts.")
+    note = Problem(None, f"Only {extent} chosen: {len(chosen):,} of {num_blocks:,} parts.")
     kept = tuple(problem for problem in document.problems if problem.anchor_label not in dropped)
     return Document(document.title, document.source_name, chosen, (*kept, note), document.is_locked)

@@ -110,7 +110,8 @@ class Following(Views):
         for batch in job.watch(interval_s=0.2):
             latest = next((fact for fact in reversed(batch) if isinstance(fact, LoadProgress)), latest)
             now = time.monotonic()
-            left_s = left.told(latest.seconds_left, now)
+            is_download = bool(latest.files) or latest.share is None
+            left_s = left.told(latest.seconds_left, now) if is_download else left.by_share(latest.share or 0.0, now)
             yield {self._chat.live: render_models.loading(latest, now - started, left_s)}
 
     def _follow_reading(self, job: Job[Fact]) -> Iterator[Updates]:

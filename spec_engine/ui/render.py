@@ -144,9 +144,10 @@ def live_answer(answer: LiveAnswer | None, kept: str = "") -> str:
     if not answer.new_text:
         before = f'<div class="{kind}">{shown}</div>' if shown.strip() else ""
         word = "Reading the document" if answer.phase == "reading" else "Thinking"
-        share = f" · {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
-        dots = '<span class="se-dots"></span>'
-        return f'{before}<div class="se-live se-live--waiting" role="status">{dots}{word}{share}</div>'
+        facts = [word, text.percent(answer.num_read / answer.num_prompt)] if answer.num_prompt else [word]
+        if answer.phase == "reading" and answer.read_seconds_left is not None:
+            facts.append(text.left(answer.read_seconds_left))
+        return before + working(" · ".join(facts))
     return f'<div class="{kind}" aria-live="off">{shown}<span class="se-caret"></span></div>'
 
 

@@ -18,16 +18,17 @@ _LISTED_BYTES: Final = 1_000_000  # smaller files of a download have no line of 
 
 
 def loading(progress: LoadProgress, elapsed_s: float, left_s: float | None = None) -> str:
-    """What a load does: a line, a bar where the share is known, the files that are downloaded and the time left."""
+    """What a load does: a line, a bar where the share is known, the files that are downloaded, and the time left, or
+    else the time it takes."""
     facts = [text.seconds(elapsed_s)]
     if progress.files:
         facts = [text.transfer(progress.num_done, progress.num_bytes)]
         if progress.bytes_per_second > 0:
             facts.append(text.megabytes_per_second(progress.bytes_per_second))
-        if left_s is not None:
-            facts.append(text.left(left_s))
     elif progress.share is not None:
-        facts.insert(0, text.percent(progress.share))
+        facts = [text.percent(progress.share)]
+    if left_s is not None:
+        facts.append(text.left(left_s))
     bar = "" if progress.share is None else meter(progress.share, "", progress.message)
     rows = "".join(
         f"<li><span>{escape(file.name)}</span>"

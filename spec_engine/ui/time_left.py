@@ -20,6 +20,18 @@ class TimeLeft:
     def __init__(self) -> None:
         self._end: float | None = None  # when it is expected
         self._asked_at = 0.0
+        self._began: tuple[float, float] | None = None  # the share that was done first, and when
+        self._share = 0.0  # that was done last
+
+    def by_share(self, share: float, now: float) -> float | None:
+        """The seconds to show at the time `now` of work of which a `share` is done; where that falls, another piece has
+        begun. None while too little is done to tell."""
+        if self._began is None or share < self._share:
+            self._began, self._end = (share, now), None
+        self._share = share
+        done, took_s = share - self._began[0], now - self._began[1]
+        is_known = done > 0 and took_s > _LEAST_S
+        return self.told(took_s * (1 - share) / done, now) if is_known else None
 
     def told(self, estimate: float | None, now: float) -> float | None:
         """The seconds to show at the time `now` that are left by an `estimate` made then; None where that is unknown.

@@ -69,6 +69,15 @@ def test_the_time_left_is_calm_and_follows_what_stays() -> None:
     assert left.told(0.0, 100.0) == 0.0
 
 
+def test_the_time_left_of_a_share_begins_anew_with_another_piece_of_work() -> None:
+    left = TimeLeft()
+    told = [left.by_share(second / 20, 100.0 + second) for second in range(11)]
+    assert told[:2] == [None, None]
+    assert told[2:] == pytest.approx([20 - second for second in range(2, 11)])
+    told = [left.by_share(second / 4, 111.0 + second) for second in range(4)]
+    assert told == [None, None, pytest.approx(2.0), pytest.approx(1.0)]
+
+
 def test_writing_shows_what_the_metrics_of_the_steps_say() -> None:
     answer = LiveAnswer()
     answer.apply(EVENTS)

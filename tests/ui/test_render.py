@@ -159,6 +159,12 @@ def test_preview_says_when_it_shows_a_beginning_only() -> None:
     assert "the model reads" not in render_document.preview(document("short"))
 
 
+def test_work_of_which_a_share_is_done_shows_the_time_left_and_other_work_what_it_took() -> None:
+    assert "Reading a.pdf · 50 %<" in render_models.loading(LoadProgress("Reading a.pdf", 0.5), 3.0)
+    assert "Reading a.pdf · 50 % · 3 s left<" in render_models.loading(LoadProgress("Reading a.pdf", 0.5), 3.0, 3.2)
+    assert "Loading · 3.0 s<" in render_models.loading(LoadProgress("Loading"), 3.0)
+
+
 def test_reading_shows_percent_speed_and_time_left() -> None:
     answer = LiveAnswer()
     answer.apply([PromptReady(1000, 100), Prefilled(550, 1000, 0.9)])
