@@ -81,7 +81,7 @@ class DocumentSide(ModelSide):
     def open_documents(self, paths: Sequence[Path], password: str | None = None) -> None:
         """Read files and make them the document; the conversation about the old one ends.
 
-        Raises `DocumentError`; then everything stays as it was.
+        Raises `DocumentError`; then everything stays as it was, but that what needs a password is `locked`.
         """
         self._open_now(Wanted(tuple(paths), passwords=() if password is None else (password,)))
 
@@ -191,7 +191,11 @@ class DocumentSide(ModelSide):
         """Open while the caller waits."""
         with self._lock:
             self._require_idle()
-        read = self._read(wanted, LoadWatch())
+        try:
+            read = self._read(wanted, LoadWatch())
+        except PasswordRequired:
+            self.locked = wanted
+            raise
         with self._lock:
             self._require_idle()
             self._use(read)

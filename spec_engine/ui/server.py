@@ -196,7 +196,7 @@ def _serve(
         try:
             workspace.open_documents(options.documents)
         except PasswordRequired as error:
-            announce(f"{error} Drop the file on the page, which asks for it.")
+            announce(f"{error} {text.PAGE_ASKS}")
     port = free_port(options.host, options.port)
     if port != options.port:
         announce(f"Port {options.port} is in use; {port} is taken instead.")
@@ -235,6 +235,8 @@ def reopen_last(workspace: Workspace, announce: Callable[[str], None]) -> None:
         return
     try:
         workspace.open_conversation(kept[0].id)
+    except PasswordRequired as error:
+        announce(f"{error} {text.PAGE_ASKS}")
     except SpecEngineError as error:
         announce(f"The last conversation, {kept[0].title!r}, could not be opened again. {error}")
 

@@ -55,6 +55,7 @@ COUNTING_TOKENS: Final = "Counting the document's tokens"
 COUNTING: Final = "Tokens are counted once the model is loaded."
 PASSWORD_LABEL: Final = "This file is locked. Its password:"
 PASSWORD_BUTTON: Final = "Unlock"
+PAGE_ASKS: Final = "The page asks for it."
 PASSWORD_EMPTY: Final = "Type the password of the file first."
 LOCKED_KEPT: Final = (
     "Locked by a password, which is not kept. Nothing that is computed of it goes to the disk, so it is read anew "

@@ -23,6 +23,7 @@ from spec_engine.ui.logbook import open_log
 from spec_engine.ui.server import NUM_PORTS_TRIED, build_app, free_port, is_loopback, reopen_last
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.workspace import Workspace
+from tests.documents.files import make_pdf, paragraph, show
 from tests.ui.fakes import ScriptedEngine
 
 PRESET = Preset("builtin", "Built-in", "", ModelRef("m"), 4096)
@@ -224,6 +225,25 @@ def test_the_last_conversation_is_shown_again(tmp_path: Path) -> None:
     assert lost.turns == ()
     assert len(lines) == 1
     assert "could not be opened again" in lines[0]
+
+
+def test_the_last_conversation_about_a_locked_file_waits_for_its_password(tmp_path: Path) -> None:
+    path = tmp_path / "locked.pdf"
+    path.write_bytes(make_pdf([show(paragraph(60, 740, ["Some words on a page."]))], password="sesame"))
+    first = Workspace(lambda preset, watch, room: ScriptedEngine("answer"), History(tmp_path / "data"))
+    first.switch(PRESET).join(10)
+    first.open_documents([path], "sesame")
+    first.ask("What?").join(10)
+    first.close()
+    lines: list[str] = []
+    again = Workspace(lambda preset, watch, room: ScriptedEngine("answer"), History(tmp_path / "data"))
+    reopen_last(again, lines.append)
+    assert "The page asks for it." in lines[0]
+    again.switch(PRESET).join(10)
+    again.unlock("sesame").join(10)
+    assert [turn.question for turn in again.turns] == ["What?"]
+    assert again.opened is not None
+    again.close()
 
 
 def test_with_a_password_nothing_is_served_without_it(workspace: Workspace) -> None:
