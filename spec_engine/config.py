@@ -104,8 +104,8 @@ class DraftConfig:
 
     `cross_attention` is for ``longspec``: its head looks at the target's whole memory, or at what retrieval has in
     focus, so that drafting takes the same time over any document. The paper's tree is the policy ``beam``, 68 nodes.
-    `weights` "auto" lets a model that drafts on a GPU round its matrices to 8 bits, where that is faster; "exact" keeps
-    them as they are. The answers are the same.
+    `weights` "auto" lets a draft model, an EAGLE or a LongSpec head round its matrices to 8 bits on a GPU where that
+    is faster; "exact" keeps them as they are. The answers are the same.
     """
 
     kind: DrafterKind = "none"

@@ -30,14 +30,15 @@ _READ_CHUNK = 512  # tokens of a reading pass at most
 @dataclass(frozen=True, slots=True)
 class LMSettings:
     """How a draft model drafts. `num_tokens` is the longest context, `vocab_size` bounds the proposed token ids;
-    captured passes may take `graph_bytes` on a GPU, where `may_round` allows matrices of 8 bits."""
+    captured passes may take `graph_bytes` on a GPU. There `may_round` allows matrices of 8 bits, for good: the model
+    must be nobody else's."""
 
     num_tokens: int
     vocab_size: int
     tree: TreeConfig
     retrieval: RetrievalConfig
     graph_bytes: int = 0
-    may_round: bool = True
+    may_round: bool = False
 
 
 @dataclass(frozen=True, slots=True)

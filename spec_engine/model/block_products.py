@@ -106,7 +106,7 @@ class ChosenProducts(TorchProducts):
         return self._product(matrix, x, Around(base=base), cut)
 
     def gated(self, matrix: Matrix, x: Tensor, norm: Norm | None) -> Tensor:
-        cut = self._cut("gated", matrix, x)
+        cut = self._cut("gated", matrix, x) if matrix.bias is None else None  # our kernels gate without
         if cut is None:
             return super().gated(matrix, x, norm)
         around = Around(is_gated=True) if norm is None else Around(norm.weight, norm.eps, is_gated=True)
@@ -114,7 +114,7 @@ class ChosenProducts(TorchProducts):
 
     def _cut(self, kind: Kind, matrix: Matrix, x: Tensor) -> Cut | None:
         cut = self._cuts.get((kind, matrix.num_in, matrix.num_out, len(x) == 1))
-        most = MOST_ROWS if cut is None or not cut.is_narrow else _MOST_NARROW_ROWS
+        most = _MOST_NARROW_ROWS if matrix.is_narrow else MOST_ROWS
         return cut if len(x) <= most else None
 
     def _product(self, matrix: Matrix, x: Tensor, around: Around, cut: Cut) -> Tensor:

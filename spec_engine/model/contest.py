@@ -16,7 +16,7 @@ never changes the text. Where few large numbers make their steps large, `_MOST_N
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Final
 
@@ -115,7 +115,7 @@ def settle(uses: Sequence[Use], choice: Choice) -> list[Matrix]:
         cuts = [choice.cuts.get(use.form(num_rows)) for num_rows in _TRIED_ROWS]
         are_narrow = [cut is not None and cut.is_narrow for cut in cuts]
         for matrix, _ in use.members:
-            if not any(are_narrow):
+            if not any(are_narrow) or (use.kind == "gated" and matrix.bias is not None):
                 matrix.forget_narrow()
             elif all(are_narrow):
                 narrow.append(matrix)
@@ -170,7 +170,7 @@ class _Match:
     def tried(self, cut: Cut | None) -> float | str:
         """Seconds of this cut, or of torch; or why it could not be done, or is not right."""
         try:
-            if cut is not None and cut.is_narrow and any(m.narrow.noise > _MOST_NOISE for m, _ in self._members):
+            if cut is not None and cut.is_narrow and self._is_noisy:
                 return "8 bits lose too much"
             found, want = self._works(cut)[0]().float(), self._wanted(cut)
             if not bool((found - want).norm() <= _TOLERANCE * want.norm()):
@@ -180,6 +180,16 @@ class _Match:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # raises where the device is lost, and nothing can go on
             return str(error).splitlines()[0]
+
+    @cached_property
+    def _is_noisy(self) -> bool:
+        """Whether 8 bits lose too much of any member, also of those that take no turn here."""
+        noises = []
+        for number, (matrix, _) in enumerate(self.use.members):
+            noises.append(matrix.narrow.noise)
+            if number >= len(self._members):
+                matrix.forget_narrow()  # until it is settled: not all of them besides the others
+        return max(noises) > _MOST_NOISE
 
     def _wanted(self, cut: Cut | None) -> Tensor:
         """What torch gives for the first member, by the numbers that this cut reads."""

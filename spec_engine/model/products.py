@@ -106,10 +106,14 @@ class Matrix:
             self._narrow = narrowed(self.weight)
         return self._narrow
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether weights in 8 bits are all that is held."""
+        return self._weight is None and self._narrow is not None
+
     def forget_narrow(self) -> None:
-        """Hold no weights in 8 bits besides."""
-        assert self._weight is not None, "they are all that is held"
-        self._narrow = None
+        """Hold no weights in 8 bits besides others."""
+        self._narrow = self._narrow if self._weight is None else None
 
     def keep_narrow(self) -> None:
         """Hold weights in 8 bits alone."""

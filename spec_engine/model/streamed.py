@@ -2,7 +2,7 @@
 
 Job: `product`: rows normalised as they are read, a matrix, then a sum with other rows or the gate of a feed-forward
 part, in one kernel.
-Non-job: how it is cut, when it is faster than cuBLAS (`block_products`), what lies between the products (`kernels`).
+Non-job: how it is cut, when it is faster than cuBLAS (`contest`), what lies between the products (`kernels`).
 
 A pass over few rows is the time that its weights take to be read, plus the gaps between kernels: in each the memory is
 idle while one kernel drains and the next one fills up. Of ten kernels a layer three are norms and a gate, whose
@@ -51,7 +51,8 @@ def _begun(  # type: ignore[no-untyped-def]
     n_at = tl.minimum(n, num_out - 1).to(tl.int64)[:, None] * weight_row
     if IS_EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-        k = tl.minimum(tl.arange(0, INS // 16) * 64, num_in - 1)  # a line of the cache holds 64 numbers
+        # a line of the cache holds 128 bytes
+        k = tl.minimum(tl.arange(0, INS // 16) * (1024 // weight_ptr.dtype.element_ty.primitive_bitwidth), num_in - 1)
         tl.inline_asm_elementwise(
             "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [weight_ptr + n_at + k[None, :]], tl.int32, False, 1
         )

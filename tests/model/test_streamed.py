@@ -10,7 +10,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from spec_engine.attention.triton import CannotLaunch
-from spec_engine.model import streamed
+from spec_engine.model import contest, streamed
 from spec_engine.model.block_products import Around, ChosenProducts, Cut, Form, TorchProducts
 from spec_engine.model.capture import Work
 from spec_engine.model.contest import (
@@ -213,3 +213,28 @@ def test_8_bits_take_more_rows_in_parts(kind: str, monkeypatch: pytest.MonkeyPat
         else:
             torch.testing.assert_close(chosen.added(matrix, x, base, keeps_base=True), want + base)
         assert calls == parts
+
+
+def test_a_matrix_that_takes_no_turn_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a form are rounded, so the last of many decides as the first does."""
+    monkeypatch.setattr(streamed, "product", by_torch_too)
+    monkeypatch.setattr(contest, "CACHED_BYTES", 1)
+    weights = [torch.randn(64, 96, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    weights[2][0] = 1000
+    times = iter(0.9**number for number in range(1000))
+    uses = [Use("plain", tuple((Matrix(weight, None), None) for weight in weights))]
+    choice = choose(uses, TorchProducts(), lambda work: next(times), all_cuts)
+    assert all(not cut.is_narrow for cut in choice.cuts.values())
+    assert "8 bits lose too much" in choice.describe()
+
+
+def test_a_gate_with_a_bias_stays_with_torch() -> None:
+    """Some heads have one; our kernels do not know it."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = Matrix(torch.randn(64, 96, generator=generator), torch.randn(96, generator=generator))
+    times = iter(0.9**number for number in range(1000))
+    uses, plain = [Use("gated", ((matrix, None),))], TorchProducts()
+    choice = choose(uses, plain, lambda work: next(times), all_cuts)
+    assert settle(uses, choice) == []
+    x = torch.randn(4, 64, generator=generator)
+    torch.testing.assert_close(ChosenProducts(plain, choice.cuts).gated(matrix, x, None), plain.gated(matrix, x, None))
