@@ -13,7 +13,7 @@ from spec_engine.loading import load_engine
 from spec_engine.model import fused as fused_module
 from spec_engine.model import products
 from spec_engine.model.fused import Fused, warm_up
-from spec_engine.model.head_products import Joined, join_products
+from spec_engine.model.head_products import Joined, Summed, join_products
 from spec_engine.model.memory import held_bytes
 from spec_engine.model.products import Matrix, Part, packing_gain
 from spec_engine.model.target import Taps, Target
@@ -65,7 +65,7 @@ def test_joined_layers_give_what_they_gave(
     owner = nn.Module()
     owner.first, owner.second = (nn.Linear(16, width, bias=bias) for width, bias in zip((24, 40), biases, strict=True))
     owner.pair = Joined(owner.first, owner.second)  # type: ignore[assignment]
-    owner.alone = Joined(nn.Linear(16, 24))  # type: ignore[assignment]
+    owner.alone = Summed(nn.Linear(16, 24))  # type: ignore[assignment]
     rows = [random(*shape, 16, dtype=torch.float32) for shape in ((1, 1), (1, 7), (2, 3))]
     before = [(owner.pair(x), owner.alone(x), owner.alone.added_to(x.repeat(1, 1, 2)[..., :24], x)) for x in rows]  # type: ignore[operator, union-attr]
     join_products(owner)
