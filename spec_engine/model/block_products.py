@@ -106,7 +106,7 @@ class ChosenProducts(TorchProducts):
         return self._product(matrix, x, Around(base=base), cut)
 
     def gated(self, matrix: Matrix, x: Tensor, norm: Norm | None) -> Tensor:
-        cut = self._cut("gated", matrix, x) if matrix.bias is None else None  # our kernels gate without
+        cut = self._cut("gated", matrix, x)
         if cut is None:
             return super().gated(matrix, x, norm)
         around = Around(is_gated=True) if norm is None else Around(norm.weight, norm.eps, is_gated=True)

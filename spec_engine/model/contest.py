@@ -103,7 +103,7 @@ def narrow_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
 
 
 def all_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
-    """Both."""
+    """Those for matrices of 16 bits, then those for 8."""
     return usual_cuts(num_rows, device) + narrow_cuts(num_rows, device)
 
 
@@ -115,7 +115,7 @@ def settle(uses: Sequence[Use], choice: Choice) -> list[Matrix]:
         cuts = [choice.cuts.get(use.form(num_rows)) for num_rows in _TRIED_ROWS]
         are_narrow = [cut is not None and cut.is_narrow for cut in cuts]
         for matrix, _ in use.members:
-            if not any(are_narrow) or (use.kind == "gated" and matrix.bias is not None):
+            if not any(are_narrow):
                 matrix.forget_narrow()
             elif all(are_narrow):
                 narrow.append(matrix)
@@ -170,6 +170,8 @@ class _Match:
     def tried(self, cut: Cut | None) -> float | str:
         """Seconds of this cut, or of torch; or why it could not be done, or is not right."""
         try:
+            if cut is not None and self._is_biased_gate:
+                return "our gates have no bias"
             if cut is not None and cut.is_narrow and self._is_noisy:
                 return "8 bits lose too much"
             found, want = self._works(cut)[0]().float(), self._wanted(cut)
@@ -180,6 +182,10 @@ class _Match:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # raises where the device is lost, and nothing can go on
             return str(error).splitlines()[0]
+
+    @property
+    def _is_biased_gate(self) -> bool:
+        return self.use.kind == "gated" and any(matrix.bias is not None for matrix, _ in self.use.members)
 
     @cached_property
     def _is_noisy(self) -> bool:
