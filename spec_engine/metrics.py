@@ -62,19 +62,19 @@ class GenerationMetrics:
 
 
 class MetricsRecorder:
-    """Collects the records of one answer. Clock readings are given, never taken here."""
+    """Sums up the records of one answer as they come: a summary takes the same time behind any number of steps, for a
+    page asks for one many times a second. Clock readings are given, never taken here."""
 
     def __init__(self, num_prompt_tokens: int, num_reused_tokens: int) -> None:
         self._num_prompt = num_prompt_tokens
         self._num_reused = num_reused_tokens
-        self._steps: list[StepRecord] = []
+        self._num_steps = self._num_plain = self._num_tokens = self._num_drafted = self._num_accepted = 0
+        self._draft_s = self._verify_s = self._other_s = self._sample_s = 0.0
+        self._by_accepted: list[int] = []  # steps by number of accepted drafted tokens
+        self._by_depth: list[int] = []  # steps by depth of their draft
+        self._note = self._failure = ""
         self._prefill_s = 0.0
         self._first_token_s = 0.0
-
-    @property
-    def steps(self) -> tuple[StepRecord, ...]:
-        """All records so far, oldest first."""
-        return tuple(self._steps)
 
     def prefilled(self, seconds: float) -> None:
         """Set the seconds from the start of the request to the end of prefill (target and draft)."""
@@ -85,40 +85,65 @@ class MetricsRecorder:
         self._first_token_s = seconds
 
     def add(self, step: StepRecord) -> None:
-        """Append the record of one step."""
-        self._steps.append(step)
+        """Count one step."""
+        self._num_steps += 1
+        self._num_plain += step.num_draft_tokens == 0
+        self._num_tokens += step.num_new_tokens
+        self._num_drafted += step.num_draft_tokens
+        self._num_accepted += step.num_accepted_draft_tokens
+        self._draft_s += step.draft_s
+        self._verify_s += step.verify_s
+        self._other_s += step.other_s
+        self._sample_s += step.sample_s
+        _count(self._by_accepted, step.num_accepted_draft_tokens)
+        _count(self._by_depth, step.draft_depth)
+        self._note = step.drafting_note or self._note
+        self._failure = self._failure or step.drafter_failure
 
     def summary(self, decode_s: float) -> GenerationMetrics:
         """Sum up; `decode_s` are the seconds from the end of prefill to the last token."""
-        num_steps = len(self._steps)
-        num_tokens = sum(step.num_new_tokens for step in self._steps)
-        num_drafted = sum(step.num_draft_tokens for step in self._steps)
-        num_accepted = sum(step.num_accepted_draft_tokens for step in self._steps)
         num_prefilled = self._num_prompt - self._num_reused
         return GenerationMetrics(
             num_prompt_tokens=self._num_prompt,
             num_reused_tokens=self._num_reused,
-            num_generated_tokens=num_tokens,
+            num_generated_tokens=self._num_tokens,
             prefill_s=self._prefill_s,
             decode_s=decode_s,
-            draft_s=sum(step.draft_s for step in self._steps),
-            verify_s=sum(step.verify_s for step in self._steps),
-            other_s=sum(step.other_s for step in self._steps),
-            sample_s=sum(step.sample_s for step in self._steps),
+            draft_s=self._draft_s,
+            verify_s=self._verify_s,
+            other_s=self._other_s,
+            sample_s=self._sample_s,
             time_to_first_token_s=self._first_token_s,
-            tokens_per_second=num_tokens / decode_s if decode_s > 0 else 0.0,
+            tokens_per_second=self._num_tokens / decode_s if decode_s > 0 else 0.0,
             prefill_tokens_per_second=num_prefilled / self._prefill_s if self._prefill_s > 0 else 0.0,
-            num_spec_steps=num_steps,
-            num_draft_tokens=num_drafted,
-            num_accepted_draft_tokens=num_accepted,
-            mean_acceptance_length=1 + num_accepted / num_steps if num_steps else 0.0,
-            draft_acceptance_rate=num_accepted / num_drafted if num_drafted else 0.0,
-            acceptance_histogram=_histogram(self._steps),
-            acceptance_by_position=_by_position(self._steps),
-            num_plain_steps=sum(step.num_draft_tokens == 0 for step in self._steps),
-            drafting_note=next((step.drafting_note for step in reversed(self._steps) if step.drafting_note), ""),
-            drafter_failure=next((step.drafter_failure for step in self._steps if step.drafter_failure), ""),
+            num_spec_steps=self._num_steps,
+            num_draft_tokens=self._num_drafted,
+            num_accepted_draft_tokens=self._num_accepted,
+            mean_acceptance_length=1 + self._num_accepted / self._num_steps if self._num_steps else 0.0,
+            draft_acceptance_rate=self._num_accepted / self._num_drafted if self._num_drafted else 0.0,
+            acceptance_histogram=tuple(self._by_accepted),
+            acceptance_by_position=self._by_position(),
+            num_plain_steps=self._num_plain,
+            drafting_note=self._note,
+            drafter_failure=self._failure,
         )
+
+    def _by_position(self) -> tuple[float, ...]:
+        """For each drafted depth, the share of the steps that drafted so deep and kept the token there. No step keeps
+        more than its draft is deep, so what a position kept are the steps that kept more."""
+        num_drafted, num_kept = self._num_steps, self._num_steps
+        shares = []
+        for position, ending in enumerate(self._by_depth[:-1]):
+            num_drafted -= ending
+            num_kept -= self._by_accepted[position] if position < len(self._by_accepted) else 0
+            shares.append(num_kept / num_drafted)
+        return tuple(shares)
+
+
+def _count(counts: list[int], number: int) -> None:
+    """One more of a number, in a list that is as long as the largest needs."""
+    counts.extend([0] * (number + 1 - len(counts)))
+    counts[number] += 1
 
 
 def describe(metrics: GenerationMetrics) -> str:
@@ -130,22 +155,3 @@ def describe(metrics: GenerationMetrics) -> str:
         f"({metrics.num_reused_tokens:,} reused), first token after {metrics.time_to_first_token_s:.2f} s"
         f"{failure}"
     )
-
-
-def _histogram(steps: list[StepRecord]) -> tuple[int, ...]:
-    """Steps by number of accepted drafted tokens."""
-    counts = [0] * (max((step.num_accepted_draft_tokens for step in steps), default=-1) + 1)
-    for step in steps:
-        counts[step.num_accepted_draft_tokens] += 1
-    return tuple(counts)
-
-
-def _by_position(steps: list[StepRecord]) -> tuple[float, ...]:
-    """For each drafted depth, the share of the steps that drafted so deep and kept the token there."""
-    deepest = max((step.draft_depth for step in steps), default=0)
-    shares = []
-    for position in range(deepest):
-        drafted = [step for step in steps if step.draft_depth > position]
-        kept = sum(step.num_accepted_draft_tokens > position for step in drafted)
-        shares.append(kept / len(drafted))
-    return tuple(shares)

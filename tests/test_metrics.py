@@ -1,6 +1,7 @@
 """The figures of an answer, by hand."""
 
 import json
+import random
 
 import pytest
 
@@ -51,3 +52,25 @@ def test_as_dict_is_json() -> None:
     values = json.loads(json.dumps(recorder.summary(1.0).as_dict()))
     assert values["acceptance_histogram"] == [0, 0, 1]
     assert values["mean_acceptance_length"] == 3.0
+
+
+def test_running_sums_are_those_over_all_steps() -> None:
+    rng = random.Random(5)
+    recorder, steps = MetricsRecorder(50, 0), []
+    for number in range(300):
+        depth = rng.choice((0, 0, 1, 3, 8, 31))
+        kept = rng.randint(0, depth)
+        steps.append(step(depth + rng.randint(0, 9) if depth else 0, kept, depth, "off" if number == 200 else ""))
+        recorder.add(steps[-1])
+        deepest = max(one.draft_depth for one in steps)
+        summary = recorder.summary(1.0)
+        assert summary.acceptance_by_position == pytest.approx(
+            [
+                sum(one.num_accepted_draft_tokens > position for one in steps)
+                / sum(one.draft_depth > position for one in steps)
+                for position in range(deepest)
+            ]
+        )
+        assert sum(summary.acceptance_histogram) == summary.num_spec_steps == len(steps)
+        assert summary.verify_s == pytest.approx(sum(one.verify_s for one in steps))
+    assert summary.drafting_note == "off"
