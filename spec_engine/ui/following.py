@@ -9,6 +9,7 @@ server has just closed, and hears nothing more. So a page carries the moment tha
 whether that is where the workspace is, in a request of its own. One that is behind twice in a row is sent what is new.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -25,7 +26,23 @@ from spec_engine.ui.state import BACKGROUND, Fact, events_of
 from spec_engine.ui.time_left import TimeLeft
 from spec_engine.ui.views import Updates, Views
 
-AUTHORS_INTERVAL_S: Final = 0.4  # between two updates of the coloured text, which is as long as the answer
+AUTHORS_INTERVAL_S: Final = 0.4  # between two updates of the coloured text, which is as long as the answer …
+READOUTS_INTERVAL_S: Final = 0.2  # … of the figures, which nobody reads faster …
+BUTTONS_INTERVAL_S: Final = 1.0  # … and of the buttons; Gradio builds such a widget anew each time
+
+
+class _Every:
+    """Says when it is time again: at once, and then once in so many seconds."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s, self._last = interval_s, -math.inf
+
+    def is_due(self, *, at_once: bool = False) -> bool:
+        """Whether it is time; it was then."""
+        now = time.monotonic()
+        is_due = at_once or now - self._last > self._interval_s
+        self._last = now if is_due else self._last
+        return is_due
 
 
 class Following(Views):
@@ -39,15 +56,17 @@ class Following(Views):
         yield {self._chat.beat: gr.skip()}  # without an update all widgets would be cleared
         if job is None:
             return
+        buttons, was_cancelled = _Every(BUTTONS_INTERVAL_S), False
         for updates in self._followed(job):
             if job.kind in BACKGROUND:
                 yield {**updates, self._chat.aside: job.kind if job.is_running else ""}
                 continue
-            # What another event has shown from before the job may come in between, so these are told each time.
-            shown = dict(updates)
-            if job.is_running:
+            # What another event has shown from before the job may come in between, so these are told again and again.
+            shown, is_cancelled = dict(updates), job.is_cancelled()
+            if job.is_running and buttons.is_due(at_once=is_cancelled != was_cancelled):
+                was_cancelled = is_cancelled
                 shown[self._chat.ask] = shown[self._chat.go_on] = gr.update(visible=False)
-                shown[self._chat.stop] = gr.update(visible=True, interactive=not job.is_cancelled())
+                shown[self._chat.stop] = gr.update(visible=True, interactive=not is_cancelled)
             if not (is_told and job.is_running):  # the last one too: the result is still to come
                 shown[self._chat.beat] = running
             is_told = True
@@ -91,16 +110,14 @@ class Following(Views):
 
     def _follow_answer(self, job: Job[Fact]) -> Iterator[Updates]:
         """The answer, the figures, and now and then the coloured text."""
-        answer, kept, authors_at = *self._begun(job), 0.0
+        answer, kept = self._begun(job)
+        figures, authors = _Every(READOUTS_INTERVAL_S), _Every(AUTHORS_INTERVAL_S)
         for batch in job.watch():
             answer.apply(events_of(batch))
-            updates: Updates = {
-                self._chat.live: render.live_answer(answer, kept),
-                self._speed.readouts: self._readouts(answer),
-            }
-            now = time.monotonic()
-            if now - authors_at > AUTHORS_INTERVAL_S:
-                authors_at = now
+            updates: Updates = {self._chat.live: render.live_answer(answer, kept)}
+            if figures.is_due(at_once=not job.is_running):
+                updates[self._speed.readouts] = self._readouts(answer)
+            if authors.is_due():
                 updates[self._chat.authors] = render.authors(answer.stretches)
             yield updates
 

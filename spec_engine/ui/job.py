@@ -18,6 +18,8 @@ from spec_engine.ui.logbook import LOG, note_error
 JobKind = Literal["load", "open", "read", "answer", "calibrate", "compare"]
 Fact = TypeVar("Fact")
 MIN_INTERVAL_S: Final = 1 / 14  # between two looks of one watcher: faster than an eye, slower than a browser minds
+_REST: Final = 15.0  # a watcher rests so many times as long as it worked: while it works, what it watches waits
+_LONGEST_REST_S: Final = 0.4
 
 
 class Job(Generic[Fact]):
@@ -40,6 +42,7 @@ class Job(Generic[Fact]):
         self._facts: list[Fact] = []
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
+        self._ended = threading.Event()
         self._is_running = False
 
     def start(self) -> None:
@@ -84,16 +87,19 @@ class Job(Generic[Fact]):
     def watch(self, interval_s: float = MIN_INTERVAL_S) -> Iterator[list[Fact]]:
         """Batches of new facts from the first one on, at most one in `interval_s`, until the work has ended.
 
-        An empty batch comes about twice a second while nothing happens, so that a watcher can show passing time.
+        An empty batch comes about twice a second while nothing happens, so that a watcher can show passing time. One
+        that takes long over a batch gets the next one later: Python runs one thread at a time, so what it takes is
+        taken from the work.
         """
         num_seen, is_running = 0, True
         while is_running:
-            started = time.monotonic()
             batch, is_running = self._await_more(num_seen)
             num_seen += len(batch)
+            shown = time.monotonic()
             yield batch
             if is_running:
-                time.sleep(max(0.0, interval_s - (time.monotonic() - started)))
+                took = time.monotonic() - shown
+                self._ended.wait(max(interval_s - took, min(_REST * took, _LONGEST_REST_S)))
 
     def _await_more(self, num_seen: int) -> tuple[list[Fact], bool]:
         """The facts behind the first `num_seen`, waited for a while, and whether work goes on."""
@@ -118,5 +124,6 @@ class Job(Generic[Fact]):
             with self._changed:
                 self.error, self._is_running = error, False
                 self._changed.notify_all()
+            self._ended.set()
         if error is None:
             self._after()

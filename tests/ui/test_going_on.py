@@ -43,8 +43,9 @@ def engine_of(workspace: Workspace) -> ScriptedEngine:
 
 
 def offers(handlers: Handlers, shown: Updates | None = None) -> bool:
-    update = (shown or handlers._views.everything(None))[handlers._page.chat.go_on]
-    return bool(update["visible"])  # type: ignore[index]
+    """Whether the page is told to show the button; without a word it stays as it is."""
+    update = (shown or handlers._views.everything(None)).get(handlers._page.chat.go_on, {"visible": False})
+    return bool(update["visible"])  # type: ignore[index, call-overload]
 
 
 def words_of(update: object) -> list[str]:

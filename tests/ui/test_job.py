@@ -65,6 +65,29 @@ def test_watching_is_no_faster_than_asked() -> None:
     assert max(sizes) > 1
 
 
+def test_who_takes_long_over_a_batch_leaves_the_work_alone_for_longer() -> None:
+    job: Job[int] = Job("answer", count_until_stopped)
+    job.start()
+    began, busy_s = time.monotonic(), 0.0
+    for number, _ in enumerate(job.watch(interval_s=0.001)):
+        worked = time.monotonic()
+        time.sleep(0.01)
+        busy_s += time.monotonic() - worked
+        if number == 4:
+            break
+    job.stop()
+    assert busy_s < 0.25 * (time.monotonic() - began)
+
+
+def test_who_rests_hears_at_once_that_the_work_has_ended() -> None:
+    job: Job[int] = Job("answer", count_until_stopped)
+    job.start()
+    for _ in job.watch(interval_s=60):
+        job.stop()
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 5
+
+
 def test_a_known_error_becomes_the_message() -> None:
     def work(job: Job[int]) -> None:
         raise ModelNotFound("There is no such model. Check the name.")
