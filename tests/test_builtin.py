@@ -12,9 +12,11 @@ from spec_engine.bench.tasks import as_document, bundled_text, read_texts
 from spec_engine.chat.session import Session
 from spec_engine.config import DrafterKind, load_preset
 from spec_engine.drafters import available_drafters
+from spec_engine.documents.read import read_document
 from spec_engine.engine import Engine
 from spec_engine.events import Finished
 from spec_engine.loading import load_engine
+from spec_engine.ui.intake import SAMPLE
 
 QUESTION = 'What does the document say about "spectrum sharing"?'
 
@@ -100,3 +102,9 @@ def test_stop_takes_less_than_a_third_of_a_second(engine: Engine, kind: DrafterK
             waits.append(time.perf_counter() - button.pressed_at)
     assert len(waits) >= 3  # the answer was not over before
     assert sorted(waits)[len(waits) // 2] <= 0.3
+
+
+def test_the_sample_is_no_longer_than_the_built_in_model_can_be_trusted(engine: Engine) -> None:
+    """The first thing that a person tries must not begin with a warning, nor after some questions."""
+    num_tokens = len(engine.tokenizer.encode(read_document(SAMPLE).text))
+    assert num_tokens < load_preset("builtin").reliable_length - 400
