@@ -11,8 +11,8 @@ import torch
 from spec_engine.bench.tasks import as_document, bundled_text, read_texts
 from spec_engine.chat.session import Session
 from spec_engine.config import DrafterKind, load_preset
-from spec_engine.drafters import available_drafters
 from spec_engine.documents.read import read_document
+from spec_engine.drafters import available_drafters
 from spec_engine.engine import Engine
 from spec_engine.events import Finished
 from spec_engine.loading import load_engine
