@@ -42,14 +42,14 @@ _CHARSET_BYTES = 4_096
 _MAX_INDENTS = 8
 
 
-def read_html(data: bytes, name: str, stem: str) -> Document:
-    """Read an HTML page.
+def read_html(data: bytes, name: str, stem: str, charset: str | None = None) -> Document:
+    """Read an HTML page; `charset` is what was said of its encoding where it came from.
 
     Raises:
         UnreadableDocument: binary data, or no text is left once scripts and navigation are gone.
     """
     stated = _CHARSET.search(data[:_CHARSET_BYTES])
-    decoded = decode(data, name, stated.group(1).decode("ascii") if stated else None)
+    decoded = decode(data, name, charset or (stated.group(1).decode("ascii") if stated else None))
     parser = html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:
         root = html.document_fromstring(decoded.text.replace("\0", "").encode("utf-8", "replace"), parser=parser)

@@ -1,7 +1,7 @@
 """Opens a file as a document.
 
 Job: load, find out the format from the content and the suffix, call the reader of that format, refuse what none can
-read. Non-job: the formats themselves (`pdf`, `docx`, `pptx`, `epub`, `html`, `plain`), what fits a context (`budget`).
+read. Non-job: the formats (`pdf`, `docx`, `pptx`, `epub`, `html`, `mail`, `plain`), what fits a context (`budget`).
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from spec_engine.documents.docx import read_docx
 from spec_engine.documents.epub import read_epub
 from spec_engine.documents.html import read_html
 from spec_engine.documents.kept_scans import ScanStore
+from spec_engine.documents.mail import HEAD_BYTES, is_mail, read_mail
+from spec_engine.documents.mail import SUFFIXES as MAIL_SUFFIXES
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.documents.plain import read_markdown, read_plain
 from spec_engine.documents.pptx import read_pptx
@@ -31,7 +33,7 @@ _TEXT_SUFFIXES = frozenset(
     (
         ".txt", ".text", ".log", ".rst", ".adoc", ".org", ".tex", ".bib", ".csv", ".tsv", ".json", ".jsonl",
         ".ndjson", ".xml", ".svg", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".env", ".properties",
-        ".srt", ".vtt", ".eml", ".ipynb", ".diff", ".patch", ".py", ".pyi", ".js", ".mjs", ".cjs", ".ts", ".tsx",
+        ".srt", ".vtt", ".ipynb", ".diff", ".patch", ".py", ".pyi", ".js", ".mjs", ".cjs", ".ts", ".tsx",
         ".jsx", ".css", ".scss", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cuh", ".java", ".kt", ".kts",
         ".scala", ".go", ".rs", ".swift", ".m", ".mm", ".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".hs",
         ".ml", ".ex", ".exs", ".erl", ".clj", ".lisp", ".scm", ".el", ".sh", ".bash", ".zsh", ".fish", ".ps1",
@@ -41,10 +43,10 @@ _TEXT_SUFFIXES = frozenset(
 )
 # fmt: on
 _OTHER_SUFFIXES = frozenset((".pdf", ".docx", ".pptx", ".epub"))
-SUPPORTED_SUFFIXES = _OTHER_SUFFIXES | _HTML_SUFFIXES | _MARKDOWN_SUFFIXES | _TEXT_SUFFIXES
+SUPPORTED_SUFFIXES = _OTHER_SUFFIXES | MAIL_SUFFIXES | _HTML_SUFFIXES | _MARKDOWN_SUFFIXES | _TEXT_SUFFIXES
 """Suffixes worth offering in a file picker. Text under any other name is read too."""
 
-_SUPPORTED = "PDF, DOCX, PPTX, EPUB, HTML, Markdown, plain text and source code can be read"
+_SUPPORTED = "PDF, DOCX, PPTX, EPUB, HTML, Markdown, e-mails, plain text and source code can be read"
 
 _MAGIC = (
     (b"\x89PNG", "a PNG picture"),
@@ -105,6 +107,7 @@ def read_document(
         "docx": read_docx,
         "epub": read_epub,
         "html": read_html,
+        "mail": read_mail,
         "markdown": read_markdown,
         "plain": read_plain,
         "pptx": read_pptx,
@@ -139,7 +142,7 @@ def content_hash(path: Path) -> str:
 
 def is_text_name(name: str) -> bool:
     """Whether a text under this name is read as it stands, not as another format."""
-    return Path(name).suffix.lower() not in _OTHER_SUFFIXES | _HTML_SUFFIXES
+    return Path(name).suffix.lower() not in _OTHER_SUFFIXES | MAIL_SUFFIXES | _HTML_SUFFIXES
 
 
 @contextmanager
@@ -181,6 +184,9 @@ def _kind(data: bytes, path: Path) -> str:
             f"{path.name} is named {suffix} but holds no {suffix[1:].upper()} document: it is {found}. "
             "Download or export it again, or give it the right suffix."
         )
+    is_text = suffix in _TEXT_SUFFIXES - {".txt", ".text"} or suffix in _MARKDOWN_SUFFIXES
+    if suffix in MAIL_SUFFIXES or (not is_text and is_mail(data[:HEAD_BYTES])):
+        return "mail"
     if suffix in _HTML_SUFFIXES or (looks_like_html and suffix not in _TEXT_SUFFIXES - {".txt", ".text"}):
         return "html"
     return "markdown" if suffix in _MARKDOWN_SUFFIXES else "plain"

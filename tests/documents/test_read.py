@@ -112,7 +112,7 @@ def archive(*names: str) -> bytes:
 def test_unsupported_names_the_kind_and_what_can_be_read(place, name: str, data: bytes, words: str) -> None:
     with pytest.raises(UnsupportedFormat, match=words) as caught:
         read_document(place(name, data))
-    assert "PDF, DOCX, PPTX, EPUB, HTML, Markdown, plain text" in str(caught.value)
+    assert "PDF, DOCX, PPTX, EPUB, HTML, Markdown, e-mails, plain text" in str(caught.value)
 
 
 def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:

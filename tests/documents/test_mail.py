@@ -1,0 +1,149 @@
+"""E-mails and web archives."""
+
+import time
+from email import policy
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from spec_engine.documents.anchors import Document
+from spec_engine.documents.read import read_document
+from spec_engine.errors import UnreadableDocument, UnsupportedFormat
+
+ARCHIVE = """From: <Saved by Blink>\r
+Snapshot-Content-Location: https://example.org/report\r
+Subject: =?utf-8?Q?The=20f=C3=BCnd?=\r
+MIME-Version: 1.0\r
+Content-Type: multipart/related;\r
+\ttype="text/html";\r
+\tboundary="----b"\r
+\r
+------b\r
+Content-Type: text/html\r
+Content-Transfer-Encoding: quoted-printable\r
+Content-Location: https://example.org/report\r
+\r
+<!DOCTYPE html><html><head><title>The f=C3=BCnd</title></head><body><h1>Scope</h1><p class=3D"a">The f=C3=BCnd was=\r
+ closed by the board.</p><img src=3D"cid:1"></body></html>\r
+------b\r
+Content-Type: text/css\r
+\r
+p { color: red }\r
+------b\r
+Content-Type: image/png\r
+Content-Transfer-Encoding: base64\r
+\r
+iVBORw0KGgo=\r
+------b\r
+Content-Type: text/html\r
+Content-ID: <frame-2@mhtml.blink>\r
+\r
+<html><body><p>A frame.</p></body></html>\r
+------b--\r
+"""
+
+
+def read(tmp_path: Path, data: bytes | EmailMessage, name: str = "letter.eml") -> Document:
+    path = tmp_path / name
+    path.write_bytes(data.as_bytes(policy=policy.SMTP) if isinstance(data, EmailMessage) else data)
+    return read_document(path)
+
+
+def letter(words: str = "The fund was closed.") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"] = "Zoë Müller <z@example.org>", "b@example.org, c@example.org"
+    message["Date"], message["Subject"] = "Tue, 01 Dec 2026 10:00:00 +0000", "Fünd, second half"
+    message.set_content(words)
+    return message
+
+
+def test_an_email_is_read_with_its_head_and_its_attachments_are_named(tmp_path: Path) -> None:
+    message = letter("Plain words.")
+    message.add_alternative(
+        "<html><body><h2>Fund</h2><p>It was <b>closed</b> by Zoë.</p></body></html>", subtype="html"
+    )
+    message.add_attachment(b"%PDF-", maintype="application", subtype="pdf", filename="bill.pdf")
+    document = read(tmp_path, message)
+    assert document.title == "Fünd, second half"
+    assert document.text == (
+        "From: Zoë Müller <z@example.org>\nTo: b@example.org, c@example.org\nDate: Tue, 01 Dec 2026 10:00:00 +0000\n"
+        "Subject: Fünd, second half\nAttached: bill.pdf\n\nFund\n\nIt was closed by Zoë."
+    )
+    assert [block.anchor.label for block in document.blocks] == ["head", "§ Fund"]
+    assert ["bill.pdf is attached and was not read" in problem.message for problem in document.problems] == [True]
+
+
+def test_plain_text_is_taken_as_it_is_and_where_html_holds_pictures_alone(tmp_path: Path) -> None:
+    message = letter("  Two\n\n  indented <lines>, a = b.\n")
+    message.add_alternative("<html><body><img src=x></body></html>", subtype="html")
+    assert read(tmp_path, message).text.endswith("\n\n  Two\n\n  indented <lines>, a = b.")
+
+
+@pytest.mark.parametrize(("charset", "coding"), [("koi8-r", "base64"), ("iso-2022-jp", "7bit"), ("nonsense", "8bit")])
+def test_text_is_decoded_as_its_part_says(tmp_path: Path, charset: str, coding: str) -> None:
+    words = {"koi8-r": "Фонд был закрыт советом, и деньги вернули.", "iso-2022-jp": "基金は閉鎖されました。"}.get(
+        charset, "Fünd"
+    )
+    message = letter(words) if charset == "nonsense" else letter()
+    if charset != "nonsense":
+        message.set_content(words, charset=charset, cte=coding)
+    data = message.as_bytes().replace(b'charset="utf-8"', f'charset="{charset}"'.encode())
+    assert words in read(tmp_path, data).text
+
+
+def test_a_message_within_a_message_is_read_with_its_own_head(tmp_path: Path) -> None:
+    message = letter("See below.")
+    inner = letter("The first letter.")
+    inner.add_attachment("a,b", filename="table.csv")
+    message.add_attachment(inner)
+    document = read(tmp_path, message)
+    assert document.text.count("From: Zoë") == 2
+    assert document.text.endswith("The first letter.")
+    assert [block.anchor.label for block in document.blocks] == ["head", "part 1", "message 2 head", "message 2 part 1"]
+    assert [problem.message.partition(" is ")[0] for problem in document.problems] == ["table.csv"]
+
+
+@pytest.mark.parametrize("name", ["page.mhtml", "page.mht", "page.txt", "page", "page.html"])
+def test_a_saved_page_is_read_as_the_page_it_was(tmp_path: Path, name: str) -> None:
+    document = read(tmp_path, ARCHIVE.encode(), name)
+    assert document.title == "The fünd"
+    assert document.text == "Scope\n\nThe fünd was closed by the board.\n\nA frame."
+    assert document.problems == ()
+
+
+def test_what_only_talks_of_mail_stays_text(tmp_path: Path) -> None:
+    words = "Content-Type: a header.\nIt says what follows.\nMIME-Version: 1.0\n\nNo message."
+    assert read(tmp_path, words.encode(), "a.txt").text == words
+    code = "mime-version: 1.0\ncontent-type: text/plain\n\nno message"
+    assert read(tmp_path, code.encode(), "a.yaml").text == code
+    assert read(tmp_path, b"No head at all, in two\n\nparagraphs.").text == "No head at all, in two\n\nparagraphs."
+
+
+def test_what_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    sealed = b"From: a@b\nMIME-Version: 1.0\nContent-Type: application/pkcs7-mime; name=smime.p7m\n\nAAAA\n"
+    with pytest.raises(UnsupportedFormat, match="encrypted or sealed"):
+        read(tmp_path, sealed)
+    with pytest.raises(UnreadableDocument, match="without any text"):
+        read(tmp_path, b"MIME-Version: 1.0\nContent-Type: image/png\n\nAAAA\n", "a.mhtml")
+    boundaries = "".join(f'Content-Type: multipart/mixed; boundary="b{n}"\n\n--b{n}\n' for n in range(2_000))
+    with pytest.raises(UnreadableDocument, match="too deeply"):
+        read(tmp_path, f"From: a@b\nMIME-Version: 1.0\n{boundaries}\nWords.".encode())
+
+
+@pytest.mark.parametrize(
+    "header", ["From: =?utf-8?q?=ff?= <\x00", 'Content-Disposition: attachment; filename*=x"', "Subject: " + "=?" * 999]
+)
+def test_damaged_heads_do_no_harm(tmp_path: Path, header: str) -> None:
+    assert "Words." in read(tmp_path, f"{header}\nTo: @,,;<<>\nMIME-Version: 1.0\n\nWords.\n".encode()).text
+
+
+def test_a_letter_to_many_and_a_long_one_stay_fast(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    message = letter("word " * 400_000)
+    del message["To"]
+    data = b"To: " + b",\n ".join(b"person%d@example.org" % n for n in range(20_000)) + b"\n" + message.as_bytes()
+    document = read(tmp_path, data)
+    assert "person19999@example.org" in document.text
+    assert document.text.count("word") == 400_000
+    assert time.perf_counter() - started < 10
