@@ -5,6 +5,7 @@ Non-job: rendering, scripts, guessing which part of a page is the article.
 """
 
 import re
+import unicodedata
 
 from lxml import etree, html
 
@@ -40,6 +41,7 @@ _CHARSET = re.compile(
 )
 _CHARSET_BYTES = 4_096
 _MAX_INDENTS = 8
+_NOTE_MARK = re.compile(r"\s*[\[(]?(?:\d{1,4}|[a-z]{1,2}|[ivxlc]{1,7}|[*†‡§¶#]{1,4})[\])]?\s*")
 
 
 def read_html(data: bytes, name: str, stem: str, charset: str | None = None) -> Document:
@@ -115,7 +117,7 @@ class _Walker:
         tag = element.tag
         if tag == "br":
             self._inline.append("\n")
-        elif tag in ("sup", "sub"):
+        elif tag in ("sup", "sub") or _is_note_mark(element):
             self._scripts.append(len(self._inline))
         elif tag in ("td", "th") and not _is_layout(element):
             self._close()
@@ -137,6 +139,9 @@ class _Walker:
             start = self._scripts.pop()
             text = "".join(self._inline[start:])
             self._inline[start:] = [superscript(text) if tag == "sup" else subscript(text)]
+        elif _is_note_mark(element) and self._scripts:
+            start = self._scripts.pop()
+            self._inline[start:] = [_noted("".join(self._inline[start:]))]
         elif tag in ("td", "th") and not _is_layout(element):
             self._num_cells -= 1
             if not self._num_cells:
@@ -178,6 +183,22 @@ class _Walker:
         if self._num_pre:
             return text.strip("\n").rstrip()
         return re.sub(r" *\n *", "\n", re.sub(r" {2,}", " ", text)).strip()
+
+
+def _is_note_mark(element: etree._Element) -> bool:
+    """Whether an element is the mark of a note beside a word: a link that says so, or a raised one within the page."""
+    if element.tag != "a" or not _NOTE_MARK.fullmatch("".join(element.itertext())):
+        return False
+    if {"noteref", "doc-noteref"} & {*element.get("epub:type", "").split(), *element.get("role", "").split()}:
+        return True
+    is_raised = any(one is not None and one.tag == "sup" for one in (element.getparent(), element.find("sup")))
+    return is_raised and bool(element.get("href", "").partition("#")[2])
+
+
+def _noted(mark: str) -> str:
+    """A note's mark in brackets and set apart from the word before it, as in a DOCX; its figures as they are."""
+    mark = unicodedata.normalize("NFKC", mark).strip()
+    return f" {mark}" if mark[0] in "[(" else f" [{mark}]"
 
 
 def _is_dropped(element: etree._Element) -> bool:

@@ -63,6 +63,13 @@ def test_chapters_come_in_reading_order_with_their_headings(tmp_path: Path) -> N
     assert document.problems == ()
 
 
+def test_the_mark_of_a_note_is_set_apart_from_its_word(tmp_path: Path) -> None:
+    page = """<html xmlns="http://www.w3.org/1999/xhtml" xmlns:epub="http://www.idpf.org/2007/ops"><body><p>It was
+    due<a epub:type="noteref" href="#n1">1</a> in May.</p><aside epub:type="footnote" id="n1"><p>1. Of 1954.</p></aside>
+    </body></html>"""
+    assert read(tmp_path, book({"one.xhtml": page}, ["one.xhtml"])).text == "It was due [1] in May.\n\n1. Of 1954."
+
+
 def test_a_chapter_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     chapters = CHAPTERS | {"text/picture.xhtml": "<html><body><img src='a.png'/></body></html>"}
     document = read(tmp_path, book(chapters, list(chapters)))

@@ -50,6 +50,26 @@ def test_layout_table_is_read_as_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "read_as"),
+    [
+        ('fund<a epub:type="noteref" href="n.xhtml#n1">1</a>.', "fund [1]."),
+        ('fund<a role="doc-noteref" href="#n1"><sup>12</sup></a>, then', "fund [12], then"),
+        ('fund<sup><a href="#n1">1</a></sup> <sup><a href="#n2">*</a></sup>', "fund [1] [*]"),
+        (
+            'fund<sup><a href="#c1"><span>[</span>1<span>]</span></a></sup><sup><a href="#c2">[b]</a></sup>.',
+            "fund [1] [b].",
+        ),
+        ('<sup><a href="#r1">1</a></sup> Paid in May.', "[1] Paid in May."),
+        ('<a href="#n1"><sup></sup></a>x<sup>2</sup> and 10<sup>-3</sup>', "x² and 10⁻³"),
+        ('x<sup><a href="https://example.org/">2</a></sup>', "x²"),
+        ('<a epub:type="noteref" href="#n1">See the note</a>', "See the note"),
+    ],
+)
+def test_marks_of_notes_do_not_stick_to_words(word: str, read_as: str) -> None:
+    assert read(f"<p>{word}</p>").text == read_as
+
+
+@pytest.mark.parametrize(
     ("head", "encoding"),
     [
         ("<meta charset=windows-1251>", "cp1251"),
