@@ -213,6 +213,13 @@ class ConversationStore:
             AND NOT EXISTS (SELECT 1 FROM turns child WHERE child.parent = t.id) ORDER BY id"""
         return [(int(row[0]), str(row[1])) for row in self._rows(query, (conversation,))]
 
+    def alternatives(self, turn: int) -> list[tuple[str, Mapping[str, object]]]:
+        """Model and details of every answer to a question, asked in the same place in the same words."""
+        query = """
+            SELECT t.model, t.details FROM turns t JOIN turns o ON t.conversation = o.conversation
+            AND t.parent IS o.parent AND t.question = o.question WHERE o.id = ?"""
+        return [(str(row[0]), json.loads(str(row[1]))) for row in self._rows(query, (turn,))]
+
     def show_branch(self, conversation: int, last_turn: int | None) -> None:
         """Show the path that ends at `last_turn`; None for an empty one. Raises `StoreError` for a turn of another
         conversation."""

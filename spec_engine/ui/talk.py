@@ -7,6 +7,7 @@ Non-job: making answers (`workspace`), tables (`chat.store`), markup.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from spec_engine.chat.figures import parts_of
 from spec_engine.chat.history import AnswerKeeper, DocumentRef, History
 from spec_engine.chat.prompt import Turn
 from spec_engine.chat.store import Reason, StoredTurn, Summary
@@ -55,6 +56,11 @@ class Talk:
             elif self._store.summary(self.conversation) is None:
                 self.conversation = None
         self._load()
+
+    def seeds_of(self, turn: int, model: str, temperature: float) -> set[object]:
+        """What answers of this model to the same question were begun with, those on other branches too."""
+        begun = [parts_of(details)[0] for by, details in self._store.alternatives(turn) if by == model]
+        return {part.get("seed") for part in begun if part.get("temperature") == temperature}
 
     def annotate(self, turn: int, details: Mapping[str, object]) -> None:
         """Add to what is known of an answer."""

@@ -82,7 +82,8 @@ class Workspace(DocumentSide):
             return job
 
     def regenerate(self, number: int | None = None) -> Job[Fact]:
-        """Answer a question of this conversation again, the last one for None; the old answer stays as a branch.
+        """Answer a question of this conversation again, the last one for None; the old answer stays as a branch. A seed
+        that an answer to it was drawn with, on whatever branch, is counted on.
 
         Raises `RequestError` when there is none, or the answer would be the same.
         """
@@ -99,12 +100,14 @@ class Workspace(DocumentSide):
             raise RequestError(text.SAME_ANSWER)
         with self._lock:
             self._require_idle()
-            before = self.settings.seed
-            is_same = self.settings.temperature > 0 and old.details.get("seed") == before
-            if is_same:
-                self.settings = replace(self.settings, seed=(before + 1) % (MAX_SEED + 1))
+            before = seed = self.settings.seed
+            if self.settings.temperature > 0:
+                taken = self.talk.seeds_of(old.id, self._model, self.settings.temperature)
+                while seed in taken:
+                    seed = (seed + 1) % (MAX_SEED + 1)
+            self.settings = replace(self.settings, seed=seed)
             job = self.ask(old.question, number)
-            self.remark = text.OTHER_SEED.format(seed=self.settings.seed, before=before) if is_same else ""
+            self.remark = text.OTHER_SEED.format(seed=seed, before=before) if seed != before else ""
             return job
 
     def race(self) -> Job[Fact]:

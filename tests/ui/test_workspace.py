@@ -411,6 +411,23 @@ def test_regenerating_keeps_both_answers_and_draws_anew(report: Path) -> None:
     assert workspace.talk.path[-1].details["seed"] == 6
 
 
+def test_an_answer_of_an_older_branch_is_drawn_with_a_seed_that_no_branch_has(report: Path) -> None:
+    workspace = ready(report, Loader())
+    workspace.settings = replace(workspace.settings, temperature=0.8, seed=5)
+    done(workspace.ask("What?"))
+    done(workspace.regenerate())
+    done(workspace.regenerate())
+    workspace.show_branch(workspace.talk.branches()[0][0])
+    workspace.settings = replace(workspace.settings, seed=6)  # that of the second branch
+    done(workspace.regenerate())
+    assert workspace.talk.path[-1].details["seed"] == 8
+    assert "seed 8" in workspace.remark
+    workspace.settings = replace(workspace.settings, temperature=0.5, seed=6)  # other draws
+    done(workspace.regenerate())
+    assert workspace.talk.path[-1].details["seed"] == 6
+    assert workspace.remark == ""
+
+
 def test_a_new_answer_that_was_stopped_at_once_leaves_the_old_one(report: Path) -> None:
     loader = Loader()
     workspace = ready(report, loader)
