@@ -10,12 +10,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from spec_engine.chat.store import ConversationStore, Reason, StoredTurn
 from spec_engine.documents.kept_scans import MAX_BYTES, ScanStore
+from spec_engine.documents.mail import SUFFIXES as MAIL_SUFFIXES
 from spec_engine.errors import StoreError
 from spec_engine.events import Event, Finished, PromptReady, TokensAccepted
 
@@ -25,11 +26,12 @@ _NO_PLAIN_TEXT: Final = frozenset((".pdf", ".docx", ".pptx", ".epub", ".html", "
 
 @dataclass(frozen=True, slots=True)
 class DocumentRef:
-    """Kept files that were read as one document, each by its folder's name (its hash) and its own, and the parts of
-    the document in use."""
+    """Kept files that were read as one document, each by its folder's name (its hash) and its own, the parts of the
+    document in use, and the SHA-256 of their text; "" where an earlier version did not note it."""
 
     files: tuple[tuple[str, str], ...]
     chosen: tuple[int, int] | None = None
+    text_hash: str = ""
 
     @property
     def name(self) -> str:
@@ -38,19 +40,28 @@ class DocumentRef:
 
     def dump(self) -> str:
         """As one string, for the store."""
-        return json.dumps({"files": self.files, "parts": self.chosen})
+        return json.dumps({"files": self.files, "parts": self.chosen, "text": self.text_hash})
 
     @classmethod
     def load(cls, text: str) -> "DocumentRef | None":
         """What `dump` wrote; None for the empty string. Where it wrote "chosen", plain text had larger parts with other
-        numbers: such a choice is forgotten, as the same numbers would be another text now."""
+        numbers: such a choice is forgotten, as the same numbers would be another text now. So is one of parts of an
+        e-mail from before its text was noted, when it was read as it was stored."""
         if not text:
             return None
         table = json.loads(text)
         files = tuple((digest, name) for digest, name in table["files"])
-        has_same_parts = all(Path(name).suffix.lower() in _NO_PLAIN_TEXT for _, name in files)
-        chosen = table.get("parts") or (table.get("chosen") if has_same_parts else None)
-        return cls(files, tuple(chosen) if chosen else None)
+        suffixes = {Path(name).suffix.lower() for _, name in files}
+        chosen = table.get("parts") or (table.get("chosen") if suffixes <= _NO_PLAIN_TEXT else None)
+        if "text" not in table and suffixes & MAIL_SUFFIXES:
+            chosen = None
+        return cls(files, tuple(chosen) if chosen else None, table.get("text", ""))
+
+    def is_same_text(self, other: "DocumentRef") -> bool:
+        """Whether both are about the same text, as far as that is known."""
+        if self.text_hash and other.text_hash:
+            return self.text_hash == other.text_hash
+        return (self.files, self.chosen) == (other.files, other.chosen)
 
 
 class History:
@@ -59,6 +70,7 @@ class History:
     Args:
         folder: made when it does not exist. None: everything is forgotten when the process ends.
         scan_bytes: what the text of scanned pages may take.
+        forget_computed: deletes what was computed of a text, told its SHA-256.
 
     Attributes:
         store: the conversations.
@@ -67,11 +79,17 @@ class History:
     Raises `StoreError` when the folder cannot be used.
     """
 
-    def __init__(self, folder: Path | None, scan_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        scan_bytes: int = MAX_BYTES,
+        forget_computed: Callable[[str], None] = lambda text_hash: None,
+    ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="spec-engine-") if folder is None else None
         above = Path(self._temporary.name if self._temporary else folder or "")
         self._documents = above / "documents"
         self.store = ConversationStore(folder / "conversations.sqlite" if folder else None)
+        self.forget_computed = forget_computed
         self.scans = ScanStore(above / "scans", min(scan_bytes, MAX_BYTES))
 
     def close(self) -> None:
@@ -80,9 +98,10 @@ class History:
         if self._temporary:
             self._temporary.cleanup()
 
-    def keep(self, paths: Sequence[Path], chosen: tuple[int, int] | None = None) -> DocumentRef:
-        """Copy a document's files to the folder, once for the same content. Raises `StoreError`."""
-        return DocumentRef(tuple((self._copy(path), path.name) for path in paths), chosen)
+    def keep(self, paths: Sequence[Path], chosen: tuple[int, int] | None = None, text_hash: str = "") -> DocumentRef:
+        """Copy a document's files to the folder, once for the same content. `text_hash` is the SHA-256 of the text in
+        use. Raises `StoreError`."""
+        return DocumentRef(tuple((self._copy(path), path.name) for path in paths), chosen, text_hash)
 
     def _copy(self, path: Path) -> str:
         """Copy a file; the name of its folder."""
@@ -112,25 +131,30 @@ class History:
 
     def tidy(self, older_than_s: float = 86_400.0) -> None:
         """Delete copies that no conversation is about, left behind when the program ended between two steps."""
-        used = self._used()
+        used = {digest for ref in self._refs() for digest, _ in ref.files}
         for folder in self._documents.iterdir() if self._documents.is_dir() else ():
             if folder.name not in used and time.time() - folder.stat().st_mtime > older_than_s:
                 self._forget(folder.name)
 
-    def _used(self) -> set[str]:
-        """The folders of documents that conversations are about."""
+    def _refs(self) -> list[DocumentRef]:
+        """The documents that conversations are about."""
         refs = (DocumentRef.load(one.document) for one in self.store.conversations())
-        return {digest for ref in refs if ref for digest, _ in ref.files}
+        return [ref for ref in refs if ref]
 
-    def delete(self, conversation: int) -> None:
-        """Forget a conversation, and its document where no other is about it."""
+    def delete(self, conversation: int, text_hash: str = "") -> None:
+        """Forget a conversation, its document where no other is about it, and what was computed of the text in use
+        where no other reads that. `text_hash` is its SHA-256, for a conversation that has no note of it."""
         summary = self.store.summary(conversation)
         self.store.delete(conversation)
-        ref = DocumentRef.load(summary.document) if summary else None
-        used = self._used()
-        for digest, _ in ref.files if ref else ():
+        ref = (DocumentRef.load(summary.document) if summary else None) or DocumentRef(())
+        ref = ref if ref.text_hash else replace(ref, text_hash=text_hash)
+        others = self._refs()
+        used = {digest for other in others for digest, _ in other.files}
+        for digest, _ in ref.files:
             if digest not in used:
                 self._forget(digest)
+        if ref.text_hash and not any(ref.is_same_text(other) for other in others):
+            self.forget_computed(ref.text_hash)
 
     def _forget(self, digest: str) -> None:
         """Delete a document's copy and what was recognised of it."""

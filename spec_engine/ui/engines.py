@@ -30,9 +30,6 @@ class PageEngine(AnsweringEngine, Protocol):
     def logits_after(self, token_ids: Sequence[int]) -> list[float]:
         """The target's logits behind some tokens."""
 
-    def forget_prefix(self, label: str) -> None:
-        """Delete what was kept under a label."""
-
     def close(self) -> None:
         """Give the memory back."""
 

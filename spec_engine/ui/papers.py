@@ -266,6 +266,8 @@ class DocumentSide(ModelSide):
         if read.opened is not None:
             self.opened, self._passwords = read.opened, read.files.passwords
             self._document_paths = self._own_files.hold(read.files.paths)
+            if read.opened.used.is_locked:  # an earlier version kept what it computed of such a text
+                self._history.forget_computed(read.opened.used.sha256)
         if conversation is None:
             self._leave_chat()
         else:

@@ -176,10 +176,10 @@ def _serve(
 ) -> None:
     """Serve the page with these presets; `named` is the one that was asked for."""
     num_kept_bytes = int(options.kept_gb * 1e9)
-    history = History(data_dir, num_kept_bytes)
+    store = PrefixStore(data_dir / "prefixes", num_kept_bytes)
+    history = History(data_dir, num_kept_bytes, store.forget)
     history.tidy()
-    store = PrefixStore(data_dir / "prefixes", num_kept_bytes) if num_kept_bytes else None
-    source = EngineSource(options.device, store)
+    source = EngineSource(options.device, store if num_kept_bytes else None)
     workspace = Workspace(source, history, reads_ahead=True, on_loaded=lambda preset: shelf.remember(preset))
     shelf = PresetShelf(
         presets, data_dir / "presets", options.device, lambda: _free(options.device, workspace.engine_bytes)

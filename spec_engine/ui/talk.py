@@ -79,10 +79,11 @@ class Talk:
         """The kept document of any conversation. Raises `StoreError` when that does not exist any more."""
         return DocumentRef.load(self.summary(conversation).document)
 
-    def keep_document(self, paths: Sequence[Path], chosen: tuple[int, int] | None) -> None:
-        """Keep copies of the document's files for this conversation. Raises `StoreError`."""
+    def keep_document(self, paths: Sequence[Path], chosen: tuple[int, int] | None, text_hash: str) -> None:
+        """Keep copies of the document's files for this conversation, and which text of it is in use. Raises
+        `StoreError`."""
         if self.conversation is not None and self.document is None:
-            self._store.set_document(self.conversation, self._history.keep(paths, chosen).dump())
+            self._store.set_document(self.conversation, self._history.keep(paths, chosen, text_hash).dump())
 
     def find(self, ref: DocumentRef) -> list[Path]:
         """Where a kept document's files lie. Raises `StoreError` when one is gone."""
@@ -134,10 +135,10 @@ class Talk:
         if self.conversation is not None:
             self._store.rename(self.conversation, title)
 
-    def delete(self) -> None:
-        """Forget this conversation for good."""
+    def delete(self, text_hash: str) -> None:
+        """Forget this conversation for good, `text_hash` being that of the open document."""
         if self.conversation is not None:
-            self._history.delete(self.conversation)
+            self._history.delete(self.conversation, text_hash)
             self.leave()
 
     def _load(self) -> None:

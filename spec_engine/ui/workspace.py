@@ -156,9 +156,7 @@ class Workspace(DocumentSide):
         with self._lock:
             self.require_seen(seen, text.OTHER_CONVERSATION)
             self._require_idle()
-            self.talk.delete()
-            if self._engine and self.opened:
-                self._engine.forget_prefix(self.opened.used.sha256)
+            self.talk.delete(self.opened.used.sha256 if self.opened else "")
             if not all(path.is_file() for path in self._document_paths):
                 self.opened, self._document_paths = None, ()
             self._leave_chat()
@@ -172,9 +170,9 @@ class Workspace(DocumentSide):
             given.temperature, given.top_k, given.top_p, given.min_p, given.repetition_penalty, given.seed
         )
         trouble = ""
-        if self._document_paths:
+        if self._document_paths and self.opened:
             try:
-                self.talk.keep_document(self._document_paths, self.opened.chosen if self.opened else None)
+                self.talk.keep_document(self._document_paths, self.opened.chosen, self.opened.used.sha256)
             except StoreError as error:
                 trouble = str(error)
         read = self.opened.extent if self.opened else ""

@@ -40,6 +40,9 @@ def test_a_document_is_copied_once_and_found_again(history: History, tmp_path: P
     assert DocumentRef.load(old) == DocumentRef((("0123", "report.txt"),))
     old = old.replace("report.txt", "report.PDF")  # pages are what they were
     assert DocumentRef.load(old) == DocumentRef((("0123", "report.PDF"),), (2, 4))
+    mail = '{"files": [["0123", "letter.eml"]], "parts": [2, 4]'
+    assert DocumentRef.load(mail + "}") == DocumentRef((("0123", "letter.eml"),))  # of its codes as they were stored
+    assert DocumentRef.load(mail + ', "text": "ab"}') == DocumentRef((("0123", "letter.eml"),), (2, 4), "ab")
     assert history.keep(history.find(ref)) == ref
     assert [path.name for path in history.find(ref)[0].parent.iterdir()] == ["report ä.txt"]
 
@@ -66,6 +69,24 @@ def test_a_document_goes_with_the_last_conversation_about_it(history: History, t
         history.find(ref)
     assert history.scans.pages_of(b"Text.", "1").get(0) is None
     assert history.scans.pages_of(b"Other.", "1").get(0) == LINES
+
+
+@pytest.mark.parametrize(
+    ("of_other", "is_forgotten"), [("ab", False), ("cd", True), ("", False)], ids=["same", "other", "not noted"]
+)
+def test_what_was_computed_of_a_text_goes_with_the_last_conversation(
+    tmp_path: Path, of_other: str, is_forgotten: bool
+) -> None:
+    forgotten: list[str] = []
+    history = History(None, forget_computed=forgotten.append)
+    files = (("0123", "a.txt"),)
+    noted = history.store.begin("t", DocumentRef(files, None, "ab").dump())
+    other = history.store.begin("t", DocumentRef(files, None, of_other).dump())
+    history.delete(noted)
+    assert forgotten == ["ab"] * is_forgotten
+    history.delete(other, text_hash="ab")  # what is open, where it was not noted
+    assert forgotten == [*["ab"] * is_forgotten, of_other or "ab"]
+    history.close()
 
 
 def test_nothing_is_left_behind_without_a_folder() -> None:

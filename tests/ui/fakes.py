@@ -113,9 +113,6 @@ class ScriptedEngine:
             self.kept[label] = tuple(token_ids)
         return label is not None
 
-    def forget_prefix(self, label: str) -> None:
-        self.kept.pop(label, None)
-
     def close(self) -> None:
         self.is_closed = True
 

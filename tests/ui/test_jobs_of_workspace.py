@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spec_engine.chat.history import History
 from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.errors import ModelError, RequestError, Stopped, UnreadableDocument
@@ -242,8 +243,8 @@ def test_a_locked_file_waits_for_its_password(report: Path, tmp_path: Path) -> N
 # --- reading ahead ----------------------------------------------------------------------------------------------------
 
 
-def eager(report: Path, loader: Loader) -> Workspace:
-    workspace = Workspace(loader, reads_ahead=True)
+def eager(report: Path, loader: Loader, history: History | None = None) -> Workspace:
+    workspace = Workspace(loader, history, reads_ahead=True)
     done(workspace.switch(preset("builtin", 16384)))
     done(workspace.start_opening(Wanted((report,))))
     return workspace
@@ -267,23 +268,46 @@ def test_a_document_is_read_before_the_first_question(report: Path) -> None:
     assert len(workspace.turns) == 1
 
 
-def test_what_was_read_is_kept_until_the_conversation_is_deleted(report: Path) -> None:
-    loader = Loader()
-    workspace = eager(report, loader)
+def test_what_was_read_is_kept_until_the_last_conversation_about_it_is_deleted(report: Path) -> None:
+    loader, forgotten = Loader(), list[str]()
+    workspace = eager(report, loader, History(None, forget_computed=forgotten.append))
     done(reading(workspace))
-    answer = done(workspace.ask("What?"))
+    done(workspace.ask("What?"))
     engine, opened = loader.engines[0], workspace.opened
     assert opened is not None
     kept = engine.kept[opened.used.sha256]
     assert engine.requests[-1].prompt_token_ids[: len(kept)] == kept
-    assert answer.error is None
+    workspace.new_chat()
+    done(workspace.ask("And what else?"))
+    workspace.choose_range(0, 1)
+    done(workspace.ask("In this part?"))
+    part = workspace.opened.used.sha256 if workspace.opened else ""
     workspace.delete_conversation()
-    assert engine.kept == {}
+    assert forgotten == [part]
+    for left in ([part], [part, opened.used.sha256]):
+        workspace.open_conversation(workspace.talk.summaries()[0].id)
+        workspace.delete_conversation()
+        assert forgotten == left
+
+
+def test_what_was_computed_goes_with_the_conversation_without_a_model_too(report: Path, tmp_path: Path) -> None:
+    forgotten: list[str] = []
+    workspace = eager(report, Loader(), History(tmp_path / "data"))
+    done(workspace.ask("What?"))
+    opened = workspace.opened
+    workspace.close()
+    again = Workspace(Loader(), History(tmp_path / "data", forget_computed=forgotten.append))
+    again.open_conversation(again.talk.summaries()[0].id)
+    again.delete_conversation()
+    assert opened is not None
+    assert forgotten == [opened.used.sha256]
+    again.close()
 
 
 def test_nothing_computed_of_a_locked_document_is_kept_and_its_card_says_so(report: Path, tmp_path: Path) -> None:
-    loader = Loader()
-    workspace, path = eager(report, loader), tmp_path / "locked.pdf"
+    loader, forgotten = Loader(), list[str]()
+    history = History(None, forget_computed=forgotten.append)
+    workspace, path = eager(report, loader, history), tmp_path / "locked.pdf"
     path.write_bytes(make_pdf([show(paragraph(60, 740, ["Some words on a page."]))], password="sesame"))
     done(reading(workspace))
     before = dict(loader.engines[0].kept)
@@ -292,6 +316,7 @@ def test_nothing_computed_of_a_locked_document_is_kept_and_its_card_says_so(repo
     done(workspace.ask("What?"))
     assert loader.engines[0].kept == before != {}
     assert workspace.opened is not None
+    assert forgotten == [workspace.opened.used.sha256]  # what an earlier version kept
     assert text.LOCKED_KEPT in document_card(workspace.opened.used, workspace.opened.budget)
 
 
