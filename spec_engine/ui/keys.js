@@ -162,21 +162,3 @@ document.addEventListener("click", (event) => {
   };
   show();
 });
-
-// A question that is being typed survives a reload, and a server that is started anew.
-const DRAFT = "se-question";
-document.addEventListener("input", (event) => {
-  if (event.target.closest("#se-box")) sessionStorage.setItem(DRAFT, event.target.value);
-});
-const box = () => document.querySelector("#se-box textarea, #se-box input");
-const bringBack = () => {
-  const field = box(), draft = sessionStorage.getItem(DRAFT);
-  if (!field) { setTimeout(bringBack, 200); return; }
-  if (draft && !field.value) {
-    Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set.call(field, draft);
-    field.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  // Whatever empties the field, a question that was sent or a person, ends the draft.
-  setInterval(() => { if (box()?.value === "") sessionStorage.removeItem(DRAFT); }, 500);
-};
-bringBack();

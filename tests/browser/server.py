@@ -24,13 +24,14 @@ ARGUMENTS: Final = (
 
 
 @contextmanager
-def running_server(presets: Sequence[Preset]) -> Iterator[str]:
-    """The address of a fresh server with the first preset loaded."""
+def running_server(presets: Sequence[Preset], port: int = 0) -> Iterator[str]:
+    """The address of a fresh server with the first preset loaded, on a port if one is given."""
     workspace = Workspace(EngineSource("cpu"), reads_ahead=True)
     own = tempfile.TemporaryDirectory(prefix="spec-engine-presets-")
     server = PageServer(workspace, PresetShelf(presets, Path(own.name), "cpu", lambda: 10**10))
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
