@@ -25,7 +25,7 @@ class PresetShelf:
     """Presets by name, in the order in which they are offered.
 
     Args:
-        shipped: those that cannot be changed.
+        shipped: those that cannot be changed; one that lies in `folder` is the user's own nevertheless.
         folder: of the user's own; None: there are none and none can be saved.
         device: what models would be loaded on.
         free: bytes that models may take there, those of the engine in use included; None if the system does not tell.
@@ -38,14 +38,17 @@ class PresetShelf:
         device: str = "auto",
         free: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self._shipped = {preset.name: preset for preset in shipped}
-        self._own: dict[str, Preset] = {}
+        home = None if folder is None else folder.resolve()
+        self._own = {preset.name: preset for preset in shipped if preset.folder.resolve() == home}
+        self._shipped = {preset.name: preset for preset in shipped if preset.name not in self._own}
         self._folder = folder
         self._device = device
         self._free = free
         self._needs: dict[Preset, PresetNeed | None] = {}  # of presets whose configurations are here, which stay as is
         self.problems: list[str] = []  # what is wrong with files of the user's
         for name in preset_names(folder) if folder is not None and folder.is_dir() else ():
+            if name in self._own:
+                continue
             try:
                 if name in self._shipped:
                     raise PresetError(text.PRESET_TAKEN.format(name=name))

@@ -83,7 +83,7 @@ PRESET_NO_FOLDER: Final = "There is no folder for presets of your own. Start the
 PRESET_NAME_RULE: Final = (
     "Give the preset a name of lower-case letters, digits, dots and dashes, 40 at most, for example my-model."
 )
-PRESET_TAKEN: Final = "'{name}' is the name of a preset that comes with the app. Choose another name."
+PRESET_TAKEN: Final = "'{name}' is a preset that comes with the app or was given with --preset. Choose another name."
 PRESET_NOT_OWN: Final = "Only presets of your own can be deleted. Choose one of them under Model."
 PRESET_VALID: Final = "This is a valid preset: {title}, target {target}, drafts by {kind}, {context} tokens of context."
 PRESET_SAVED: Final = "Saved; it can be chosen under Model."

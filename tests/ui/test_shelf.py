@@ -48,6 +48,18 @@ def test_a_preset_that_does_not_fit_says_by_part_why_and_what_would(shelf: Prese
     assert shelf.fit(SHIPPED[0]).is_here
 
 
+def test_a_preset_of_the_users_that_is_given_by_its_file_is_theirs(shelf: PresetShelf, tmp_path: Path) -> None:
+    shelf.save("mine", SOURCE)
+    given = load_preset(str(tmp_path / "presets" / "mine.toml"))
+    again = PresetShelf([*SHIPPED, given], tmp_path / "elsewhere" / ".." / "presets")
+    assert again.problems == []
+    assert again.is_own("mine")
+    assert again["mine"] is given
+    again.save("mine", SOURCE.replace("A copy.", "Changed."))
+    again.delete("mine")
+    assert [name for _, name in again.choices()] == ["builtin", "qwen3-8b"]
+
+
 def test_a_preset_is_saved_found_again_and_deleted(shelf: PresetShelf, tmp_path: Path) -> None:
     saved = shelf.save(" mine ", SOURCE)
     assert (saved.name, saved.title, shelf["mine"]) == ("mine", "Mine", saved)
