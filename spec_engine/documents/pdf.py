@@ -2,7 +2,7 @@
 
 Job: open, decrypt, go through the pages.
 Non-job: lines (`pdf_lines`), paragraphs and columns (`layout`), scanned pages (`pdf_scans`), remarks (`pdf_remarks`),
-forms, attachments.
+filled forms (`pdf_forms`), attachments.
 """
 
 import re
@@ -18,6 +18,7 @@ from PIL import Image
 from spec_engine.documents import layout, pdf_lines
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.kept_scans import ScanStore
+from spec_engine.documents.pdf_forms import loaded_page
 from spec_engine.documents.pdf_remarks import no_text_message, remarks
 from spec_engine.documents.pdf_scans import Page, Scans, draw, is_scan
 from spec_engine.errors import PasswordRequired, UnreadableDocument
@@ -113,13 +114,14 @@ def _read_pages(
 def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page, Image.Image | None]:
     """A page, and its picture if it is a scan that needs one."""
     try:
-        with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
-            lines = tuple(pdf_lines.pieces(textpage))
+        loaded = loaded_page(pdf, index)
+        with closing(loaded.page) as page, closing(page.get_textpage()) as textpage:
+            lines = tuple(pdf_lines.pieces(textpage, page.get_rotation(), loaded.num_own))
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)
             picture = draw(page) if is_scanned and scans.needs_picture(index) else None
-            return Page(lines, has_image, unmapped, "unread" if is_scanned else "no"), picture
+            return Page(lines, has_image, unmapped, "unread" if is_scanned else "no", loaded.num_comments), picture
     except pdfium.PdfiumError:
         return Page(None, has_image=False, unmapped=0.0), None
 

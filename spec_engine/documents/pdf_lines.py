@@ -7,8 +7,9 @@ Non-job: opening files (`pdf`), putting pieces together again (`layout`).
 import ctypes
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
@@ -27,6 +28,7 @@ _MAX_LENGTH = 1e6
 _SAMPLE_CHARS = 500
 _MAX_RTL_CHARS = 2_000
 _MIN_RTL_GAP = 0.2
+_SIDEWAYS = 0.9  # sine of the angle from which a line runs along the other side of the page
 
 Extent = tuple[float, float]
 
@@ -60,10 +62,61 @@ def unmapped_share(textpage: pdfium.PdfTextPage) -> float:
     return num_unmapped / max(1, len(sample))
 
 
-def pieces(textpage: pdfium.PdfTextPage) -> Iterator[Line]:
-    """The page's text in drawing order. Lengths are in points along the text's own direction."""
+def pieces(textpage: pdfium.PdfTextPage, rotation: int = 0, num_own: int | None = None) -> list[Line]:
+    """The text of a page that is shown turned by `rotation` degrees, in drawing order. Lengths are in points along the
+    text's own direction. What is drawn behind the first `num_own` characters was filled in: it is put where it stands.
+    """
+    own: list[_RawLine] = []
+    filled: list[_RawLine] = []
     for line in _raw_lines(textpage):
-        yield from _cut(textpage, line)
+        num_before = len(line.indices) if num_own is None else sum(index < num_own for index in line.indices)
+        if num_before:
+            own.append(_RawLine(line.text[:num_before], line.indices[:num_before]))
+        if num_before < len(line.indices):
+            filled += _levels(textpage, _RawLine(line.text[num_before:], line.indices[num_before:]))
+    found = [piece for line in _in_order(textpage, own, math.radians(rotation)) for piece in _cut(textpage, line)]
+    for line in filled:
+        for piece in _cut(textpage, line):
+            _put(piece, found)
+    return found
+
+
+def _levels(textpage: pdfium.PdfTextPage, line: _RawLine) -> Iterator[_RawLine]:
+    """What pdfium has as one line, although it stands in several fields, by the height at which it stands."""
+    start, level = 0, _style(textpage, line.indices[0])
+    for i, char in enumerate(line.text):
+        style = _style(textpage, line.indices[i])
+        if not char.isspace() and abs(style.y - level.y) > 0.5 * level.size:
+            if line.text[start:i].strip():
+                yield _RawLine(line.text[start:i], line.indices[start:i])
+            start, level = i, style
+    if line.text[start:].strip():
+        yield _RawLine(line.text[start:], line.indices[start:])
+
+
+def _put(piece: Line, lines: list[Line]) -> None:
+    """Put what was filled in behind what stands to its left, or else above it."""
+    beside = [line for line in lines if abs(line.y - piece.y) < 0.6 * piece.size and line.x0 <= piece.x0]
+    above = [line for line in lines if line.y > piece.y]
+    if beside:
+        lines.insert(lines.index(max(beside, key=lambda line: line.x0)) + 1, piece)
+    else:
+        lines.insert(lines.index(min(above, key=lambda line: line.y)) + 1 if above else 0, piece)
+
+
+def _in_order(textpage: pdfium.PdfTextPage, lines: Iterable[_RawLine], rotation: float) -> Iterator[_RawLine]:
+    """The lines; those that run down the page as it is shown, which pdfium has from left to right and so from the last
+    to the first, the other way round."""
+
+    def runs_down(line: _RawLine) -> bool:
+        style = _style(textpage, line.indices[0])
+        return style.sin * math.cos(rotation) - style.cos * math.sin(rotation) < -_SIDEWAYS
+
+    for is_down, run in groupby(lines, key=runs_down):
+        ordered = list(run)
+        heights = [_style(textpage, line.indices[0]).y for line in ordered] if is_down else []
+        num_up = sum(following > before for before, following in pairwise(heights))
+        yield from reversed(ordered) if is_down and 2 * num_up >= len(heights) else ordered
 
 
 def _raw_lines(textpage: pdfium.PdfTextPage) -> Iterator[_RawLine]:
@@ -133,7 +186,7 @@ def _style(textpage: pdfium.PdfTextPage, index: int) -> _Style:
     matrix = raw.FS_MATRIX()
     raw.FPDFText_GetMatrix(textpage, index, matrix)
     scale = _sane(math.hypot(matrix.c, matrix.d)) or 1.0
-    angle = max(0.0, _sane(raw.FPDFText_GetCharAngle(textpage, index)))
+    angle = math.atan2(_sane(matrix.b), _sane(matrix.a))  # pdfium's own runs clockwise, and takes slanted for turned
     size = _sane(raw.FPDFText_GetFontSize(textpage, index) * scale)
     x, y = ctypes.c_double(), ctypes.c_double()
     raw.FPDFText_GetCharOrigin(textpage, index, x, y)

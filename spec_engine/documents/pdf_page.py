@@ -20,6 +20,7 @@ import pypdfium2.raw as raw
 from PIL import Image, ImageDraw
 
 from spec_engine.documents.pdf import PDFIUM
+from spec_engine.documents.pdf_forms import loaded_page
 from spec_engine.errors import UnreadableDocument
 
 _MARK: Final = (255, 196, 0, 96)  # red, green, blue, opacity
@@ -39,7 +40,7 @@ def page_picture(path: Path, index: int, passage: str = "", passwords: Sequence[
         with PDFIUM, closing(_open(path.read_bytes(), passwords)) as pdf:
             if not 0 <= index < len(pdf):
                 raise UnreadableDocument(f"{path.name} has no page {index + 1}. Open the document again.")
-            with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
+            with closing(loaded_page(pdf, index).page) as page, closing(page.get_textpage()) as textpage:
                 scale = min(width / page.get_width(), (_MAX_PIXELS / (page.get_width() * page.get_height())) ** 0.5)
                 picture = page.render(scale=scale, may_draw_forms=False).to_pil().convert("RGBA")
                 boxes = list(_boxes(page, textpage, passage, picture.size))

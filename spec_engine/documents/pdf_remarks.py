@@ -1,6 +1,6 @@
 """What a reader should know about the pages of a PDF, in words.
 
-Job: damaged, empty and scanned pages, fonts without letters; why nothing could be read.
+Job: damaged, empty and scanned pages, comments, fonts without letters; why nothing could be read.
 Non-job: finding it out (`pdf`, `pdf_scans`).
 """
 
@@ -61,6 +61,9 @@ def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Prob
     elif num_chars < MIN_PAGE_CHARS:
         cause = " beside a picture" + (" (a scan?)" if page.scan == "unread" else "") if page.has_image else ""
         yield Problem(label, f"{label} has almost no text: {num_chars} characters{cause}")
+    if page.num_comments:
+        words = "a comment that is" if page.num_comments == 1 else f"{page.num_comments} comments that are"
+        yield Problem(label, f"{label} has {words} not read")
     if page.unmapped > _MAX_UNMAPPED:
         share = f"{page.unmapped:.0%}"
         yield Problem(label, f"{label} may read as gibberish: its fonts do not say which letters {share} of it are")

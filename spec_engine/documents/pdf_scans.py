@@ -29,12 +29,14 @@ _MIN_COVER: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was read from a page; `lines` is None when the page is damaged."""
+    """What was read from a page; `lines` is None when the page is damaged, `num_comments` counts what readers remarked,
+    which is not read."""
 
     lines: tuple[Line, ...] | None
     has_image: bool
     unmapped: float
     scan: Scan = "no"
+    num_comments: int = 0
 
 
 def is_scan(page: pdfium.PdfPage, lines: Sequence[Line]) -> bool:

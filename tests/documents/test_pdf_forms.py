@@ -1,0 +1,95 @@
+"""PDFs with more on their pages than content: filled forms, text boxes, comments; and pages that are turned."""
+
+from pathlib import Path
+
+import pytest
+
+from spec_engine.documents.anchors import Document
+from spec_engine.documents.pdf import read_pdf
+from spec_engine.documents.pdf_page import page_picture
+from tests.documents.files import _assembled, _stream, make_pdf, show
+
+TEXTS = [
+    (60.0, 740.0, 10.0, "Name of the applicant:"),
+    (60.0, 700.0, 10.0, "Amount in dollars:"),
+    (60.0, 660.0, 10.0, "The fund was closed by the board in 1954."),
+]
+LINES = [
+    "The fund of the turned page was closed.",
+    "It was opened again by the board in May.",
+    "A third line follows here in the text.",
+]
+MATRICES = {0: (b"1 0 0 1", 0, -1), 90: (b"0 1 -1 0", 1, 0), 180: (b"-1 0 0 -1", 0, 1), 270: (b"0 -1 1 0", -1, 0)}
+
+
+def read(data: bytes) -> Document:
+    return read_pdf(data, "a.pdf", "a", None, None)
+
+
+def form(num_pages: int = 1) -> bytes:
+    """A form, filled in: a field with an appearance, one without, a text box, a comment and a link."""
+
+    def drawn(text: bytes) -> bytes:
+        content = b"q BT /F1 10 Tf 2 5 Td (%b) Tj ET Q" % text
+        head = b"/Type /XObject /Subtype /Form /BBox [0 0 200 20] /Resources << /Font << /F1 3 0 R >> >>"
+        return b"<< %b /Length %d >>\nstream\n%b\nendstream" % (head, len(content), content)
+
+    field = b"<< /Type /Annot /Subtype /Widget /FT /Tx /F 4 /DA (/F1 10 Tf 0 g) /Rect [200 %d 400 %d] %b >>"
+    note = b"<< /Type /Annot /Subtype /%b /Contents (%b) /F 4 /DA (/F1 10 Tf 0 g) /Rect [60 600 260 620] %b >>"
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 21 0 R /Annots [%b] "
+    page += b"/Resources << /Font << /F1 3 0 R >> >> >>"
+    own = b" ".join(b"%d 0 R" % number for number in range(30, 35))
+    kids = b" ".join(b"%d 0 R" % (50 + number) for number in range(num_pages))
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [30 0 R 31 0 R] /NeedAppearances true "
+        b"/DR << /Font << /F1 3 0 R >> >> /DA (/F1 10 Tf 0 g) >> >>",
+        2: b"<< /Type /Pages /Count %d /Kids [%b] >>" % (num_pages, kids),
+        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        8: b"<< /Title (Form) >>",
+        21: _stream(show(TEXTS)),
+        30: field % (735, 755, b"/T (name) /V (Zoe Miller) /AP << /N 40 0 R >>"),
+        31: field % (695, 715, b"/T (amount) /V (2,500)"),
+        32: note % (b"FreeText", b"Approved", b"/AP << /N 41 0 R >>"),
+        33: note % (b"Text", b"Check the sum", b""),
+        34: b"<< /Type /Annot /Subtype /Link /Rect [60 655 160 670] /A << /S /URI /URI (https://x.org) >> >>",
+        40: drawn(b"Zoe Miller"),
+        41: drawn(b"Approved by the board"),
+        **{50 + number: page % (own if number == 0 else b"34 0 R") for number in range(num_pages)},
+    }
+    return _assembled(objects, b"")
+
+
+def test_what_was_filled_in_is_read_where_it_stands_and_comments_are_named() -> None:
+    document = read(form(num_pages=2))
+    assert document.blocks[0].text == (
+        "Name of the applicant: | Zoe Miller\n\nAmount in dollars: | 2,500\n\n"
+        "The fund was closed by the board in 1954.\n\nApproved by the board"
+    )
+    assert document.blocks[1].text.startswith("Name of the applicant:\n\nAmount")
+    assert [problem.message for problem in document.problems] == ["p. 1 has a comment that is not read"]
+
+
+def test_a_passage_that_was_filled_in_is_marked_on_its_page(tmp_path: Path) -> None:
+    path = tmp_path / "form.pdf"
+    path.write_bytes(form())
+    plain, marked = (page_picture(path, 0, passage) for passage in ("", "Approved by the board"))
+    assert plain != marked
+
+
+@pytest.mark.parametrize("angle", MATRICES)
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("num_lines", [2, 3])
+def test_lines_keep_their_order_however_page_and_text_are_turned(rotation: int, angle: int, num_lines: int) -> None:
+    matrix, across, up = MATRICES[angle]
+    drawn = b"\n".join(
+        b"BT /F1 10 Tf %b %d %d Tm (%b) Tj ET" % (matrix, 300 + 12 * across * i, 300 + 12 * up * i, line.encode())
+        for i, line in enumerate(LINES[:num_lines])
+    )
+    data = make_pdf([drawn]).replace(b"/MediaBox", b"/Rotate %d /MediaBox" % rotation)
+    assert read(data).text == " ".join(LINES[:num_lines])
+
+
+def test_slanted_letters_stand_on_their_line() -> None:
+    slanted = b"BT /F1 10 Tf 1 0 0.3 1 60 700 Tm (The fund was) Tj ET BT /F1 10 Tf 1 0 0.3 1 125 700 Tm (closed.) Tj ET"
+    below = show([(60, 688, 10, "It was opened again by the board in May of that year.")])
+    assert read(make_pdf([slanted + b"\n" + below])).text.startswith("The fund was closed.")
