@@ -1,10 +1,13 @@
-// Keys of the page: Escape stops, Alt+C continues an answer, Alt+N begins a new chat, "/" goes to the question.
+// Keys of the page: Escape stops, Alt+C continues an answer, Alt+N begins a new chat, "/" goes to the question; where the
+// focus goes.
 let isListOpen = false; // of the field in which a key was pressed, before anything was done about it
 const isExpanded = (field) => field?.getAttribute("aria-expanded") === "true";
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest?.('[role="combobox"]');
   isListOpen = isExpanded(field);
-  if (field && event.key === "Tab") event.stopPropagation();
+  if (!field || event.key !== "Tab") return;
+  event.stopPropagation();
+  for (const list of document.querySelectorAll('ul[role="listbox"]')) list.tabIndex = -1; // it closes: no place to stop
 }, true);
 // Gradio opens a list a moment after any key in its field, Tab too: it would stay open over what comes next.
 document.addEventListener("focusout", (event) => {
@@ -29,6 +32,43 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     document.querySelector("#se-box textarea, #se-box input")?.focus();
   }
+});
+
+// In the list of conversations arrows go from one to the next; what opens one is Enter or the space bar.
+document.addEventListener("keydown", (event) => {
+  const one = event.target.closest?.("#se-conversations input[type=radio]");
+  const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+  if (!one || event.altKey || event.ctrlKey || event.metaKey) return;
+  const all = [...document.querySelectorAll("#se-conversations input[type=radio]")];
+  if (step) all[(all.indexOf(one) + step + all.length) % all.length].focus();
+  else if (event.key === "Enter") one.click();
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+}, true);
+
+// A question that is edited is sent by Enter and left as it was by Escape.
+document.addEventListener("keydown", (event) => {
+  if (!event.target.matches?.("#se-chat textarea") || event.isComposing) return;
+  const name = event.key === "Escape" ? "Cancel" : event.key === "Enter" && !event.shiftKey ? "Submit" : "";
+  if (!name) return;
+  event.preventDefault();
+  event.stopPropagation();
+  event.target.closest(".message-row")?.querySelector(`button[aria-label="${name}"]`)?.click();
+}, true);
+
+// A button that goes away when a key has pressed it leaves the focus where one goes on.
+const NEXT = { "se-delete-really": "#se-search input, #se-search textarea", "se-delete-not": "#se-delete" };
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("button"), before = document.activeElement;
+  if (!button || event.detail !== 0 || before === document.body) return;
+  const started = performance.now(), next = NEXT[button.id] ?? "#se-box textarea, #se-box input";
+  const look = () => {
+    const now = document.activeElement;
+    if (now === document.body) document.querySelector(next)?.focus({ preventScroll: true });
+    else if (now === before && performance.now() - started < 3000) setTimeout(look, 100);
+  };
+  setTimeout(look, 100);
 });
 
 // A link to a place in the document shows it in a dialog over the page; with a modifier key it opens as a page of its own.
