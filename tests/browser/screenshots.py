@@ -15,7 +15,7 @@ from tests.browser.server import ARGUMENTS, CHROMIUM, running_server
 
 QUESTIONS = (
     'Continue the text after "Auctions are a market-driven solution"',
-    'Quote the passage about "white spaces".',
+    'Quote the passage about "relocation cost".',
 )
 
 
