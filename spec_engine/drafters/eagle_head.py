@@ -206,7 +206,7 @@ class _Attention(nn.Module):
         self.k_proj = _linear(config, "k_proj", width, keys)
         self.v_proj = _linear(config, "v_proj", width, keys)
         self.o_proj = _linear(config, "o_proj", queries, config.hidden_size)
-        self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Summed(self.o_proj)
+        self._qkv, self._out = Joined(self.q_proj, self.k_proj, self.v_proj), Summed(self.o_proj, keeps_base=True)
         self._num_heads, self._num_kv_heads = config.num_heads, config.num_kv_heads
 
     def forward(self, states: Tensor, seen: Tensor, turns: Turns, attend: Attend) -> Tensor:
@@ -224,11 +224,11 @@ class _Mlp(nn.Module):
         self.gate_proj = _linear(config, "gate_proj", config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config, "up_proj", config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config, "down_proj", config.intermediate_size, config.hidden_size)
-        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj, keeps_base=False)
 
     def forward(self, states: Tensor, normed: Tensor) -> Tensor:
         """`states`, which are used up, and what the middle gives for `normed`."""
-        return self._down.add_to(states, self._gated(normed))
+        return self._down.added_to(states, self._gated(normed))
 
 
 def _linear(config: HeadConfig, name: str, num_in: int, num_out: int) -> nn.Linear:

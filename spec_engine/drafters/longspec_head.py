@@ -135,7 +135,7 @@ class _Attention(nn.Module):
         width = config.num_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, width)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-        self._projected, self._out = Joined(self.q_proj), Summed(self.o_proj)
+        self._projected, self._out = Joined(self.q_proj), Summed(self.o_proj, keeps_base=True)
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, Hq, T, D]"""
@@ -176,11 +176,11 @@ class _FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj)
+        self._gated, self._down = Gated(self.gate_proj, self.up_proj), Summed(self.down_proj, keeps_base=False)
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
         """`x`, which is used up, and what the middle gives for `normed`, [B, T, H]."""
-        return self._down.add_to(x, self._gated(normed))
+        return self._down.added_to(x, self._gated(normed))
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

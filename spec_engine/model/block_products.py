@@ -114,6 +114,8 @@ class ChosenProducts(TorchProducts):
 
     def _cut(self, kind: Kind, matrix: Matrix, x: Tensor) -> Cut | None:
         cut = self._cuts.get((kind, matrix.num_in, matrix.num_out, len(x) == 1))
+        if cut is not None and cut.is_narrow and not matrix.has_narrow:
+            return None  # there was no memory to round it
         most = _MOST_NARROW_ROWS if matrix.is_narrow else MOST_ROWS
         return cut if len(x) <= most else None
 

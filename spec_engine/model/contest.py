@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
+from time import perf_counter
 from typing import Final
 
 import torch
@@ -39,19 +40,24 @@ Cuts = Callable[[int, torch.device], Iterable[Cut]]
 
 _MARGIN = 1.02
 _TRIED_ROWS = (1, 16)
-CACHED_BYTES: Final = 256 << 20  # that take turns, if a form has so many: more than a GPU's cache holds
+CACHED_BYTES: Final = 256 << 20  # that take turns, in 8 bits too: several times what a GPU's cache holds
+_SHARE = 8  # copies that take turns have no more than one part of so many of the memory that is free
+_MOST_TURNS = 64  # of a small matrix, which no cache forgets
 _REMATCHES = 2  # so that the luckiest of several is not taken for the fastest
 _TURNS, _REPLAYS = 4, 3
+_LEAST_S = 5e-3  # of turns: a GPU that waited for a kernel to be compiled is slow at first
 _TOLERANCE = 2e-2  # relative norm of the difference; half precision rounds to 2e-3
 _MOST_NOISE = 4e-2  # of a matrix in 8 bits, which have 1e-2 where columns have no outliers
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Products that are done alike: matrices of one size, each with the norm before it, None where there is none."""
+    """Products that are done alike: matrices of one size, each with the norm before it, None where there is none.
+    `keeps_base`: what they are added to is needed afterwards."""
 
     kind: Kind
     members: tuple[tuple[Matrix, Norm | None], ...]
+    keeps_base: bool = False
 
     def form(self, num_rows: int) -> Form:
         """What is decided together."""
@@ -109,7 +115,7 @@ def all_cuts(num_rows: int, device: torch.device) -> tuple[Cut, ...]:
 
 def settle(uses: Sequence[Use], choice: Choice) -> list[Matrix]:
     """Round the matrices whose products are done in 8 bits, and forget the copies of the others. Those that are not
-    needed in 16 bits for few rows any more."""
+    needed in 16 bits for few rows any more, for `Matrix.keep_narrow`. Where memory is short a matrix stays as it is."""
     narrow = []
     for use in uses:
         cuts = [choice.cuts.get(use.form(num_rows)) for num_rows in _TRIED_ROWS]
@@ -119,21 +125,25 @@ def settle(uses: Sequence[Use], choice: Choice) -> list[Matrix]:
                 matrix.forget_narrow()
             elif all(are_narrow):
                 narrow.append(matrix)
+            else:
+                matrix.try_narrow()
     return narrow
 
 
 def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts = usual_cuts) -> Choice:
     """Let our kernels and torch do each of these uses in turn. `timer` gives the seconds of some work; `cuts` gives,
     for a number of rows and a device, those that are tried. The fastest of them has to win again, twice."""
-    alike: dict[tuple[Kind, int, int], list[tuple[Matrix, Norm | None]]] = {}
+    alike: dict[Form, Use] = {}
     for use in uses:  # those of one form are decided together
-        alike.setdefault(use.form(1)[:3], []).extend(use.members)
+        known = alike.setdefault(use.form(1), replace(use, members=()))
+        members, keeps_base = known.members + use.members, known.keeps_base or use.keeps_base
+        alike[use.form(1)] = replace(known, members=members, keeps_base=keeps_base)
     won: dict[Form, Cut] = {}
     seconds: dict[Form, dict[Cut | None, float]] = {}
     num_bytes: dict[Form, int] = {}
     refused: dict[tuple[Form, Cut | None], str] = {}
-    for ((kind, *_), members), num_rows in product(alike.items(), _TRIED_ROWS):
-        match = _Match(Use(kind, tuple(members)), num_rows, plain, timer)
+    for use, num_rows in product(alike.values(), _TRIED_ROWS):
+        match = _Match(use, num_rows, plain, timer)
         form = match.use.form(num_rows)
         times: dict[Cut | None, float] = {}
         for cut in (None, *cuts(num_rows, match.device)):
@@ -156,9 +166,9 @@ class _Match:
     def __init__(self, use: Use, num_rows: int, plain: TorchProducts, timer: Timer) -> None:
         matrix, _ = use.members[0]
         weight = matrix.weight
-        number = -(-CACHED_BYTES // weight.nbytes)
+        number = -(-CACHED_BYTES // weight.numel())
         self.use, self._form = use, use.form(num_rows)
-        self._members = use.members[:number]
+        self._members = _in_turn(use.members, number)
         self.num_bytes = weight.nbytes * len(self._members)
         self.device = weight.device
         self._plain, self._timer = plain, timer
@@ -190,10 +200,10 @@ class _Match:
     @cached_property
     def _is_noisy(self) -> bool:
         """Whether 8 bits lose too much of any member, also of those that take no turn here."""
-        noises = []
-        for number, (matrix, _) in enumerate(self.use.members):
+        noises, stays = [], [matrix for matrix, _ in self._members]
+        for matrix in dict.fromkeys((*(matrix for matrix, _ in self.use.members), *stays)):
             noises.append(matrix.narrow.noise)
-            if number >= len(self._members):
+            if matrix not in stays:
                 matrix.forget_narrow()  # until it is settled: not all of them besides the others
         return max(noises) > _MOST_NOISE
 
@@ -204,8 +214,7 @@ class _Match:
         if self._narrow_want is None:
             matrix, norm = self._members[0]
             rounded = Matrix(matrix.narrow.widened(matrix.dtype), matrix.bias)
-            work = _work(self._plain, self.use.kind, rounded, norm, self._x, self._base.clone())
-            self._narrow_want = work().float()
+            self._narrow_want = self._work(self._plain, rounded, norm)().float()
         return self._narrow_want
 
     def wins(self, cut: Cut) -> bool:
@@ -219,21 +228,30 @@ class _Match:
     def _works(self, cut: Cut | None) -> list[Callable[[], Tensor]]:
         """Each member's product."""
         products = self._plain if cut is None else ChosenProducts(self._plain, {self._form: cut})
-        return [_work(products, self.use.kind, *member, self._x, self._base.clone()) for member in self._members]
+        return [self._work(products, *member) for member in self._members]
+
+    def _work(self, products: TorchProducts, matrix: Matrix, norm: Norm | None) -> Callable[[], Tensor]:
+        """One product."""
+        kind, x = self.use.kind, self._x
+        if kind == "plain":
+            return partial(products.plain, matrix, x)
+        if kind == "added":
+            return partial(products.added, matrix, x, self._base.clone(), keeps_base=self.use.keeps_base)
+        if kind == "gated":
+            return partial(products.gated, matrix, x, norm)
+        assert norm is not None, "it begins with one"
+        return partial(products.normed, matrix, x, norm)
 
 
-def _work(
-    products: TorchProducts, kind: Kind, matrix: Matrix, norm: Norm | None, x: Tensor, base: Tensor
-) -> Callable[[], Tensor]:
-    """One product."""
-    if kind == "plain":
-        return partial(products.plain, matrix, x)
-    if kind == "added":
-        return partial(products.added, matrix, x, base)
-    if kind == "gated":
-        return partial(products.gated, matrix, x, norm)
-    assert norm is not None, "it begins with one"
-    return partial(products.normed, matrix, x, norm)
+def _in_turn(members: Sequence[tuple[Matrix, Norm | None]], number: int) -> list[tuple[Matrix, Norm | None]]:
+    """`number` of the members; where there are fewer, on a GPU copies of the first besides, as far as there is room."""
+    (matrix, norm), found = members[0], list(members[:number])
+    weight, missing = matrix.weight, min(number, _MOST_TURNS) - len(found)
+    if weight.device.type != "cuda" or missing <= 0:
+        return found
+    room = int(torch.cuda.mem_get_info(weight.device)[0]) // _SHARE
+    copies = [Matrix(weight.t().clone().t(), matrix.bias) for _ in range(min(missing, room // weight.nbytes))]
+    return [*found, *((copy, norm) for copy in copies)]
 
 
 def gpu_timer(device: torch.device) -> Timer | None:
@@ -245,10 +263,11 @@ def cuda_timer(device: torch.device) -> Timer:
     """Seconds of captured work on a GPU, the host's not among them: the fastest of some turns."""
 
     def seconds(work: Work) -> float:
-        times = []
+        times = list[float]()
         with torch.cuda.device(device):
             replay = CudaCapture(device, is_brief=True)(work)
-            for _ in range(_TURNS):
+            end = perf_counter() + _LEAST_S
+            while len(times) < _TURNS or perf_counter() < end:
                 began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 replay()  # keeps the device busy while the host goes ahead
                 began.record()

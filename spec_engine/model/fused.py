@@ -156,11 +156,10 @@ class Fused:
         """Hold these matrices in 8 bits alone, but for an output layer that is the embedding too."""
         for number, block in enumerate(self._blocks):
             for owner, matrix, names in modules_of(model.get_submodule(f"model.layers.{number}"), block):
-                if matrix in narrow:
-                    matrix.keep_narrow()
+                if matrix in narrow and matrix.keep_narrow():
                     replace_modules(owner, matrix, names)
-        if self._head in narrow and self._head.weight.data_ptr() != self._embedding.data_ptr():
-            self._head.keep_narrow()
+        is_tied = self._head.weight.data_ptr() == self._embedding.data_ptr()
+        if self._head in narrow and not is_tied and self._head.keep_narrow():
             replace_modules(model, self._head, ("lm_head",))
 
     def _placed(

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spec_engine.model.block_products import ChosenProducts, Kind, TorchProducts
-from spec_engine.model.contest import CACHED_BYTES, Use, choose, gpu_timer, narrow_cuts, settle
+from spec_engine.model.contest import Use, choose, gpu_timer, narrow_cuts, settle
 from spec_engine.model.fused import kernels_for
 from spec_engine.model.memory import free_bytes
 from spec_engine.model.norm import swap_norms
 from spec_engine.model.products import READY_LEVEL_ROWS, Matrix, join_columns, packs, warm_up_products
 from spec_engine.model.target import Target
 
-_SHARE = 8  # copies take no more than one part of so many of the memory that is free
-_MOST_COPIES = 16  # of a small matrix, which no cache forgets
+_SHARE = 8  # a copy takes no more than one part of so many of the memory that is free
 
 
 class Joined:
@@ -31,6 +30,7 @@ class Joined:
     """
 
     kind: Kind = "plain"
+    keeps_base = False
 
     def __init__(self, *layers: nn.Linear) -> None:
         self._layers = layers
@@ -67,9 +67,9 @@ class Joined:
         self._products = products
 
     def keep_narrow(self) -> None:
-        """Hold the weights in 8 bits alone."""
-        self.held.keep_narrow()
-        self._give_up()
+        """Hold the weights in 8 bits alone, if there is memory to round them."""
+        if self.held.keep_narrow():
+            self._give_up()
 
     def _give_up(self) -> None:
         """Let the layers hold nothing."""
@@ -78,23 +78,21 @@ class Joined:
 
 
 class Summed(Joined):
-    """One whose results are added to rows."""
+    """One whose results are added to rows. With `keeps_base` these stay as they are; else, once joined, they may be
+    written to, and must lie in one piece, see `Matrix.add_to`."""
 
     kind: Kind = "added"
 
+    def __init__(self, layer: nn.Linear, *, keeps_base: bool) -> None:
+        super().__init__(layer)
+        self.keeps_base = keeps_base
+
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
         """``base + self(x)``."""
-        return self._summed(base, x, keeps_base=True)
-
-    def add_to(self, base: Tensor, x: Tensor) -> Tensor:
-        """The same; once joined, `base` may be written to, and must lie in one piece, see `Matrix.add_to`."""
-        return self._summed(base, x, keeps_base=False)
-
-    def _summed(self, base: Tensor, x: Tensor, *, keeps_base: bool) -> Tensor:
         if self._matrix is None:
             return base + self(x)
-        rows = _flat(base) if keeps_base else base.view(-1, base.shape[-1])
-        return self._products.added(self._matrix, _flat(x), rows, keeps_base=keeps_base).view(base.shape)
+        rows = _flat(base) if self.keeps_base else base.view(-1, base.shape[-1])
+        return self._products.added(self._matrix, _flat(x), rows, keeps_base=self.keeps_base).view(base.shape)
 
 
 class Gated(Joined):
@@ -117,6 +115,7 @@ class DraftOutput:
     """A target's output layer, `weight` [V, H], as drafts use it."""
 
     kind: Kind = "plain"
+    keeps_base = False
 
     def __init__(self, weight: Tensor) -> None:
         self.held = Matrix(weight.detach().t(), None)
@@ -171,7 +170,7 @@ def quicken(model: nn.Module, output: DraftOutput | None, heads: tuple[int, int,
     products, note = TorchProducts(kernels.gate), ""
     timer = gpu_timer(weight.device) if may_round else None
     if timer is not None:
-        uses = [Use(part.kind, tuple((matrix, None) for matrix in _in_turn(part.held))) for part in parts]
+        uses = [Use(part.kind, ((part.held, None),), part.keeps_base) for part in parts]
         choice = choose(uses, products, timer, narrow_cuts)
         products, note = ChosenProducts(products, choice.cuts), choice.describe()
         narrow = settle(uses, choice)
@@ -181,19 +180,6 @@ def quicken(model: nn.Module, output: DraftOutput | None, heads: tuple[int, int,
     for part in parts:
         part.use(products)
     return note
-
-
-def _in_turn(matrix: Matrix) -> list[Matrix]:
-    """`matrix`, and on a GPU copies of it, as far as there is room: together more than its cache holds, which a draft
-    reads through in every level."""
-    weight = matrix.weight
-    if weight.device.type != "cuda":
-        return [matrix]
-    room = min(CACHED_BYTES, (free_bytes(weight.device) or 0) // _SHARE)
-    return [
-        matrix,
-        *(Matrix(weight.t().clone().t(), matrix.bias) for _ in range(min(room // weight.nbytes, _MOST_COPIES))),
-    ]
 
 
 def _joined(model: nn.Module) -> Sequence[Joined]:

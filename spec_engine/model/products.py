@@ -111,13 +111,27 @@ class Matrix:
         """Whether weights in 8 bits are all that is held."""
         return self._weight is None and self._narrow is not None
 
+    @property
+    def has_narrow(self) -> bool:
+        """Whether weights in 8 bits are held."""
+        return self._narrow is not None
+
+    def try_narrow(self) -> bool:
+        """Round the weights, unless that was done; whether there was memory for it."""
+        try:
+            return self.narrow is not None
+        except torch.OutOfMemoryError:
+            return False
+
     def forget_narrow(self) -> None:
         """Hold no weights in 8 bits besides others."""
         self._narrow = self._narrow if self._weight is None else None
 
-    def keep_narrow(self) -> None:
-        """Hold weights in 8 bits alone."""
-        self._narrow, self._weight = self.narrow, None
+    def keep_narrow(self) -> bool:
+        """Hold weights in 8 bits alone, and say so; where there is no memory to round them, as they are."""
+        if self.try_narrow():
+            self._weight = None
+        return self.is_narrow
 
     def packed(self) -> "Matrix":
         """The same with packed weights."""

@@ -8,8 +8,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from spec_engine.model import contest
 from spec_engine.model.capture import Captures, CudaCapture, Work
 from spec_engine.model.contest import cuda_timer
+from spec_engine.model.products import Matrix
 from tests.card.stand_ins import Stream, card
 
 NUM_STREAMS = 32
@@ -63,8 +65,20 @@ def check_what_waits_is_not_captured(device: torch.device) -> None:
     assert num_begun == 1
 
 
+def check_copies_take_turns(device: torch.device) -> None:
+    """Where a form has one matrix, so that no cache holds them all; no more than there is room for."""
+    member = Matrix(torch.ones(8, 4, device=device).t(), None), None
+    found = contest._in_turn([member], 5)
+    assert len({matrix.weight.data_ptr() for matrix, _ in found}) == len(found) == 5
+    assert {matrix.weight.stride() for matrix, _ in found} == {(1, 4)}
+    assert contest._in_turn([member] * 3, 2) == [member] * 2
+    torch.cuda.mem_get_info = lambda device=None: (8 * 128 * 2, 1 << 30)  # type: ignore[assignment]
+    assert len(contest._in_turn([member], 5)) == 3
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with card():
+        check_copies_take_turns(torch.device("cuda"))
         check_graphs_outlive_others(torch.device("cuda"))
         check_what_waits_is_not_captured(torch.device("cuda"))

@@ -65,7 +65,7 @@ def test_joined_layers_give_what_they_gave(
     owner = nn.Module()
     owner.first, owner.second = (nn.Linear(16, width, bias=bias) for width, bias in zip((24, 40), biases, strict=True))
     owner.pair = Joined(owner.first, owner.second)  # type: ignore[assignment]
-    owner.alone = Summed(nn.Linear(16, 24))  # type: ignore[assignment]
+    owner.alone = Summed(nn.Linear(16, 24), keeps_base=True)  # type: ignore[assignment]
     rows = [random(*shape, 16, dtype=torch.float32) for shape in ((1, 1), (1, 7), (2, 3))]
     before = [(owner.pair(x), owner.alone(x), owner.alone.added_to(x.repeat(1, 1, 2)[..., :24], x)) for x in rows]  # type: ignore[operator, union-attr]
     join_products(owner)

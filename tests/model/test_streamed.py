@@ -10,7 +10,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from spec_engine.attention.triton import CannotLaunch
-from spec_engine.model import contest, streamed
+from spec_engine.model import contest, products, streamed
 from spec_engine.model.block_products import Around, ChosenProducts, Cut, Form, TorchProducts
 from spec_engine.model.capture import Work
 from spec_engine.model.contest import (
@@ -21,9 +21,11 @@ from spec_engine.model.contest import (
     Use,
     all_cuts,
     choose,
+    narrow_cuts,
     settle,
     usual_cuts,
 )
+from spec_engine.model.narrow import Narrow
 from spec_engine.model.norm import Norm
 from spec_engine.model.products import Matrix
 from tests.model.test_kernels import run
@@ -146,6 +148,55 @@ def test_uses_of_one_form_are_decided_together(use: Use, monkeypatch: pytest.Mon
     choice = choose([use, use], TorchProducts(), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0))
     assert choice.cuts == {FORM: ONE_ROW[1]}
     assert choice.num_bytes[FORM] == 2 * 64 * 96 * 4
+
+
+def test_matrices_take_turns_until_no_cache_holds_them_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "product", by_torch_too)
+    monkeypatch.setattr(contest, "CACHED_BYTES", 3 * 64 * 96 - 1)
+    use = Use("plain", tuple((Matrix(torch.randn(64, 96), None), None) for _ in range(5)))
+    choice = choose([use], TorchProducts(), timer(1.0, 0.9, 0.5, 0.7, *REMATCH, 1.0), narrow_cuts)
+    assert set(choice.num_bytes.values()) == {3 * 64 * 96 * 4}, "float32"
+
+
+@pytest.mark.parametrize("keeps_base", [False, True])
+def test_what_is_added_to_is_kept_in_the_contest_where_it_is_kept_later(keeps_base: bool) -> None:
+    """To write elsewhere takes torch a copy more. One use of a form that keeps it decides for all."""
+    told = []
+
+    class Told(TorchProducts):
+        def added(self, matrix: Matrix, x: Tensor, base: Tensor, *, keeps_base: bool = False) -> Tensor:
+            told.append(keeps_base)
+            return super().added(matrix, x, base, keeps_base=keeps_base)
+
+    member = Matrix(torch.randn(64, 96), None), None
+    uses = [Use("added", (member,)), Use("added", (member,), keeps_base)]
+    choose(uses, Told(), lambda work: float(len(work())), lambda num_rows, device: ())
+    assert set(told) == {keeps_base}
+
+
+def test_a_matrix_that_there_is_no_memory_to_round_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of its form are rounded; its own products are torch's."""
+    monkeypatch.setattr(streamed, "product", by_torch_too)
+    matrices = [Matrix(torch.randn(64, 96, generator=torch.Generator().manual_seed(n)), None) for n in range(2)]
+    uses = [Use("plain", tuple((matrix, None) for matrix in matrices))]
+    monkeypatch.setattr(contest, "CACHED_BYTES", 1)  # the second takes no turn, and is rounded once more at the end
+    times = iter(0.9**number for number in range(1000))
+    choice, plain = choose(uses, TorchProducts(), lambda work: next(times), narrow_cuts), TorchProducts()
+    assert len(choice.cuts) == 2
+
+    def refuse(weight: Tensor) -> Narrow:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(products, "narrowed", refuse)
+    assert [matrix.keep_narrow() for matrix in settle(uses, choice)] == [True, False]
+    only_one_row = replace(choice, cuts={form: cut for form, cut in choice.cuts.items() if form[3]})
+    assert settle(uses, only_one_row) == []
+    chosen = ChosenProducts(plain, choice.cuts)
+    for num_rows in (1, 5):
+        x = torch.randn(num_rows, 64)
+        for matrix in matrices:
+            torch.testing.assert_close(chosen.plain(matrix, x), matrix(x))
+    assert matrices[1]._weight is not None
 
 
 def test_longer_passes_go_to_torch(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
