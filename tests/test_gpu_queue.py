@@ -108,6 +108,23 @@ def test_a_failing_part_does_not_stop_the_others_and_is_told(tmp_path: Path) -> 
 
 
 @needs_bash
+@pytest.mark.slow
+def test_a_part_whose_time_is_up_may_say_what_it_found(tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    lines = (
+        "#!/bin/bash",
+        'if [ "$1" = - ] || [ "$2" = spec_engine.bench.goals ]; then exit 0; fi',
+        "trap 'echo so far; exit 3' INT",
+        "sleep 60 & wait",
+    )
+    fake.write_text("\n".join(lines) + "\n", "utf-8")
+    fake.chmod(0o755)
+    done = run("e-kernels", fake, tmp_path / "out", LIMIT="11")
+    assert "so far" in done.stdout
+    assert "FAILED: kernels" in done.stdout
+
+
+@needs_bash
 def test_what_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n', "utf-8")

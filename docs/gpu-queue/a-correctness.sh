@@ -3,9 +3,6 @@
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}" pytest
-workers=()
-if "$PYTHON" -c 'import xdist' 2>/dev/null && [ -z "$REHEARSAL" ]; then workers=(-n 6); fi
-tests() { part "$1" "$2" "$PYTHON" -m pytest -m gpu -q -rfE --tb=short -p no:cacheprovider "${workers[@]}" "${@:3}"; }
 tests kernels 300 tests/attention
 tests passes 200 tests/model/test_graphs.py tests/model/test_sliding_target.py tests/model/test_cuda.py tests/model/test_kernels.py tests/model/test_streamed.py
 tests answers 200 tests/bench/test_replay.py

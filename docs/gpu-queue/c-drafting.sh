@@ -12,14 +12,14 @@ if [ -n "$REHEARSAL" ]; then
     profile=2.5,2.2 growing=32,64 lengths=64,128 tokens=24 small=2.5,2.2 most=32,64
 fi
 # LENGTHS of MEANS, behind each other: EAGLE-3 as SpecExtend measured it on GovReport, then how drafting grows with length
-bench eagle3-answers 100 --preset "$eagle3" --replay "$profile" --lengths "$growing" --max-tokens "$tokens" \
+bench eagle3-answers 150 --preset "$eagle3" --replay "$profile" --lengths "$growing" --max-tokens "$tokens" \
     --out "$OUT/replay-eagle3.json"
-bench eagle3-lengths 110 --preset "$eagle3" --fixed-budget --replay 3.80 --lengths "$lengths" --max-tokens "$tokens" \
+bench eagle3-lengths 100 --preset "$eagle3" --fixed-budget --replay 3.80 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-eagle3.json"
 bench longspec-lengths 110 --preset "$longspec" --fixed-budget --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-longspec.json"
-bench lm-lengths 110 --preset "$lm" --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
+bench lm-lengths 90 --preset "$lm" --replay 3.5 --lengths "$lengths" --max-tokens "$tokens" \
     --out "$OUT/drafting-lm-1b.json"
-bench lm-answers 80 --preset "$vicuna" --replay "$small" --lengths "$most" --max-tokens "$tokens" \
+bench lm-answers 70 --preset "$vicuna" --replay "$small" --lengths "$most" --max-tokens "$tokens" \
     --out "$OUT/replay-vicuna.json"
 finish replay-eagle3.json drafting-eagle3.json drafting-longspec.json drafting-lm-1b.json replay-vicuna.json

@@ -55,9 +55,20 @@ part() {
     fi
     if [ "$left" -lt "$most" ]; then most=$left; fi
     echo "== $name (at most $most s)"
-    timeout --kill-after=5 "$most" "$@" 2>&1 | tee -a "$OUT/$ENTRY.log" || status=$?
+    timeout --signal=INT --kill-after=10 "$most" "$@" 2>&1 | tee -a "$OUT/$ENTRY.log" || status=$?
     echo "== $name: $((SECONDS - began)) s, status $status"
     if [ "$status" != 0 ]; then FAILED+=("$name"); fi
+}
+
+# tests NAME SECONDS FILE…: those for a GPU, side by side, as each compiles kernels of its own; what failed so far is told
+# also when their time is up.
+tests() {
+    local workers=() cores
+    if "$PYTHON" -c 'import xdist' 2>/dev/null && [ -z "$REHEARSAL" ]; then
+        cores=$(nproc 2>/dev/null || echo 6)
+        workers=(-n "$((cores < 12 ? cores : 12))")
+    fi
+    part "$1" "$2" "$PYTHON" -m pytest -m gpu -q -rfE --tb=short --durations=8 -p no:cacheprovider "${workers[@]}" "${@:3}"
 }
 
 bench() { part "$1" "$2" "$PYTHON" -m spec_engine bench "${@:3}"; }

@@ -32,6 +32,7 @@ from tests.model.test_kernels import run
 
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}  # bytes that a program may take at most
 FORM: Form = ("normed", 64, 96, True)
+NUM_CARD_SIZES = 6  # of streamed_grid.py
 REMATCH = (1.0, 0.5) * 2  # torch, and the cut that was fastest
 
 
@@ -61,9 +62,18 @@ def test_they_compile_for_ampere_ada_and_hopper() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("what", ["float16", "bfloat16", "chain", "card"])
-def test_they_give_what_torch_gives_on_the_card(what: str) -> None:
-    """Early kernels too, in products that need one another; and captured passes."""
+@pytest.mark.parametrize("size", range(NUM_CARD_SIZES))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_they_give_what_torch_gives_on_the_card(dtype: str, size: int) -> None:
+    """One size after the other: each takes half a minute to compile."""
+    assert run("streamed_grid.py", dtype, "cuda", str(size), interpret=False).split()[-1] == "ok"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("what", ["chain", "card"])
+def test_products_that_need_one_another_are_right_on_the_card(what: str) -> None:
+    """Early kernels too; and captured passes."""
     assert run("streamed_grid.py", what, "cuda", interpret=False).split()[-1] == "ok"
 
 
