@@ -55,7 +55,8 @@ part() {
     fi
     if [ "$left" -lt "$most" ]; then most=$left; fi
     echo "== $name (at most $most s)"
-    timeout --signal=INT --kill-after=10 "$most" "$@" 2>&1 | tee -a "$OUT/$ENTRY.log" || status=$?
+    # Work in the background is begun with this signal ignored, so it is given its meaning back.
+    timeout --signal=INT --kill-after=10 "$most" env --default-signal=INT "$@" 2>&1 | tee -a "$OUT/$ENTRY.log" || status=$?
     echo "== $name: $((SECONDS - began)) s, status $status"
     if [ "$status" != 0 ]; then FAILED+=("$name"); fi
 }

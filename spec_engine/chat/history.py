@@ -143,18 +143,18 @@ class History:
 
     def delete(self, conversation: int, text_hash: str = "") -> None:
         """Forget a conversation, its document where no other is about it, and what was computed of the text in use
-        where no other reads that. `text_hash` is its SHA-256, for a conversation that has no note of it."""
+        where no other reads that. `text_hash` is its SHA-256 as it is read now, which may not be what was noted."""
         summary = self.store.summary(conversation)
         self.store.delete(conversation)
         ref = (DocumentRef.load(summary.document) if summary else None) or DocumentRef(())
-        ref = ref if ref.text_hash else replace(ref, text_hash=text_hash)
         others = self._refs()
         used = {digest for other in others for digest, _ in other.files}
         for digest, _ in ref.files:
             if digest not in used:
                 self._forget(digest)
-        if ref.text_hash and not any(ref.is_same_text(other) for other in others):
-            self.forget_computed(ref.text_hash)
+        for read in {ref.text_hash, text_hash} - {""}:  # another version of this program may read a file differently
+            if not any(replace(ref, text_hash=read).is_same_text(other) for other in others):
+                self.forget_computed(read)
 
     def _forget(self, digest: str) -> None:
         """Delete a document's copy and what was recognised of it."""

@@ -23,6 +23,10 @@ _BOMS = (
 )
 # Names that the web uses for Windows-1252 (WHATWG Encoding Standard, section 4.2).
 _WESTERN = frozenset(("ascii", "iso8859-1", "cp1252"))
+# Codecs of Python that write one text as another.
+_NO_CHARSETS = frozenset(
+    ("idna", "punycode", "undefined", "unicode_escape", "unicode-escape", "raw_unicode_escape", "raw-unicode-escape")
+)
 _WESTERN_LANGUAGES = frozenset(
     (
         "Danish",
@@ -138,10 +142,10 @@ def _codec(stated: str | None) -> str | None:
     """The codec for a stated name, or None when it names none, or a Unicode form that has been ruled out already."""
     try:
         codec = codecs.lookup(stated or "").name
-        b"".decode(codec)
-    except LookupError:
+        b"\xff".decode(codec, "replace")
+    except (LookupError, ValueError):
         return None
-    if codec.startswith("utf"):
+    if codec.startswith("utf") or codec in _NO_CHARSETS:
         return None
     return "cp1252" if codec in _WESTERN else codec
 
@@ -149,7 +153,7 @@ def _codec(stated: str | None) -> str | None:
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
         data.decode(encoding)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
     return True
 

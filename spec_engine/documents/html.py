@@ -44,6 +44,10 @@ _MAX_INDENTS = 8
 _NOTE_MARK = re.compile(r"\s*[\[(]?(?:\d{1,4}|[a-z]{1,2}|[ivxlc]{1,7}|[*†‡§¶#]{1,4})[\])]?\s*")
 
 
+class NoText(UnreadableDocument):
+    """A page without words."""
+
+
 def read_html(data: bytes, name: str, stem: str, charset: str | None = None) -> Document:
     """Read an HTML page; `charset` is what was said of its encoding where it came from.
 
@@ -56,7 +60,7 @@ def read_html(data: bytes, name: str, stem: str, charset: str | None = None) -> 
     try:
         root = html.document_fromstring(decoded.text.replace("\0", "").encode("utf-8", "replace"), parser=parser)
     except etree.ParserError as error:  # lxml's word for a page without a single element
-        raise UnreadableDocument(_empty_message(name)) from error
+        raise NoText(_empty_message(name)) from error
     walker = _Walker()
     walker.walk(root)
     problems = list(decoded.problems)
@@ -68,7 +72,7 @@ def read_html(data: bytes, name: str, stem: str, charset: str | None = None) -> 
     if not document.blocks and is_cut:
         raise UnreadableDocument(f"{name} is nested too deeply to be read. Save its text from a browser instead.")
     if not document.blocks:
-        raise UnreadableDocument(_empty_message(name))
+        raise NoText(_empty_message(name))
     return document
 
 
@@ -198,6 +202,8 @@ def _is_note_mark(element: etree._Element) -> bool:
 def _noted(mark: str) -> str:
     """A note's mark in brackets and set apart from the word before it, as in a DOCX; its figures as they are."""
     mark = unicodedata.normalize("NFKC", mark).strip()
+    if not mark:  # what stands there is hidden
+        return ""
     return f" {mark}" if mark[0] in "[(" else f" [{mark}]"
 
 

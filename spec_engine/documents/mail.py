@@ -5,17 +5,20 @@ richest that holds text; messages within it; who wrote to whom and when as a sho
 Non-job: HTML (`html`), opening attachments, pictures, checking signatures.
 """
 
+import base64
+import codecs
 import contextlib
 import email
 import re
 from collections.abc import Iterator
 from email import policy
 from email.errors import MessageError
-from email.message import EmailMessage, Message
+from email.header import decode_header, make_header
+from email.message import Message
 
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.encoding import decode
-from spec_engine.documents.html import read_html
+from spec_engine.documents.html import NoText, read_html
 from spec_engine.documents.sections import split_long
 from spec_engine.errors import UnreadableDocument, UnsupportedFormat
 
@@ -27,13 +30,19 @@ _HEAD_NAMES = ("From", "To", "Cc", "Date", "Subject")
 _LONGEST_HEADER = 20_000  # characters; a longer list of addresses is shown as it stands
 _SIGNATURES = frozenset(("application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"))
 _SEALED = frozenset(("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"))
+_PAGES = frozenset(("text/html", "application/xhtml+xml"))
+_NO_WORDS = frozenset(("text/calendar", "text/rfc822-headers"))
+_LOOKS = frozenset(("text/css", "text/javascript", "application/javascript", "application/x-javascript"))
+_SEEN = frozenset(("image", "font", "audio", "video"))
+_PART = re.compile(r"part \d+")
 _DEPTH = 40  # of parts within parts
+_BAD_HEADER = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def is_mail(head: bytes) -> bool:
     """Whether a file that begins like this is a message: header lines, among them the version of MIME."""
     names = set[bytes]()
-    for line in head.replace(b"\r\n", b"\n").split(b"\n")[:-1]:
+    for line in head.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").split(b"\n")[:-1]:
         if not line:
             break
         if not _HEAD_LINE.match(line) or (not names and line[:1].isspace()):
@@ -49,14 +58,21 @@ def read_mail(data: bytes, name: str, stem: str) -> Document:
         UnreadableDocument: without text, or parts lie in parts without end.
         UnsupportedFormat: its text is encrypted.
     """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16", "replace").encode()
     try:
-        message = email.message_from_bytes(data.lstrip(b"\r\n"), policy=policy.default)
+        message = _parsed(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
         reader = _Reader(name, stem)
         reader.read(message)
     except RecursionError as error:
         raise UnreadableDocument(
             f"{name} holds parts within parts too deeply to be read. Save its text alone."
         ) from error
+    if reader.is_sealed and not reader.num_texts:
+        raise UnsupportedFormat(
+            f"{name} is an e-mail that is encrypted or sealed, so its text cannot be read. Open it in your "
+            "mail program and save its text from there."
+        )
     if not reader.blocks:
         raise UnreadableDocument(
             f"{name} is a message without any text to read. Save what is attached to it and open that."
@@ -70,23 +86,26 @@ class _Reader:
     def __init__(self, name: str, stem: str) -> None:
         self.blocks: list[Block] = []
         self.problems: list[Problem] = []
+        self.num_texts = 0  # blocks that are no heads
+        self.is_sealed = False  # some of it
         self._name = name
         self._stem = stem
-        self._num_messages = 0
+        self._num_messages = self._num_parts = 0
         self._label = ""  # what stands before the labels of a message within another
 
     def read(self, message: Message, depth: int = 0) -> None:
         """Read a message with its head; of a page that was saved as one the head says nothing."""
         self._num_messages += 1
-        before, self._label = self._label, f"message {self._num_messages} " if depth else ""
+        before = self._label, self._num_parts
+        self._label, self._num_parts = f"message {self._num_messages} " if depth else "", 0
         sender = _header(message, "From")
-        if sender and "saved by" not in sender.lower():
+        if sender and ("saved by" not in sender.lower() or "@" in sender):
             lines = [f"{header}: {value}" for header in _HEAD_NAMES if (value := _header(message, header))]
             attached = [_file_name(part) for part in _attachments(message)]
             lines += [f"Attached: {', '.join(attached)}"] if attached else []
             self.blocks.append(Block(Anchor("section", f"{self._label}head", 0), "\n".join(lines)))
         self._read_part(message, depth)
-        self._label = before
+        self._label, self._num_parts = before
 
     def _read_part(self, part: Message, depth: int) -> None:
         """Read one part with what is in it."""
@@ -94,62 +113,81 @@ class _Reader:
         if depth > _DEPTH:
             raise RecursionError
         if kind in _SEALED:
-            raise UnsupportedFormat(
-                f"{self._name} is an e-mail that is encrypted or sealed, so its text cannot be read. Open it in your "
-                "mail program and save its text from there."
-            )
-        if kind == "message/rfc822":
-            for message in _inside(part):
+            self.is_sealed = True
+            self.problems.append(Problem(None, "a part of it is encrypted or sealed, so its text was not read"))
+        elif kind == "message/rfc822":
+            for message in _messages(part):
                 self.read(message, depth + 1)
+        elif part.get_content_maintype() == "multipart" and not part.is_multipart():
+            self.problems.append(Problem(None, "its parts could not be told apart and are shown as they are stored"))
+            self._read_text(part)
         elif kind == "multipart/alternative":
             self._read_richest(_inside(part), depth + 1)
         elif part.is_multipart():
             for inner in _inside(part):
                 if _is_attachment(inner):
                     self._name_attachment(inner)
-                elif kind != "multipart/related" or inner.is_multipart() or inner.get_content_maintype() == "text":
-                    self._read_part(inner, depth + 1)  # else a picture of the page
-        elif kind in ("text/plain", "text/html"):
-            self._read_text(part, kind)
-        elif kind not in _SIGNATURES and kind != "text/css":
+                elif kind != "multipart/related" or not _belongs_to_page(inner):
+                    self._read_part(inner, depth + 1)
+        elif kind in _PAGES:
+            self._read_page(part)
+        elif kind == "text/plain" or _is_words(part):
+            self._read_text(part)
+        elif kind not in _SIGNATURES | _LOOKS:
             self._name_attachment(part)
 
     def _read_richest(self, parts: list[Message], depth: int) -> None:
-        """Read the last of several forms of a text that holds any."""
-        num_before = len(self.blocks)
-        for part in reversed(parts):
-            if part.is_multipart() or part.get_content_type() in ("text/plain", "text/html"):
-                self._read_part(part, depth)
-            if len(self.blocks) > num_before:
+        """Read the last of several forms of a text that holds any; one that nobody knows how to read comes last."""
+        num_before = self.num_texts
+        for part in filter(_is_attachment, parts):
+            self._name_attachment(part)
+        forms = [part for part in reversed(parts) if not _is_attachment(part)]
+        known = _PAGES | {"text/plain"}
+        for part in sorted(forms, key=lambda one: not one.is_multipart() and one.get_content_type() not in known):
+            self._read_part(part, depth)
+            if self.num_texts > num_before:
                 return
 
-    def _read_text(self, part: Message, kind: str) -> None:
+    def _read_text(self, part: Message) -> None:
         """Read a text, if there is any in it."""
-        payload = part.get_payload(decode=True)
-        if not isinstance(payload, bytes) or not payload.strip():
+        payload = _payload(part)
+        if not payload.strip():
             return
-        charset = part.get_content_charset()
-        if kind == "text/html":
-            self._read_page(payload, charset)
+        try:
+            decoded = decode(payload, self._name, part.get_content_charset())
+        except UnreadableDocument:
+            self.problems.append(Problem(None, f"{_file_name(part)} holds no readable text and was left out"))
             return
-        decoded = decode(payload, self._name, charset)
         texts = split_long(decoded.text.replace("\r\n", "\n"))
         self._add([Block(Anchor("section", f"part {n}", n - 1), text) for n, text in enumerate(texts, 1)])
         self.problems += decoded.problems
 
-    def _read_page(self, payload: bytes, charset: str | None) -> None:
+    def _read_page(self, part: Message) -> None:
         """Read an HTML page; one that only holds pictures is passed over."""
+        payload = _payload(part)
+        if not payload.strip():
+            return
         try:
-            page = read_html(payload, self._name, self._stem, charset)
-        except UnreadableDocument:
+            page = read_html(payload, self._name, self._stem, part.get_content_charset())
+        except NoText:
+            return
+        except UnreadableDocument as error:
+            self.problems.append(Problem(None, str(error)))
             return
         self._add(page.blocks)
         self.problems += page.problems
 
     def _add(self, blocks: list[Block] | tuple[Block, ...]) -> None:
+        """Take blocks over; what is called by a number alone is counted on through the message."""
         for block in blocks:
-            anchor = Anchor(block.anchor.kind, f"{self._label}{block.anchor.label}", block.anchor.index)
-            self.blocks.append(Block(anchor, block.text, block.separator))
+            label = block.anchor.label
+            if _PART.fullmatch(label):
+                self._num_parts += 1
+                label = f"part {self._num_parts}"
+            self.blocks.append(
+                Block(Anchor(block.anchor.kind, self._label + label, block.anchor.index), block.text, block.separator)
+            )
+            self.num_texts += 1
 
     def _name_attachment(self, part: Message) -> None:
         """Say of a part that it is not read."""
@@ -157,16 +195,50 @@ class _Reader:
         self.problems.append(Problem(None, message))
 
 
+def _parsed(data: bytes) -> Message:
+    """A message. The older policy leaves headers as they are: the newer one takes long for those made to take long."""
+    return email.message_from_bytes(data, policy=policy.compat32)
+
+
 def _inside(part: Message) -> list[Message]:
     """The parts of a part."""
-    payload = part.get_payload()
+    payload = part.get_payload() if part.is_multipart() else []
     return [inner for inner in payload if isinstance(inner, Message)] if isinstance(payload, list) else []
+
+
+def _messages(part: Message) -> list[Message]:
+    """The messages in a part, also where they were encoded once more, which they must not be."""
+    found = _inside(part)
+    if found and not found[0].keys() and str(part.get("Content-Transfer-Encoding", "")).strip().lower() == "base64":
+        with contextlib.suppress(ValueError):
+            return [_parsed(base64.b64decode(str(found[0].get_payload())))]
+    return found
+
+
+def _payload(part: Message) -> bytes:
+    """A part's content, decoded; of one whose parts could not be told apart, as it is stored."""
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
 
 
 def _is_attachment(part: Message) -> bool:
     """Whether a part is a file beside the text. Messages and containers within one are read."""
-    is_file = isinstance(part, EmailMessage) and part.get_content_disposition() == "attachment"
-    return is_file and not part.is_multipart()
+    return part.get_content_disposition() == "attachment" and not part.is_multipart()
+
+
+def _is_words(part: Message) -> bool:
+    """Whether a part is a text without a name, of whatever kind."""
+    kind = part.get_content_type()
+    return part.get_content_maintype() == "text" and kind not in _LOOKS | _NO_WORDS and not _given_name(part)
+
+
+def _belongs_to_page(part: Message) -> bool:
+    """Whether a part beside a page is what the page shows or is laid out with."""
+    kind = part.get_content_maintype()
+    if kind in _SEEN:
+        return True
+    is_read = part.is_multipart() or kind in ("text", "message") or part.get_content_type() in _PAGES | _SEALED
+    return not is_read and not _given_name(part)
 
 
 def _attachments(message: Message) -> Iterator[Message]:
@@ -180,17 +252,27 @@ def _attachments(message: Message) -> Iterator[Message]:
 
 def _file_name(part: Message) -> str:
     """What a part calls itself, or its kind."""
+    return _given_name(part) or f"a part of the kind {part.get_content_type()}"
+
+
+def _given_name(part: Message) -> str:
+    """What a part calls itself, "" where it has no name."""
     try:
-        name = part.get_filename()
-    except (MessageError, ValueError, LookupError, TypeError, AttributeError):  # of a header that is no header
-        name = None
-    return " ".join((name or f"a part of the kind {part.get_content_type()}").split())
+        return _decoded(part.get_filename() or "")
+    except _BAD_HEADER:
+        return ""
 
 
 def _header(message: Message, name: str) -> str:
     """A header on one line, decoded; as it stands where the parser cannot read it."""
-    raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
+    return _decoded(next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), ""))
+
+
+def _decoded(raw: str) -> str:
+    """Words of a header, on one line."""
+    with contextlib.suppress(UnicodeEncodeError):  # bytes beyond ASCII, which should not be there and mostly are UTF-8
+        raw = raw.encode("ascii", "surrogateescape").decode("utf-8", "replace")
     if len(raw) <= _LONGEST_HEADER:
-        with contextlib.suppress(MessageError, ValueError, LookupError, TypeError, AttributeError):
-            raw = str(message.get(name, ""))
+        with contextlib.suppress(*_BAD_HEADER):
+            raw = str(make_header(decode_header(raw)))
     return " ".join(raw.encode("utf-8", "replace").decode().split())

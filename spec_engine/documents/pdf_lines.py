@@ -116,7 +116,12 @@ def _in_order(textpage: pdfium.PdfTextPage, lines: Iterable[_RawLine], rotation:
         ordered = list(run)
         heights = [_style(textpage, line.indices[0]).y for line in ordered] if is_down else []
         num_up = sum(following > before for before, following in pairwise(heights))
-        yield from reversed(ordered) if is_down and 2 * num_up >= len(heights) else ordered
+        if not is_down or 2 * num_up < len(heights):
+            yield from ordered
+            continue
+        ends = [end for end in range(1, len(ordered)) if heights[end] < heights[end - 1]]  # of columns
+        for start, end in pairwise((0, *ends, len(ordered))):
+            yield from reversed(ordered[start:end])
 
 
 def _raw_lines(textpage: pdfium.PdfTextPage) -> Iterator[_RawLine]:

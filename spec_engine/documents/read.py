@@ -220,7 +220,9 @@ def _refuse_known(data: bytes, path: Path) -> None:
     """Name what is no document, instead of calling it binary junk."""
     if data.startswith(_OLE):
         encrypted = "EncryptedPackage".encode("utf-16-le") in data
+        is_mail = "__substg1.0_".encode("utf-16-le") in data
         kind = "an Office file protected by a password" if encrypted else "an old Office file (.doc, .xls, .ppt)"
+        kind = "an e-mail of Outlook (.msg), which Outlook saves as text or HTML too" if is_mail else kind
         raise _unsupported(path, kind)
     for magic, description in _MAGIC:
         is_text = all(byte < 128 for byte in magic) and b"\0" not in data[:_SNIFF_BYTES] and len(magic) < 4

@@ -143,8 +143,12 @@ def choose(uses: Sequence[Use], plain: TorchProducts, timer: Timer, cuts: Cuts =
     num_bytes: dict[Form, int] = {}
     refused: dict[tuple[Form, Cut | None], str] = {}
     for use, num_rows in product(alike.values(), _TRIED_ROWS):
-        match = _Match(use, num_rows, plain, timer)
-        form = match.use.form(num_rows)
+        form = use.form(num_rows)
+        try:
+            match = _Match(use, num_rows, plain, timer)
+        except torch.OutOfMemoryError:  # torch's own products need less
+            refused[form, None] = "no memory to try them"
+            continue
         times: dict[Cut | None, float] = {}
         for cut in (None, *cuts(num_rows, match.device)):
             took = match.tried(cut)

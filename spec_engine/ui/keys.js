@@ -63,8 +63,11 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest?.("button"), before = document.activeElement;
   if (!button || event.detail !== 0 || before === document.body) return;
   const started = performance.now(), next = NEXT[button.id] ?? "#se-box textarea, #se-box input";
+  let isElsewhere = false; // a person went on by mouse
+  document.addEventListener("pointerdown", () => { isElsewhere = true; }, { once: true });
   const look = () => {
     const now = document.activeElement;
+    if (isElsewhere) return;
     if (now === document.body) document.querySelector(next)?.focus({ preventScroll: true });
     else if (now === before && performance.now() - started < 3000) setTimeout(look, 100);
   };

@@ -112,3 +112,15 @@ def test_deep_and_huge_pages_stay_fast() -> None:
 def test_nothing_to_read(page: str) -> None:
     with pytest.raises(UnreadableDocument, match="without any text"):
         read(page)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '<a role="doc-noteref" href="#x"><span aria-hidden="true">1</span></a>',
+        '<sup><a href="#x"><span hidden>1</span></a></sup>',
+        '<a epub:type="noteref" href="#x"><button>1</button></a>',
+    ],
+)
+def test_a_mark_of_a_note_that_is_hidden_is_nothing(mark: str) -> None:
+    assert read(f"<p>The word{mark} stands.</p>").text == "The word stands."

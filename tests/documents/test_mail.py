@@ -1,6 +1,7 @@
 """E-mails and web archives."""
 
 import time
+from base64 import b64encode
 from email import policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -147,3 +148,103 @@ def test_a_letter_to_many_and_a_long_one_stay_fast(tmp_path: Path) -> None:
     assert "person19999@example.org" in document.text
     assert document.text.count("word") == 400_000
     assert time.perf_counter() - started < 10
+
+
+def multipart(kind: str, *parts: str) -> bytes:
+    """A letter of these parts, each with its own head."""
+    body = "".join(f"--b\r\n{part}\r\n" for part in parts)
+    head = f'From: a@b.org\r\nMIME-Version: 1.0\r\nContent-Type: multipart/{kind}; boundary="b"\r\n\r\n'
+    return f"{head}{body}--b--\r\n".encode()
+
+
+PLAIN = "Content-Type: text/plain\r\n\r\nThe real words."
+
+
+def words_of(document: Document) -> list[str]:
+    return [block.text for block in document.blocks[1:]]
+
+
+def told(document: Document) -> str:
+    return "; ".join(problem.message for problem in document.problems)
+
+
+@pytest.mark.parametrize("charset", ["idna", "undefined", "punycode", "unicode_escape", '"a\0b"', "nothing"])
+def test_a_letter_with_an_odd_charset_is_read(tmp_path: Path, charset: str) -> None:
+    head = f"From: a@b.org\nMIME-Version: 1.0\nContent-Type: text/plain; charset={charset}\n\n"
+    document = read(tmp_path, head.encode() + "Der Fund wurde geschlossen: \\x41 für immer.".encode("cp1252"))
+    assert words_of(document) == ["Der Fund wurde geschlossen: \\x41 für immer."]
+
+
+@pytest.mark.parametrize("kind", ["alternative", "mixed"])
+def test_parts_without_a_border_are_shown_as_stored_and_told(tmp_path: Path, kind: str) -> None:
+    data = multipart(kind, PLAIN).replace(b'; boundary="b"', b"")
+    document = read(tmp_path, data)
+    assert "The real words." in document.text
+    assert "could not be told apart" in told(document)
+
+
+def test_of_forms_the_one_that_can_be_read_is_and_none_is_lost_in_silence(tmp_path: Path) -> None:
+    enriched = "Content-Type: text/enriched\r\n\r\n<bold>Other</bold> words."
+    event = "Content-Type: text/calendar\r\n\r\nBEGIN:VCALENDAR"
+    page = "Content-Type: text/html\r\nContent-Disposition: attachment; filename=p.html\r\n\r\n<p>A page"
+    assert words_of(read(tmp_path, multipart("alternative", PLAIN, enriched))) == ["The real words."]
+    assert words_of(read(tmp_path, multipart("alternative", enriched))) == ["<bold>Other</bold> words."]
+    assert "text/calendar is attached" in told(read(tmp_path, multipart("alternative", event)))
+    document = read(tmp_path, multipart("alternative", PLAIN, page))
+    assert words_of(document) == ["The real words."]
+    assert "p.html is attached" in told(document)
+
+
+def test_one_bad_part_does_not_cost_the_others(tmp_path: Path) -> None:
+    binary = f"Content-Type: text/plain; name=x.log\r\nContent-Transfer-Encoding: base64\r\n\r\n{'AAECAwQF' * 40}"
+    sealed = "Content-Type: message/rfc822\r\n\r\nFrom: c@d.org\r\nContent-Type: application/pkcs7-mime\r\n\r\nMIIB"
+    deep = f"Content-Type: text/html\r\n\r\n{'<b>' * 60_000}"
+    for part, remark in ((binary, "x.log holds no"), (sealed, "encrypted"), (deep, "too deeply")):
+        document = read(tmp_path, multipart("mixed", PLAIN, part))
+        assert words_of(document)[0] == "The real words."
+        assert remark in told(document)
+
+
+def test_what_belongs_to_a_page_is_passed_over_and_a_file_beside_it_is_named(tmp_path: Path) -> None:
+    page = "Content-Type: application/xhtml+xml\r\n\r\n<html><body><p>A page.</p></body></html>"
+    beside = [
+        "Content-Type: image/png; name=logo.png\r\n\r\nx",
+        "Content-Type: text/javascript\r\n\r\nx()",
+        "Content-Type: application/x-font-woff\r\n\r\nx",
+        "Content-Type: application/pdf; name=contract.pdf\r\n\r\nx",
+    ]
+    document = read(tmp_path, multipart("related", page, *beside))
+    assert words_of(document) == ["A page."]
+    assert told(document) == "contract.pdf is attached and was not read; save it and add it as a file of its own"
+
+
+def test_parts_are_counted_through_a_message(tmp_path: Path) -> None:
+    document = read(tmp_path, multipart("mixed", PLAIN, PLAIN))
+    assert [block.anchor.label for block in document.blocks] == ["head", "part 1", "part 2"]
+
+
+def test_marks_of_byte_order_and_letters_encoded_once_more(tmp_path: Path) -> None:
+    inner = "From: c@d.org\r\nSubject: Inner\r\n\r\nThe inner words."
+    again = (
+        f"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n{b64encode(inner.encode()).decode()}"
+    )
+    data = multipart("mixed", PLAIN, again)
+    for stored in (b"\xef\xbb\xbf" + data, data.decode().encode("utf-16")):
+        document = read(tmp_path, stored)
+        assert "The inner words." in words_of(document)
+        assert "Subject: Inner" in document.text
+
+
+def test_a_person_called_saved_by_keeps_the_head(tmp_path: Path) -> None:
+    message = letter()
+    message.replace_header("From", "Saved by the Bell <bell@example.org>")
+    assert read(tmp_path, message).text.startswith("From: Saved by the Bell <bell@example.org>")
+
+
+def test_headers_that_are_made_to_take_long_do_not(tmp_path: Path) -> None:
+    bomb = "".join(f"; a*{number}=b" for number in range(20_000))
+    for head in (f"Content-Type: text/plain{bomb}", f"To: {'(' * 19_000}", f"To: {'.' * 19_000}"):
+        started = time.monotonic()
+        document = read(tmp_path, f"From: a@b.org\nMIME-Version: 1.0\n{head}\n\nThe words.".encode())
+        assert words_of(document) == ["The words."]
+        assert time.monotonic() - started < 5

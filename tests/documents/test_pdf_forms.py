@@ -93,3 +93,15 @@ def test_slanted_letters_stand_on_their_line() -> None:
     slanted = b"BT /F1 10 Tf 1 0 0.3 1 60 700 Tm (The fund was) Tj ET BT /F1 10 Tf 1 0 0.3 1 125 700 Tm (closed.) Tj ET"
     below = show([(60, 688, 10, "It was opened again by the board in May of that year.")])
     assert read(make_pdf([slanted + b"\n" + below])).text.startswith("The fund was closed.")
+
+
+@pytest.mark.parametrize("rotation", [90, 270])
+def test_columns_of_a_turned_page_keep_their_order(rotation: int) -> None:
+    columns = [[f"The {word} line of the {side} column." for word in ("first", "second", "third")] for side in "ab"]
+    placed = [
+        (60.0 + 260 * number, 740.0 - 12 * row, 10.0, line)
+        for number, column in enumerate(columns)
+        for row, line in enumerate(column)
+    ]
+    data = make_pdf([show(placed)]).replace(b"/MediaBox", b"/Rotate %d /MediaBox" % rotation)
+    assert " ".join(read(data).text.split()) == " ".join(line for column in columns for line in column)

@@ -111,6 +111,16 @@ def test_the_fastest_cut_is_taken(use: Use, monkeypatch: pytest.MonkeyPatch) -> 
     assert choice.describe() == f"Our products for {won}; cuBLAS for the others."
 
 
+def test_without_memory_for_a_contest_torch_goes_on(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(contest, "_in_turn", full)
+    choice = choose([use], TorchProducts(), timer(1.0))
+    assert choice.cuts == {}
+    assert "2 times no memory to try them" in choice.describe()
+
+
 def test_what_is_hardly_faster_is_left(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "product", by_torch)
     assert choose([use], TorchProducts(), timer(1.0, 0.99)).cuts == {}
