@@ -120,8 +120,9 @@ def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page,
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)
+            remarked = loaded.num_comments, loaded.num_ticks
             picture = draw(page) if is_scanned and scans.needs_picture(index) else None
-            return Page(lines, has_image, unmapped, "unread" if is_scanned else "no", loaded.num_comments), picture
+            return Page(lines, has_image, unmapped, "unread" if is_scanned else "no", *remarked), picture
     except pdfium.PdfiumError:
         return Page(None, has_image=False, unmapped=0.0), None
 

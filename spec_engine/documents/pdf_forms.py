@@ -1,7 +1,7 @@
 """What stands on a page of a PDF beside its content: filled fields, text boxes and stamps, and comments.
 
 Job: `loaded_page`, a page with those drawn into its content where they stand, so that they are read, shown and marked
-as the rest, and how many remarks of readers hang on it.
+as the rest, and how many remarks of readers hang on it and ticks are drawn without a letter.
 Non-job: reading text (`pdf_lines`), comments themselves.
 """
 
@@ -29,11 +29,13 @@ class LoadedPage:
     Attributes:
         num_own: characters of its own content, which come first; None where nothing was drawn behind them.
         num_comments: remarks with words in them.
+        num_ticks: boxes that are ticked, and hold nothing that could be read.
     """
 
     page: pdfium.PdfPage
     num_own: int | None
     num_comments: int
+    num_ticks: int = 0
 
 
 def loaded_page(pdf: pdfium.PdfDocument, index: int) -> LoadedPage:
@@ -49,10 +51,27 @@ def loaded_page(pdf: pdfium.PdfDocument, index: int) -> LoadedPage:
         page = pdf[index]
     with closing(page.get_textpage()) as textpage:
         num_own = int(textpage.count_chars())
+    ticked = _ticked(pdf, page)
     if raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) != raw.FLATTEN_SUCCESS:
-        return LoadedPage(page, None, num_comments)
+        return LoadedPage(page, None, num_comments, len(ticked))
     page.close()
-    return LoadedPage(pdf[index], num_own, num_comments)
+    page = pdf[index]
+    with closing(page.get_textpage()) as textpage:
+        num_ticks = sum(not textpage.get_text_bounded(*box).strip() for box in ticked)
+    return LoadedPage(page, num_own, num_comments, num_ticks)
+
+
+def _ticked(pdf: pdfium.PdfDocument, page: pdfium.PdfPage) -> list[tuple[float, float, float, float]]:
+    """Left, bottom, right and top of the boxes that are ticked."""
+    found = []
+    for number in range(raw.FPDFPage_GetAnnotCount(page) if pdf.formenv else 0):
+        annotation = raw.FPDFPage_GetAnnot(page, number)
+        if annotation:
+            box = raw.FS_RECTF()
+            if raw.FPDFAnnot_IsChecked(pdf.formenv, annotation) and raw.FPDFAnnot_GetRect(annotation, box):
+                found.append((box.left, box.bottom, box.right, box.top))
+            raw.FPDFPage_CloseAnnot(annotation)
+    return found
 
 
 def _annotations(page: pdfium.PdfPage) -> list[tuple[int, bool]]:

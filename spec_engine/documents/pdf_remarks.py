@@ -64,6 +64,9 @@ def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Prob
     if page.num_comments:
         words = "a comment that is" if page.num_comments == 1 else f"{page.num_comments} comments that are"
         yield Problem(label, f"{label} has {words} not read")
+    if page.num_ticks:
+        words = "a box whose tick is" if page.num_ticks == 1 else f"{page.num_ticks} boxes whose ticks are"
+        yield Problem(label, f"{label} has {words} not read")
     if page.unmapped > _MAX_UNMAPPED:
         share = f"{page.unmapped:.0%}"
         yield Problem(label, f"{label} may read as gibberish: its fonts do not say which letters {share} of it are")

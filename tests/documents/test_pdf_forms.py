@@ -105,3 +105,31 @@ def test_columns_of_a_turned_page_keep_their_order(rotation: int) -> None:
     ]
     data = make_pdf([show(placed)]).replace(b"/MediaBox", b"/Rotate %d /MediaBox" % rotation)
     assert " ".join(read(data).text.split()) == " ".join(line for column in columns for line in column)
+
+
+@pytest.mark.parametrize("is_letter", [True, False])
+def test_a_tick_is_read_or_named(is_letter: bool) -> None:
+    """Drawn as a letter of ZapfDingbats, and as two strokes."""
+    head = b"/Type /XObject /Subtype /Form /BBox [0 0 12 12] /Resources << /Font << /Z 4 0 R >> >>"
+    drawn = b"q BT /Z 10 Tf 2 2 Td (4) Tj ET Q" if is_letter else b"2 6 m 5 2 l 10 10 l S"
+    box = b"<< /Type /Annot /Subtype /Widget /FT /Btn /F 4 /T (%b) /V /%b /AS /%b /Rect [200 %d 212 %d] "
+    box += b"/AP << /N << /Yes 40 0 R /Off 41 0 R >> >> >>"
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 21 0 R /Annots [30 0 R 31 0 R] "
+    page += b"/Resources << /Font << /F1 3 0 R >> >> >>"
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [30 0 R 31 0 R] >> >>",
+        2: b"<< /Type /Pages /Count 1 /Kids [50 0 R] >>",
+        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        4: b"<< /Type /Font /Subtype /Type1 /BaseFont /ZapfDingbats >>",
+        8: b"<< /Title (Form) >>",
+        21: _stream(show(TEXTS)),
+        30: box % (b"yes", b"Yes", b"Yes", 735, 747),
+        31: box % (b"no", b"Off", b"Off", 695, 707),
+        40: b"<< %b /Length %d >>\nstream\n%b\nendstream" % (head, len(drawn), drawn),
+        41: b"<< %b /Length 0 >>\nstream\n\nendstream" % head,
+        50: page,
+    }
+    document = read(_assembled(objects, b""))
+    assert ("\u2714" in document.text) == is_letter
+    remarks = [] if is_letter else ["p. 1 has a box whose tick is not read"]
+    assert [problem.message for problem in document.problems] == remarks
