@@ -59,15 +59,15 @@ document.addEventListener("keydown", (event) => {
 
 // A button that goes away when a key has pressed it leaves the focus where one goes on.
 const NEXT = { "se-delete-really": "#se-search input, #se-search textarea", "se-delete-not": "#se-delete" };
-let press = 0; // the newest: whoever presses another, or goes on by mouse, is where they want to be
-document.addEventListener("pointerdown", () => { press += 1; });
+let newestPress = 0; // the newest: whoever presses another, or goes on by mouse, is where they want to be
+document.addEventListener("pointerdown", () => { newestPress += 1; });
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("button"), before = document.activeElement;
   if (!button || event.detail !== 0 || before === document.body) return;
-  const own = press += 1, started = performance.now(), next = NEXT[button.id] ?? "#se-box textarea, #se-box input";
+  const own = newestPress += 1, started = performance.now(), next = NEXT[button.id] ?? "#se-box textarea, #se-box input";
   const look = () => {
     const now = document.activeElement;
-    if (own !== press) return;
+    if (own !== newestPress) return;
     if (now === document.body) document.querySelector(next)?.focus({ preventScroll: true });
     else if (now === before && performance.now() - started < 3000) setTimeout(look, 100);
   };
