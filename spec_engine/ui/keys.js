@@ -59,7 +59,7 @@ document.addEventListener("keydown", (event) => {
 
 // A button that goes away when a key has pressed it leaves the focus where one goes on.
 const NEXT = { "se-delete-really": "#se-search input, #se-search textarea", "se-delete-not": "#se-delete" };
-let newestPress = 0; // the newest: whoever presses another, or goes on by mouse, is where they want to be
+let newestPress = 0; // whoever presses another button, or goes on by mouse, is where they want to be
 document.addEventListener("pointerdown", () => { newestPress += 1; });
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("button"), before = document.activeElement;

@@ -42,9 +42,7 @@ LOOKED_AT: Final = "looked at"
 PREVIEW_LABEL: Final = "What was read"
 PARTS_HEADING: Final = "All parts and their tokens"
 PREVIEW_CHARS: Final = 6000
-NO_DOCUMENT: Final = (
-    "No document yet. PDF, Word, PowerPoint, EPUB, HTML, e-mail, Markdown or text; it stays on this machine."
-)
+NO_DOCUMENT: Final = "No document yet. PDF, Word, PowerPoint, EPUB, HTML, e-mail or text; it stays on this machine."
 LONG_FOR_MODEL: Final = (
     "Up to {reliable} tokens four of five answers of this model were right when measured. All {num_tokens} are "
     "read, but the longer the document, the more often it quotes a wrong passage. "

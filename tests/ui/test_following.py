@@ -107,10 +107,8 @@ def test_a_page_that_another_event_has_set_back_stays_in_doubt_while_it_follows(
 def test_who_follows_a_job_can_always_stop_it(
     workspace: Workspace, views: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another event has shown of the buttons from before the job, and came too late, does not last. Nor are they
-    told in every update, for Gradio builds each of them anew."""
+    """What another event has shown of the buttons from before the job, and came too late, does not last."""
     monkeypatch.setattr(following, "BUTTONS_INTERVAL_S", 0.05)
-    monkeypatch.setattr(following, "READOUTS_INTERVAL_S", math.inf)
     chat = views._chat
     goes_on = held(workspace)
     stream = views.follow("2.1?")
@@ -121,6 +119,23 @@ def test_who_follows_a_job_can_always_stop_it(
         assert shown[chat.stop] == gr.update(visible=True, interactive=True)
     workspace.stop()
     assert next(stream)[chat.stop] == gr.update(visible=True, interactive=False)  # it was pressed
+    goes_on.set()
+
+
+def test_figures_and_buttons_are_not_told_in_every_update(
+    workspace: Workspace, views: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio builds each of them anew."""
+    monkeypatch.setattr(following, "BUTTONS_INTERVAL_S", math.inf)
+    monkeypatch.setattr(following, "READOUTS_INTERVAL_S", math.inf)
+    goes_on = held(workspace)
+    stream = views.follow("2.1?")
+    next(stream)
+    updates = [next(stream) for _ in range(3)]
+    assert [views._chat.stop in shown for shown in updates] == [True, False, False]
+    assert workspace.job
+    answer = views._follow_answer(workspace.job)
+    assert [views._speed.readouts in next(answer) for _ in range(3)] == [True, False, False]
     goes_on.set()
 
 
