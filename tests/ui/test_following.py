@@ -1,7 +1,6 @@
 """A page that has lost what it should have been told finds out, and gets it; one that is where it should be is left
 alone."""
 
-import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +125,8 @@ def test_figures_and_buttons_are_not_told_in_every_update(
     workspace: Workspace, views: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradio builds each of them anew."""
-    monkeypatch.setattr(following, "BUTTONS_INTERVAL_S", math.inf)
-    monkeypatch.setattr(following, "READOUTS_INTERVAL_S", math.inf)
+    monkeypatch.setattr(following, "BUTTONS_INTERVAL_S", 60.0)
+    monkeypatch.setattr(following, "READOUTS_INTERVAL_S", 60.0)
     goes_on = held(workspace)
     stream = views.follow("2.1?")
     next(stream)
