@@ -2,7 +2,7 @@
 
 Job: open, decrypt, go through the pages.
 Non-job: lines (`pdf_lines`), paragraphs and columns (`layout`), scanned pages (`pdf_scans`), remarks (`pdf_remarks`),
-filled forms (`pdf_forms`), attachments.
+filled forms and comments (`pdf_forms`), reading what is attached.
 """
 
 import re
@@ -18,8 +18,8 @@ from PIL import Image
 from spec_engine.documents import layout, pdf_lines
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.kept_scans import ScanStore
-from spec_engine.documents.pdf_forms import loaded_page
-from spec_engine.documents.pdf_remarks import no_text_message, remarks
+from spec_engine.documents.pdf_forms import attached_names, loaded_page
+from spec_engine.documents.pdf_remarks import left_out, no_text_message, remarks
 from spec_engine.documents.pdf_scans import Page, Scans, draw, is_scan
 from spec_engine.errors import PasswordRequired, UnreadableDocument
 
@@ -53,6 +53,7 @@ def read_pdf(
     with PDFIUM:
         pdf = _open(data, name, password)
         is_locked = password is not None and raw.FPDF_GetSecurityHandlerRevision(pdf) != -1
+        beside = list(left_out(attached_names(pdf), raw.FPDF_GetFormType(pdf) == raw.FORMTYPE_XFA_FULL))
     scans = Scans(data, None if is_locked else kept)  # what is locked stays so on disk
     try:
         title, pages = _read_pages(pdf, stem, scans, on_progress)
@@ -63,8 +64,9 @@ def read_pdf(
     texts = [_expand_forms(layout.compose(page.lines or (), vocabulary)) for page in pages]
     if not any(text.strip() for text in texts):
         raise UnreadableDocument(no_text_message(name, pages, scans.trouble))
-    blocks = tuple(Block(Anchor("page", f"p. {i + 1}", i), text) for i, text in enumerate(texts))
-    problems = remarks(pages, texts, scans.trouble)
+    told = ["\n\n".join([text, *page.comments]) for text, page in zip(texts, pages, strict=True)]
+    blocks = tuple(Block(Anchor("page", f"p. {i + 1}", i), text) for i, text in enumerate(told))
+    problems = remarks(pages, texts, scans.trouble) + beside
     if b"%%EOF" not in data[-2_048:]:
         problems.insert(0, Problem(None, "The end of the file is missing (a broken download?), perhaps pages too"))
     return Document(title, name, blocks, tuple(problems), is_locked)
@@ -120,7 +122,7 @@ def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page,
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)
-            remarked = loaded.num_comments, loaded.num_ticks
+            remarked = loaded.comments, loaded.num_ticks
             picture = draw(page) if is_scanned and scans.needs_picture(index) else None
             return Page(lines, has_image, unmapped, "unread" if is_scanned else "no", *remarked), picture
     except pdfium.PdfiumError:

@@ -7,8 +7,8 @@ Non-job: opening files (`pdf`), putting pieces together again (`layout`).
 import ctypes
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import pypdfium2 as pdfium
@@ -76,9 +76,16 @@ def pieces(textpage: pdfium.PdfTextPage, rotation: int = 0, num_own: int | None 
             filled += _levels(textpage, _RawLine(line.text[num_before:], line.indices[num_before:]))
     found = [piece for line in _in_order(textpage, own, math.radians(rotation)) for piece in _cut(textpage, line)]
     for line in filled:
-        for piece in _cut(textpage, line):
+        for piece in _with_blanks(list(_cut(textpage, line))):
             _put(piece, found)
     return found
+
+
+def _with_blanks(pieces: Sequence[Line]) -> Iterator[Line]:
+    """The pieces of what was filled in, kept apart from what it touches, as a label that ends there."""
+    for number, piece in enumerate(pieces):
+        before, behind = " " * (number == 0), " " * (number == len(pieces) - 1)
+        yield replace(piece, text=f"{before}{piece.text}{behind}")
 
 
 def _levels(textpage: pdfium.PdfTextPage, line: _RawLine) -> Iterator[_RawLine]:

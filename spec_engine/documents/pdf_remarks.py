@@ -1,6 +1,6 @@
 """What a reader should know about the pages of a PDF, in words.
 
-Job: damaged, empty and scanned pages, comments, fonts without letters; why nothing could be read.
+Job: damaged, empty and scanned pages, fonts without letters, attached files; why nothing could be read.
 Non-job: finding it out (`pdf`, `pdf_scans`).
 """
 
@@ -33,6 +33,18 @@ def remarks(pages: Sequence[Page], texts: Sequence[str], trouble: str) -> list[P
     return found
 
 
+def left_out(attached: Sequence[str], is_xfa: bool) -> Iterator[Problem]:
+    """What hangs on a document and is none of its pages; `is_xfa` says whether its form makes its pages itself."""
+    for name in attached:
+        yield Problem(None, f"{name} is attached and was not read; save it and add it as a file of its own")
+    if is_xfa:
+        yield Problem(
+            None,
+            "the form in it is of a kind (XFA) that was not read, only what its pages show instead. Open it in Adobe "
+            "Reader and print it to a new PDF",
+        )
+
+
 def no_text_message(name: str, pages: Sequence[Page], trouble: str) -> str:
     """Why nothing could be read."""
     if all(page.lines is None for page in pages):
@@ -61,9 +73,6 @@ def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Prob
     elif num_chars < MIN_PAGE_CHARS:
         cause = " beside a picture" + (" (a scan?)" if page.scan == "unread" else "") if page.has_image else ""
         yield Problem(label, f"{label} has almost no text: {num_chars} characters{cause}")
-    if page.num_comments:
-        words = "a comment that is" if page.num_comments == 1 else f"{page.num_comments} comments that are"
-        yield Problem(label, f"{label} has {words} not read")
     if page.num_ticks:
         words = "a box whose tick is" if page.num_ticks == 1 else f"{page.num_ticks} boxes whose ticks are"
         yield Problem(label, f"{label} has {words} not read")

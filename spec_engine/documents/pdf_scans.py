@@ -29,14 +29,14 @@ _MIN_COVER: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was read from a page; `lines` is None when the page is damaged, `num_comments` counts what readers remarked
-    and `num_ticks` boxes whose ticks are drawings: neither is read."""
+    """What was read from a page; `lines` is None when the page is damaged, `comments` are what readers remarked;
+    `num_ticks` counts boxes whose ticks are drawings and not read."""
 
     lines: tuple[Line, ...] | None
     has_image: bool
     unmapped: float
     scan: Scan = "no"
-    num_comments: int = 0
+    comments: tuple[str, ...] = ()
     num_ticks: int = 0
 
 

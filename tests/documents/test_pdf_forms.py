@@ -1,7 +1,9 @@
 """PDFs with more on their pages than content: filled forms, text boxes, comments; and pages that are turned."""
 
+import io
 from pathlib import Path
 
+import pypdfium2 as pdfium
 import pytest
 
 from spec_engine.documents.anchors import Document
@@ -50,7 +52,7 @@ def form(num_pages: int = 1) -> bytes:
         30: field % (735, 755, b"/T (name) /V (Zoe Miller) /AP << /N 40 0 R >>"),
         31: field % (695, 715, b"/T (amount) /V (2,500)"),
         32: note % (b"FreeText", b"Approved", b"/AP << /N 41 0 R >>"),
-        33: note % (b"Text", b"Check the sum", b""),
+        33: note % (b"Text", b"Check the sum", b"/T (Zo\xeb)"),
         34: b"<< /Type /Annot /Subtype /Link /Rect [60 655 160 670] /A << /S /URI /URI (https://x.org) >> >>",
         40: drawn(b"Zoe Miller"),
         41: drawn(b"Approved by the board"),
@@ -59,14 +61,38 @@ def form(num_pages: int = 1) -> bytes:
     return _assembled(objects, b"")
 
 
-def test_what_was_filled_in_is_read_where_it_stands_and_comments_are_named() -> None:
+def test_what_was_filled_in_is_read_where_it_stands_and_comments_behind_it() -> None:
     document = read(form(num_pages=2))
     assert document.blocks[0].text == (
         "Name of the applicant: | Zoe Miller\n\nAmount in dollars: | 2,500\n\n"
-        "The fund was closed by the board in 1954.\n\nApproved by the board"
+        "The fund was closed by the board in 1954.\n\nApproved by the board\n\nComment by Zo\u00eb: Check the sum"
     )
     assert document.blocks[1].text.startswith("Name of the applicant:\n\nAmount")
-    assert [problem.message for problem in document.problems] == ["p. 1 has a comment that is not read"]
+    assert document.problems == ()
+
+
+def test_a_field_that_touches_its_label_stands_apart_from_it() -> None:
+    data = form()
+    touching = data.replace(b"/Rect [200 735 400 755]", b"/Rect [157 735 357 755]")
+    assert touching != data
+    assert read(touching).blocks[0].text.startswith("Name of the applicant: Zoe Miller\n")
+
+
+def test_what_hangs_on_a_document_and_is_not_read_is_named() -> None:
+    pdf = pdfium.PdfDocument(form())
+    pdf.new_attachment("bill.xml").set_data(b"<bill/>")
+    saved = io.BytesIO()
+    pdf.save(saved)
+    pdf.close()
+    messages = [problem.message for problem in read(saved.getvalue()).problems]
+    assert messages == ["bill.xml is attached and was not read; save it and add it as a file of its own"]
+
+
+def test_a_form_that_makes_its_own_pages_is_named() -> None:
+    forms = form().replace(b"/NeedAppearances true ", b"/XFA [(x) 21 0 R]      ")
+    assert not read(forms).problems  # its fields are there as those of an ordinary form
+    whole = forms.replace(b"<< /Type /Catalog ", b"<< /NeedsRendering true ")
+    assert ["(XFA)" in problem.message for problem in read(whole).problems] == [True]
 
 
 def test_a_passage_that_was_filled_in_is_marked_on_its_page(tmp_path: Path) -> None:
