@@ -1,7 +1,8 @@
-"""E-mails and web archives (EML, MHT, MHTML) as blocks, through the standard library's MIME parser.
+"""E-mails, mailboxes (MBOX) and web archives (MHT, MHTML) as blocks, through the standard library's MIME parser.
 
 Job: the text parts of a message, decoded, in order: HTML through its reader, plain text as it is, of alternatives the
-richest that holds text; messages within it; who wrote to whom and when as a short head. What is attached is named.
+richest that holds text; messages within it and behind it in a mailbox; who wrote to whom and when as a short head.
+What is attached is named, and what was damaged on its way.
 Non-job: HTML (`html`), opening attachments, pictures, checking signatures.
 """
 
@@ -12,7 +13,12 @@ import email
 import re
 from collections.abc import Iterator
 from email import policy
-from email.errors import MessageError
+from email.errors import (
+    InvalidBase64CharactersDefect,
+    InvalidBase64LengthDefect,
+    InvalidBase64PaddingDefect,
+    MessageError,
+)
 from email.header import decode_header, make_header
 from email.message import Message
 
@@ -22,9 +28,15 @@ from spec_engine.documents.html import NoText, read_html
 from spec_engine.documents.sections import split_long
 from spec_engine.errors import UnreadableDocument, UnsupportedFormat
 
-SUFFIXES = frozenset((".eml", ".mht", ".mhtml"))
+SUFFIXES = frozenset((".eml", ".mbox", ".mht", ".mhtml"))
 HEAD_BYTES = 32_768  # within which the head of a message ends, or is not looked for further
 
+MAX_MESSAGE_BYTES = 64 << 20  # the parser takes about ten times as much memory
+
+# The line of a mailbox before each letter, and those of letters that would look like one.
+_POSTMARK = re.compile(rb"^From [^\n]*\d\d:\d\d[^\n]*\d{4}[^\n]*\r?\n(?=[!-9;-~]+:)", re.MULTILINE)
+_QUOTED_POSTMARK = re.compile(rb"^>(>*From )", re.MULTILINE)
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/=\s]")
 _HEAD_LINE = re.compile(rb"(?:[!-9;-~]+:[^\n]*|[ \t]+[^\n]*)\Z")
 _HEAD_NAMES = ("From", "To", "Cc", "Date", "Subject")
 _LONGEST_HEADER = 20_000  # characters; a longer list of addresses is shown as it stands
@@ -35,6 +47,7 @@ _NO_WORDS = frozenset(("text/calendar", "text/rfc822-headers"))
 _LOOKS = frozenset(("text/css", "text/javascript", "application/javascript", "application/x-javascript"))
 _SEEN = frozenset(("image", "font", "audio", "video"))
 _PART = re.compile(r"part \d+")
+_DAMAGE = (InvalidBase64CharactersDefect, InvalidBase64LengthDefect, InvalidBase64PaddingDefect)
 _DEPTH = 40  # of parts within parts
 _BAD_HEADER = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
@@ -42,7 +55,9 @@ _BAD_HEADER = (MessageError, ValueError, LookupError, TypeError, AttributeError,
 def is_mail(head: bytes) -> bool:
     """Whether a file that begins like this is a message: header lines, among them the version of MIME."""
     names = set[bytes]()
-    for line in head.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").split(b"\n")[:-1]:
+    head = head.removeprefix(codecs.BOM_UTF8)
+    postmark = _POSTMARK.match(head)
+    for line in head[postmark.end() if postmark else 0 :].replace(b"\r\n", b"\n").split(b"\n")[:-1]:
         if not line:
             break
         if not _HEAD_LINE.match(line) or (not names and line[:1].isspace()):
@@ -52,18 +67,27 @@ def is_mail(head: bytes) -> bool:
 
 
 def read_mail(data: bytes, name: str, stem: str) -> Document:
-    """Read a message, or a page that a browser saved as one.
+    """Read a message, the messages of a mailbox, or a page that a browser saved as one.
 
     Raises:
-        UnreadableDocument: without text, or parts lie in parts without end.
+        UnreadableDocument: without text, or parts lie in parts without end, or a message takes too much memory.
         UnsupportedFormat: its text is encrypted.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
     try:
-        message = _parsed(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
-        reader = _Reader(name, stem)
-        reader.read(message)
+        letters = _letters(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
+        longest = max(map(len, letters))
+        if longest > MAX_MESSAGE_BYTES:
+            raise UnreadableDocument(
+                f"{name} holds a message of {longest >> 20:,} MiB, which takes ten times that in memory; at most "
+                f"{MAX_MESSAGE_BYTES >> 20} MiB can be read. Save its text and what is attached to it as files."
+            )
+        reader, title = _Reader(name, stem), stem
+        for letter in letters:
+            message = _parsed(letter)
+            reader.read(message, len(letters) > 1)
+            title = _header(message, "Subject") if len(letters) == 1 else stem
     except RecursionError as error:
         raise UnreadableDocument(
             f"{name} holds parts within parts too deeply to be read. Save its text alone."
@@ -77,7 +101,7 @@ def read_mail(data: bytes, name: str, stem: str) -> Document:
         raise UnreadableDocument(
             f"{name} is a message without any text to read. Save what is attached to it and open that."
         )
-    return Document(_header(message, "Subject") or stem, name, tuple(reader.blocks), tuple(reader.problems))
+    return Document(title or stem, name, tuple(reader.blocks), tuple(reader.problems))
 
 
 class _Reader:
@@ -150,7 +174,7 @@ class _Reader:
 
     def _read_text(self, part: Message) -> None:
         """Read a text, if there is any in it."""
-        payload = _payload(part)
+        payload = self._payload(part)
         if not payload.strip():
             return
         try:
@@ -164,7 +188,7 @@ class _Reader:
 
     def _read_page(self, part: Message) -> None:
         """Read an HTML page; one that only holds pictures is passed over."""
-        payload = _payload(part)
+        payload = self._payload(part)
         if not payload.strip():
             return
         try:
@@ -176,6 +200,17 @@ class _Reader:
             return
         self._add(page.blocks)
         self.problems += page.problems
+
+    def _payload(self, part: Message) -> bytes:
+        """A part's content, decoded; of one whose parts could not be told apart, as it is stored. Damage is told."""
+        payload = part.get_payload(decode=True)
+        defects = [defect for defect in part.defects if isinstance(defect, _DAMAGE)]
+        is_other = any(not isinstance(defect, InvalidBase64CharactersDefect) for defect in defects)
+        if is_other or (defects and _NO_BASE64.search(str(part.get_payload()))):  # blanks at line ends are no damage
+            label = f"the text of message {self._num_messages}" if self._label else "its text"
+            words = "was damaged on its way (base64): some of it may be missing or wrong. Save or send it again"
+            self.problems.append(Problem(None, f"{label} {words}"))
+        return payload if isinstance(payload, bytes) else b""
 
     def _add(self, blocks: list[Block] | tuple[Block, ...]) -> None:
         """Take blocks over; what is called by a number alone is counted on through the message."""
@@ -200,6 +235,21 @@ def _parsed(data: bytes) -> Message:
     return email.message_from_bytes(data, policy=policy.compat32)
 
 
+def _letters(data: bytes) -> list[bytes]:
+    """The messages of a mailbox; a file that does not begin like one is a single message."""
+    if not _POSTMARK.match(data):
+        return [data]
+    starts = [found for found in _POSTMARK.finditer(data) if _is_behind_blank(data, found.start())]
+    ends = [found.start() for found in starts[1:]] + [len(data)]
+    letters = [data[found.end() : end] for found, end in zip(starts, ends, strict=True)]
+    return [_QUOTED_POSTMARK.sub(rb"\1", letter) for letter in letters]
+
+
+def _is_behind_blank(data: bytes, start: int) -> bool:
+    """Whether a blank line stands before, as it does before each message of a mailbox."""
+    return start == 0 or data[max(0, start - 4) : start].replace(b"\r", b"").endswith(b"\n\n")
+
+
 def _inside(part: Message) -> list[Message]:
     """The parts of a part."""
     payload = part.get_payload() if part.is_multipart() else []
@@ -213,12 +263,6 @@ def _messages(part: Message) -> list[Message]:
         with contextlib.suppress(ValueError):
             return [_parsed(base64.b64decode(str(found[0].get_payload())))]
     return found
-
-
-def _payload(part: Message) -> bytes:
-    """A part's content, decoded; of one whose parts could not be told apart, as it is stored."""
-    payload = part.get_payload(decode=True)
-    return payload if isinstance(payload, bytes) else b""
 
 
 def _is_attachment(part: Message) -> bool:

@@ -248,3 +248,68 @@ def test_headers_that_are_made_to_take_long_do_not(tmp_path: Path) -> None:
         document = read(tmp_path, f"From: a@b.org\nMIME-Version: 1.0\n{head}\n\nThe words.".encode())
         assert words_of(document) == ["The words."]
         assert time.monotonic() - started < 5
+
+
+MAILBOX = """From a@example.org Tue Dec  1 10:00:00 2026
+From: Ada <a@example.org>
+Subject: The first
+MIME-Version: 1.0
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: quoted-printable
+
+The f=C3=BCnd was closed.
+From here on it rains.
+
+>From 10:00 in May 2026 it was open.
+
+From b@example.org Tue Dec  1 11:00:00 2026
+From: Bob <b@example.org>
+Subject: =?utf-8?Q?The_second_f=C3=BCnd?=
+MIME-Version: 1.0
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: base64
+
+SXQgd2FzIG9wZW5lZCBhZ2Fpbi4=
+
+"""
+
+
+@pytest.mark.parametrize("name", ["letters.mbox", "letters", "letters.txt", "letters.eml"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_letters_of_a_mailbox_are_read_one_by_one(tmp_path: Path, name: str, newline: str) -> None:
+    document = read(tmp_path, MAILBOX.replace("\n", newline).encode(), name)
+    assert document.text == (
+        "From: Ada <a@example.org>\nSubject: The first\n\nThe fünd was closed.\nFrom here on it rains.\n\n"
+        "From 10:00 in May 2026 it was open.\n\n"
+        "From: Bob <b@example.org>\nSubject: The second fünd\n\nIt was opened again."
+    )
+    labels = ["message 1 head", "message 1 part 1", "message 2 head", "message 2 part 1"]
+    assert [block.anchor.label for block in document.blocks] == labels
+    assert document.title == "letters"
+    assert document.problems == ()
+
+
+def test_a_message_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_engine.documents.mail.MAX_MESSAGE_BYTES", 2 << 20)
+    head = letter().as_bytes()
+    with pytest.raises(UnreadableDocument, match=r"a message of 3 MiB.*at most 2 MiB.*Save its text"):
+        read(tmp_path, head + b"A line of text.\n" * (3 << 16))
+    first, second = MAILBOX.encode().split(b"From b@", 1)
+    long = first + b"A line of text.\n" * (1 << 16) + b"\nFrom b@" + second + b"A line of text.\n" * (1 << 16)
+    assert read(tmp_path, long[: 3 << 20], "long.mbox").title == "long"  # each of its letters is small enough
+
+
+@pytest.mark.parametrize(
+    ("coded", "is_damaged"),
+    [
+        (b64encode(b"The fund was closed."), False),
+        (b64encode(b"The fund was closed.") + b"  \n \n", False),
+        (b64encode(b"The fund was closed.")[:-5], True),
+        (b"VGhl!!!" + b64encode(b" fund was closed."), True),
+    ],
+)
+def test_damage_on_the_way_is_told(tmp_path: Path, coded: bytes, is_damaged: bool) -> None:
+    head = b"From: a@example.org\nMIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    problems = [problem.message for problem in read(tmp_path, head + coded).problems]
+    told = "its text was damaged on its way (base64): some of it may be missing or wrong. Save or send it again"
+    assert problems == ([told] if is_damaged else [])
