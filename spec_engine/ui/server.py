@@ -39,7 +39,7 @@ from spec_engine.ui.layout import build_page
 from spec_engine.ui.logbook import open_log
 from spec_engine.ui.own_files import forget_uploads, upload_folder
 from spec_engine.ui.places import places_of
-from spec_engine.ui.shelf import PresetShelf
+from spec_engine.ui.shelf import PresetShelf, told_apart
 from spec_engine.ui.workspace import Workspace
 
 LOOPBACK_NAMES: Final = frozenset(("127.0.0.1", "localhost", "::1"))
@@ -156,12 +156,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     """
     for path in options.documents:
         check_file(path)  # before anything is made
-    named = None if options.preset is None and options.model is None else load_preset(options.preset or "builtin")
-    if named is not None and options.model is not None:
-        named = replace(named, target=replace(named.target, id=options.model, revision=None))
-    presets = [named if named and preset.name == named.name else preset for preset in available_presets(announce)]
-    if named is not None and named not in presets:
-        presets.append(named)
+    presets, named = offered_presets(options, announce)
     data_dir = options.data_dir or default_data_dir()
     with alone_in(data_dir):
         _serve(options, data_dir, presets, named, announce)
@@ -239,6 +234,18 @@ def reopen_last(workspace: Workspace, announce: Callable[[str], None]) -> None:
         announce(f"{error} {text.PAGE_ASKS}")
     except SpecEngineError as error:
         announce(f"The last conversation, {kept[0].title!r}, could not be opened again. {error}")
+
+
+def offered_presets(options: ServeOptions, announce: Callable[[str], None]) -> tuple[list[Preset], Preset | None]:
+    """What the page offers, and which of it was asked for. Raises `PresetError`."""
+    presets = available_presets(announce)
+    if options.preset is None and options.model is None:
+        return presets, None
+    named = told_apart(load_preset(options.preset or "builtin"), presets)
+    if options.model is not None:
+        named = replace(named, target=replace(named.target, id=options.model, revision=None))
+    presets = [named if preset.name == named.name else preset for preset in presets]
+    return (presets if named in presets else [*presets, named]), named
 
 
 def available_presets(announce: Callable[[str], None]) -> list[Preset]:

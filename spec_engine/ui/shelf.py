@@ -8,7 +8,7 @@ Non-job: what a preset may hold (`config`), loading its models (`workspace`).
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,16 @@ from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
 from spec_engine.ui import text
 
 _LAST: Final = ".last"  # file with the name of the preset that was loaded last
+_GIVEN: Final = "-given"  # behind the name of a file that is called like a shipped preset
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
+
+
+def told_apart(given: Preset, shipped: Sequence[Preset]) -> Preset:
+    """A preset that was given by its file, with a name and title of its own if a shipped one is called the same."""
+    if all(one.name != given.name or one.folder.resolve() == given.folder.resolve() for one in shipped):
+        return given
+    title = f"{given.title} ({given.folder.resolve().name}/{given.name}.toml)"
+    return replace(given, name=f"{given.name}{_GIVEN}", title=title)
 
 
 class PresetShelf:
@@ -110,8 +119,7 @@ class PresetShelf:
 
     def source(self, name: str) -> str:
         """A preset's file as text."""
-        preset = self[name]
-        return (preset.folder / f"{preset.name}.toml").read_text("utf-8")
+        return _file_of(self[name]).read_text("utf-8")
 
     def check(self, name: str, source: str) -> Preset:
         """The preset that `source` describes. Raises `PresetError` with what is wrong, in words."""
@@ -142,8 +150,7 @@ class PresetShelf:
         """Forget one of the user's presets and its file. Raises `PresetError` for another one."""
         if name not in self._own:
             raise PresetError(text.PRESET_NOT_OWN)
-        preset = self._own.pop(name)
-        (preset.folder / f"{preset.name}.toml").unlink(missing_ok=True)
+        _file_of(self._own.pop(name)).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,12 @@ class Fit:
     def is_enough(self) -> bool:
         """Whether it fits, as far as is known."""
         return self.need is None or self.free is None or self.need.total <= self.free
+
+
+def _file_of(preset: Preset) -> Path:
+    """Where a preset was read from."""
+    path = preset.folder / f"{preset.name}.toml"
+    return path if path.is_file() else path.with_name(f"{preset.name.removesuffix(_GIVEN)}.toml")
 
 
 def _label(fit: Fit) -> str:

@@ -9,6 +9,7 @@ from spec_engine.config import load_preset
 from spec_engine.errors import PresetError
 from spec_engine.model.load import load_tokenizer
 from spec_engine.ui import render_models
+from spec_engine.ui.server import ServeOptions, offered_presets
 from spec_engine.ui.shelf import PresetShelf
 
 SHIPPED = [load_preset(name) for name in ("builtin", "qwen3-8b")]
@@ -58,6 +59,22 @@ def test_a_preset_of_the_users_that_is_given_by_its_file_is_theirs(shelf: Preset
     again.save("mine", SOURCE.replace("A copy.", "Changed."))
     again.delete("mine")
     assert [name for _, name in again.choices()] == ["builtin", "qwen3-8b"]
+
+
+def test_a_file_called_like_a_shipped_preset_does_not_hide_it(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    path = folder / "builtin.toml"
+    path.write_text(SOURCE)
+    presets, named = offered_presets(ServeOptions(preset=str(path)), print)
+    assert named is not None
+    shelf = PresetShelf(presets, tmp_path / "presets", "cpu", lambda: 16 * 10**9)
+    assert (shelf["builtin"].title, named.title) == (SHIPPED[0].title, "Mine (home/builtin.toml)")
+    assert named.name in [name for _, name in shelf.choices()]
+    assert shelf.source(named.name) == SOURCE
+    shipped, asked_for = offered_presets(ServeOptions(preset=str(SHIPPED[0].folder / "builtin.toml")), print)
+    assert asked_for in shipped
+    assert len(shipped) == len(presets) - 1
 
 
 def test_a_preset_is_saved_found_again_and_deleted(shelf: PresetShelf, tmp_path: Path) -> None:
