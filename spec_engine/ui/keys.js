@@ -18,6 +18,27 @@ document.addEventListener("focusout", (event) => {
     field.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
   }, wait);
 });
+let newestKey = 0;
+addEventListener("keydown", (event) => { if (event.isTrusted) newestKey += 1; }, true);
+// What is chosen in a list by Enter is left by Gradio, to nowhere: whoever chose it goes on from there. It opens its list
+// when it is come back to, as if by a person: that is closed again.
+document.addEventListener("keydown", (event) => {
+  const field = event.target.closest?.('[role="combobox"]'), place = field?.closest("[id^=se-]")?.id;
+  if (!place || event.key !== "Enter" || !isExpanded(field)) return;
+  const started = performance.now(), own = newestKey;
+  let isBack = false;
+  const look = () => {
+    const now = document.activeElement, again = document.querySelector(`#${place} [role="combobox"]`);
+    if (own !== newestKey || (now !== document.body && now !== again)) return;
+    if (now === document.body && again) {
+      again.focus({ preventScroll: true });
+      isBack = true;
+    }
+    if (isBack && isExpanded(again)) again.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    if (performance.now() - started < 1500) setTimeout(look, 60);
+  };
+  setTimeout(look, 60);
+}, true);
 document.addEventListener("keydown", (event) => {
   const press = (selector) => {
     const button = document.querySelector(selector);

@@ -80,3 +80,32 @@ def test_behind_an_open_list_the_next_field_is_the_next_stop(open_page: Opener) 
     page.locator("#se-preset ul, ul[role=listbox]").first.wait_for()
     page.keyboard.press("Tab")
     expect(page.locator("#se-drop button").first).to_be_focused()
+
+
+def test_what_is_chosen_by_key_keeps_the_focus(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    press, asked = page.keyboard.press, page.locator("#se-chat .user-row")
+    ask_briefly(page, "First?")
+    page.locator("#se-chat button[aria-label=Edit]").first.click()
+    page.locator("#se-chat textarea").fill("Second?")
+    press("Enter")
+    page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
+    page.locator("#se-stop").click()
+    page.locator("#se-ask:enabled").wait_for()
+    branches, preset = page.locator("#se-branches input"), page.locator("#se-preset input")
+    for field, chosen in ((branches, "First"), (preset, "Short context")):
+        field.focus()
+        page.locator("ul[role=listbox] [role=option]", has_text=chosen).wait_for()
+        active = page.locator("ul[role=listbox] .active")
+        for _ in range(3):
+            page.wait_for_timeout(300)
+            if chosen in "".join(active.all_inner_texts()):
+                break
+            press("ArrowDown")
+        press("Enter")
+        expect(field).to_have_value(re.compile(chosen))
+        page.wait_for_timeout(2000)
+        expect(field).to_be_focused()
+        expect(field).to_have_attribute("aria-expanded", "false")
+        expect(asked).to_have_text([re.compile("First")])
