@@ -157,12 +157,16 @@ class DraftRanking:
 
     def log_probs(self, logits: Tensor, position: int) -> Tensor:
         """float32 [n, V] for the token at `position` of the whole sequence; greedy answers at temperature 1."""
-        return self._recipe.scores(logits, self.noise_at(position, logits.shape[1], logits.device))
+        return self.weights(logits, position).float().log_softmax(dim=-1)
+
+    def weights(self, logits: Tensor, position: int) -> Tensor:
+        """[n, V] that `log_probs` is the log-softmax of; float32, or of a greedy answer the logits themselves."""
+        return self._recipe.weights(logits, self.noise_at(position, logits.shape[1], logits.device))
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRecipe:
-    """How scores are made of a draft's logits: the same for all answers that are drawn alike, whatever their seed."""
+    """How a draft's logits are weighed: the same for all answers that are drawn alike, whatever their seed."""
 
     params: SamplingParams
 
@@ -176,15 +180,15 @@ class DraftRecipe:
         """Whether the likeliest token is taken."""
         return self.params.temperature == 0
 
-    def scores(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """float32 log-probabilities [n, V] from logits, and from noise [V] where it is shared. Device work alone: of a
-        nucleus the likeliest tokens, more than any level of a tree has."""
+    def weights(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """[n, V] whose log-softmax tokens are ranked by, from logits, and from noise [V] where it is shared. Device
+        work alone: of a nucleus the likeliest tokens, more than any level of a tree has."""
         if self.is_greedy:
-            return logits.float().log_softmax(dim=-1)
+            return logits
         scores, _ = _warped(logits, self.params, None, _NUCLEUS)
         if noise is not None:
             scores = _SHARPNESS * scores + _NOISE_SHARE * noise
-        return scores.log_softmax(dim=-1)
+        return scores
 
 
 def warp(logits: Tensor, params: SamplingParams, histories: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ to 1, always falls to the parent, and each prefix of the ranking is a tree.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from spec_engine.config import TreeConfig
+
+Likeliest = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Of rows [n, V] the log-probabilities [n, k] of the k likeliest columns, the likeliest first, and these columns."""
 
 _ROW_SHARE = 1 / 8  # of a pass, that a row takes at most: 8 take twice as long as one on a CPU, no longer on a GPU
 
@@ -132,26 +135,42 @@ class TreeGrower(Protocol):
         """The best nodes within the budget as a tree, the likeliest first. May be called at any point."""
 
 
+def of_log_probs(log_probs: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """`Likeliest` of rows that are log-probabilities already."""
+    values, columns = log_probs.topk(num, dim=-1)
+    return values, columns
+
+
 def make_grower(
-    config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None, min_gain: float = 0.0
+    config: TreeConfig,
+    root_token_id: int,
+    vocabulary: Tensor | None = None,
+    min_gain: float = 0.0,
+    likeliest: Likeliest = of_log_probs,
 ) -> TreeGrower:
     """The grower for `config.policy`; `config.num_nodes` bounds the drafted nodes whatever the policy.
 
     `vocabulary` int64 [V] names the token of each column, for a draft that knows a part of the tokens only. A level is
     not run where less than `min_gain` tokens are expected of it: if it is as unsure against the level above it as that
-    was itself.
+    was itself. With another `likeliest` the rows that it takes are whatever that makes log-probabilities of.
     """
     growers: dict[str, type[_Grower]] = {"opt": _OptTree, "chain": _Chain, "beam": _FixedBeam, "eagle": _EagleTree}
-    return growers[config.policy](config, root_token_id, vocabulary, min_gain)
+    return growers[config.policy](config, root_token_id, vocabulary, min_gain, likeliest)
 
 
 class _Grower:
     """What the policies share: node storage, the ranking of candidates, and the final choice."""
 
     def __init__(
-        self, config: TreeConfig, root_token_id: int, vocabulary: Tensor | None = None, min_gain: float = 0.0
+        self,
+        config: TreeConfig,
+        root_token_id: int,
+        vocabulary: Tensor | None,
+        min_gain: float,
+        likeliest: Likeliest,
     ) -> None:
         self._config = config
+        self._likeliest = likeliest
         self._min_gain = min_gain
         self._num_passes = 0
         self._chance = 1.0  # of a token at the newest level to be among the nodes that are run next
@@ -232,7 +251,7 @@ class _Grower:
         """Store the best children of `parents` ([n, V], one row each) by summed log-probability; return their ids."""
         level = 1 if parents[0] == -1 else self._depths[parents[0]] + 1
         width = self._width(level)
-        values, columns = log_probs.topk(min(self._num_children(level), log_probs.shape[-1]), dim=-1)  # [n, k]
+        values, columns = self._likeliest(log_probs, min(self._num_children(level), log_probs.shape[-1]))  # [n, k]
         token_ids = columns if self._vocabulary is None else self._vocabulary[columns]
         sent = token_ids.flatten().to("cpu", non_blocking=True)  # arrives before the values, for which the host waits
         path = torch.tensor([0.0 if node == -1 else self._log_q[node] for node in parents], dtype=torch.float64)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spec_engine.config import TreeConfig
-from spec_engine.tree import DraftTree
+from spec_engine.tree import DraftTree, Likeliest, of_log_probs
 
 _MOST_RUN = 16
 
@@ -86,11 +86,15 @@ class TensorLevel:
 
 class TensorGrower:
     """One tree in the making; all sizes are those of `plan`. `vocabulary` int64 [V] names the token of each column.
-    `own` is what `own_rows` made."""
+    `own` is what `own_rows` made. With another `likeliest` the rows that it takes are whatever that makes
+    log-probabilities of."""
 
-    def __init__(self, plan: GrowthPlan, vocabulary: Tensor | None, own: Tensor) -> None:
+    def __init__(
+        self, plan: GrowthPlan, vocabulary: Tensor | None, own: Tensor, likeliest: Likeliest = of_log_probs
+    ) -> None:
         self._plan = plan
         self._own = own
+        self._likeliest = likeliest
         self._vocabulary = vocabulary
         self._scores: list[Tensor] = []  # float64 [candidates], of each level
         self._tokens: list[Tensor] = []
@@ -121,7 +125,7 @@ class TensorGrower:
     def _add(self, log_probs: Tensor, path: Tensor) -> TensorLevel:
         """Store the best children of the newest rows, whose own scores are `path` [n]."""
         plan, level = self._plan, len(self._scores)
-        values, columns = log_probs.topk(plan.num_children[level], dim=-1)  # [n, k]
+        values, columns = self._likeliest(log_probs, plan.num_children[level])  # [n, k]
         step = values.double().nan_to_num(nan=-torch.inf, neginf=-torch.inf).clamp(max=0.0)
         order = (step + path[:, None]).flatten().sort(descending=True, stable=True)
         chosen = order.indices[: plan.num_kept[level]]

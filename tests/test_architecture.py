@@ -60,7 +60,7 @@ HOMES = {
     "gradio": {"ui"},
     "bitsandbytes": {"model.load"},
     "flash_attn": {"attention.flash"},
-    "triton": {"attention.triton", "model.kernels", "model.streamed"},
+    "triton": {"attention.triton", "model.kernels", "model.likeliest_kernels", "model.streamed"},
     "transformers": {"model", "drafters", "train", "bench.peers", "bench.shapes", "dropin"},
     "tokenizers": {"model", "drafters", "train"},
     "huggingface_hub": {"model", "drafters", "train"},

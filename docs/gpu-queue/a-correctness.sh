@@ -4,6 +4,7 @@
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}" pytest
 tests kernels 300 tests/attention
-tests passes 200 tests/model/test_graphs.py tests/model/test_sliding_target.py tests/model/test_cuda.py tests/model/test_kernels.py tests/model/test_streamed.py
+tests passes 200 tests/model/test_graphs.py tests/model/test_sliding_target.py tests/model/test_cuda.py tests/model/test_kernels.py tests/model/test_likeliest.py \
+    tests/model/test_streamed.py
 tests answers 200 tests/bench/test_replay.py
 finish

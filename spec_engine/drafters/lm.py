@@ -23,13 +23,14 @@ from spec_engine.cache.store import TextMemory
 from spec_engine.drafters.base import DrafterContext
 from spec_engine.drafters.lm_memory import Level, LMMemory, LMSettings, settings_for
 from spec_engine.errors import RequestError
+from spec_engine.model.likeliest import likeliest_for
 from spec_engine.model.load import check_vocabulary, load_target, load_tokenizer
 from spec_engine.model.products import READY_LEVEL_ROWS
 from spec_engine.model.runner import Runner, check_context
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import DraftRanking, SamplingParams
-from spec_engine.tree import DraftTree, TreeGrower, make_grower
+from spec_engine.tree import DraftTree, Likeliest, TreeGrower, make_grower
 
 _CATCH_UP = (
     512  # committed tokens that may wait for the next draft: while drafting rests, the draft does not run at all
@@ -50,6 +51,7 @@ class LMDrafter:
         self.vocab_size = min(settings.vocab_size, runner.vocab_size)
         self._settings = settings
         self._memory = LMMemory(runner, settings)
+        self._likeliest = likeliest_for(runner.device)
 
     def warm_up(self) -> None:
         """Make its passes ready, so that the first drafts take no longer than others."""
@@ -67,7 +69,8 @@ class LMDrafter:
 
     def begin(self, sampling: SamplingParams) -> "LMSession":
         """A session for a new answer."""
-        return LMSession(self._memory, replace(self._settings, vocab_size=self.vocab_size), sampling)
+        settings = replace(self._settings, vocab_size=self.vocab_size)
+        return LMSession(self._memory, settings, sampling, self._likeliest)
 
 
 def build(context: DrafterContext) -> LMDrafter:
@@ -85,8 +88,9 @@ def build(context: DrafterContext) -> LMDrafter:
 class LMSession:
     """The drafter's side of one answer."""
 
-    def __init__(self, memory: LMMemory, settings: LMSettings, sampling: SamplingParams) -> None:
+    def __init__(self, memory: LMMemory, settings: LMSettings, sampling: SamplingParams, likeliest: Likeliest) -> None:
         self._memory = memory
+        self._likeliest = likeliest
         self._settings = settings
         self._ranking = DraftRanking(sampling, shares_noise=settings.tree.shares_noise)
         self.taps = Taps(attention_row=settings.retrieval.enabled)  # retrieval needs the target's attention
@@ -138,12 +142,13 @@ class LMSession:
             self._has_root = False
             self._memory.drop_last()
         tree = self._settings.tree
-        grower = make_grower(replace(tree, num_nodes=min(tree.num_nodes, max_nodes)), root, min_gain=min_gain)
+        tree = replace(tree, num_nodes=min(tree.num_nodes, max_nodes))
+        grower = make_grower(tree, root, min_gain=min_gain, likeliest=self._likeliest)
         logits = self._run_root(root)
         view = self._memory.cache.view
         base = view.length
         self._ranking.forget(self._num_done + 1)
-        self._grow(grower, grower.start(self._log_probs(logits, 1)[0]), base)
+        self._grow(grower, grower.start(self._weights(logits, 1)[0]), base)
         view.truncate(base if self._has_root else base - 1)
         return grower.finish()
 
@@ -198,12 +203,12 @@ class LMSession:
             logits = self._memory.run_level(make_level(grower, frontier, row_of, offsets), base)
             self._memory.cache.view.advance(len(frontier))
             depth = grower.depth(frontier[0]) + 1
-            frontier = grower.extend(frontier, self._log_probs(logits, depth))
+            frontier = grower.extend(frontier, self._weights(logits, depth))
 
-    def _log_probs(self, logits: Tensor, depth: int) -> Tensor:
-        """Log-probabilities [n, V] of the tokens at this depth as the answer is sampled; greedy at temperature 1."""
+    def _weights(self, logits: Tensor, depth: int) -> Tensor:
+        """[n, V] by whose log-softmax the tokens at this depth are ranked, as the answer is sampled."""
         known = logits[:, : self._settings.vocab_size]
-        return self._ranking.log_probs(known, self._num_done + depth)
+        return self._ranking.weights(known, self._num_done + depth)
 
 
 def make_level(grower: TreeGrower, frontier: Sequence[int], row_of: dict[int, int], offsets: Sequence[int]) -> Level:

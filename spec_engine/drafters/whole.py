@@ -21,8 +21,9 @@ from torch import Tensor
 from spec_engine.attention import AttentionBackend, BoundedAttention
 from spec_engine.config import TreeConfig
 from spec_engine.model.capture import Captures, CudaCapture, Work
+from spec_engine.model.likeliest import by_torch, likeliest_for
 from spec_engine.sampling import DraftRanking, DraftRecipe
-from spec_engine.tree import DraftTree
+from spec_engine.tree import DraftTree, Likeliest
 from spec_engine.tree_tensors import GrowthPlan, TensorGrower, TensorLevel, growth_plan, own_rows, read_tree
 
 NUM_ROWS = (4, 8, 16)  # committed tokens that wait, and the root
@@ -67,7 +68,7 @@ def why_not_whole(device: torch.device, dtype: torch.dtype, backend: AttentionBa
 
 def whole_drafts(tree: TreeConfig, device: torch.device, num_bytes: int) -> "WholeDrafts":
     """Drafts of `tree` captured as CUDA graphs, which may take `num_bytes`."""
-    return WholeDrafts(tree, Captures(CudaCapture(device), num_bytes))
+    return WholeDrafts(tree, Captures(CudaCapture(device), num_bytes), likeliest_for(device))
 
 
 def num_rows_for(num_waiting: int) -> int | None:
@@ -76,10 +77,11 @@ def num_rows_for(num_waiting: int) -> int | None:
 
 
 class WholeDrafts:
-    """Trees of the form `tree` from one head, whatever the answer."""
+    """Trees of the form `tree` from one head, whatever the answer; `likeliest` makes log-probabilities of logits."""
 
-    def __init__(self, tree: TreeConfig, captures: Captures) -> None:
+    def __init__(self, tree: TreeConfig, captures: Captures, likeliest: Likeliest = by_torch) -> None:
         self._tree = tree
+        self._likeliest = likeliest
         self._captures = captures
         self._drafts: dict[Hashable, _Draft] = {}
         self._noise: Tensor | None = None  # [deepest, V], which all drafts read
@@ -111,7 +113,7 @@ class WholeDrafts:
             if len(self._drafts) >= _MOST_DRAFTS:
                 self._drafts.pop(next(iter(self._drafts)))  # of a way of drawing that is long out of use, most likely
             plan = growth_plan(self._tree, depth, work.num_columns)
-            draft = self._drafts[key] = _Draft(work, ranking.recipe, plan)
+            draft = self._drafts[key] = _Draft(work, ranking.recipe, plan, self._likeliest)
         draft.noise = self._place_noise(ranking, position, work)
         if draft.is_plain and self._captures.is_due(key):
             draft.capture(self._captures)
@@ -133,8 +135,9 @@ class WholeDrafts:
 class _Draft:
     """One piece of work: a head's first rows, and all levels of a plan."""
 
-    def __init__(self, work: HeadWork, recipe: DraftRecipe, plan: GrowthPlan) -> None:
+    def __init__(self, work: HeadWork, recipe: DraftRecipe, plan: GrowthPlan, likeliest: Likeliest) -> None:
         self._work = work
+        self._likeliest = likeliest
         self._recipe = recipe
         self._plan = plan
         self._own = own_rows(plan, work.device)
@@ -162,18 +165,18 @@ class _Draft:
     def _grown(self) -> tuple[Tensor, ...]:
         """The tree, float64 [num_nodes, 3]."""
         work, plan = self._work, self._plan
-        grower = TensorGrower(plan, work.vocabulary, self._own)
-        level = grower.start(self._scores(work.root(), 0))
+        grower = TensorGrower(plan, work.vocabulary, self._own, self._likeliest)
+        level = grower.start(self._weights(work.root(), 0))
         first = 0
         for depth in range(1, plan.depth):
-            log_probs = self._scores(work.level(level, depth, first), depth)
+            weights = self._weights(work.level(level, depth, first), depth)
             first += plan.num_run[depth - 1]
-            level = grower.extend(log_probs)
+            level = grower.extend(weights)
         return (grower.finish(),)
 
-    def _scores(self, logits: Tensor, depth: int) -> Tensor:
+    def _weights(self, logits: Tensor, depth: int) -> Tensor:
         noise = None if self.noise is None else self.noise[depth]
-        return self._recipe.scores(logits[:, : self._work.num_columns], noise)
+        return self._recipe.weights(logits[:, : self._work.num_columns], noise)
 
 
 class Reach:

@@ -21,8 +21,8 @@ from spec_engine import doctor
 from spec_engine.attention import AttentionBackend, Bounds, Pick, Scoring, TreeBias
 from spec_engine.attention.reference import ReferenceBackend
 from spec_engine.attention.sdpa import CudaBackend
-from spec_engine.drafters import eagle_memory, eagle_work
-from spec_engine.model import fused, head_products, runner
+from spec_engine.drafters import eagle_memory, eagle_work, lm, whole
+from spec_engine.model import fused, head_products, likeliest, runner
 from tests.card.tensors import HOST, Card, CardMode, inner, on_host
 
 GIB = 1 << 30
@@ -48,13 +48,15 @@ def card(number: int = 1, *, has_kernels: bool = False) -> Iterator[CardMode]:
         patch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", _on_host(read))
         make = transformers.AutoModelForCausalLM.from_config
         patch.setattr(transformers.AutoModelForCausalLM, "from_config", _on_host(make))
-        for module in (fused, head_products):
+        for module in (fused, head_products, likeliest):
             patch.setattr(module, "gpu_timer", lambda device: None)
         if has_kernels:
             _interpret(mode, patch)
         else:
             for module in (fused, head_products, eagle_work):
                 patch.setattr(module, "kernels_for", lambda device, dtype, heads: None)
+            for module in (lm, whole):
+                patch.setattr(module, "likeliest_for", lambda device: likeliest.by_torch)
         picked = Pick(_triton_backend() if has_kernels else TorchBackend(), "in float32 too")
         for module in (runner, eagle_memory, doctor):
             patch.setattr(module, "pick", lambda device, dtype: picked)

@@ -74,6 +74,11 @@ def test_passes_through_our_kernels_are_captured_and_right() -> None:
     assert run("passes.py", "kernels", TRITON_INTERPRET="1").count("2 captured passes") == 2
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+def test_our_kernels_for_the_likeliest_tokens_are_captured() -> None:
+    assert run("likeliest.py", TRITON_INTERPRET="1").split()[-1] == "ok"
+
+
 def test_captured_passes_find_rows_that_moved() -> None:
     found = run("passes.py", "windows")
     assert found.count("3 captured passes") == 6

@@ -23,6 +23,7 @@ from spec_engine.model.capture import Captures
 from spec_engine.model.fused import Fused
 from spec_engine.model.graphs import Graphed
 from spec_engine.model.head_products import join_products
+from spec_engine.model.likeliest_kernels import likeliest
 from spec_engine.model.target import Taps, Target
 from spec_engine.tree import DraftTree
 from tests.drafters.test_whole import (
@@ -142,7 +143,7 @@ def check_drafts() -> None:
         with TemporaryDirectory() as folder:
             head = write_head(Path(folder), weights_of(kind, model), head_fields())
             plain, other, _ = eagle_pair(head, tree, retrieval)
-        other._memory.capture(WholeDrafts(tree, Captures(Again(), 1 << 30)), may_round=False)
+        other._memory.capture(WholeDrafts(tree, Captures(Again(), 1 << 30), likeliest), may_round=False)
         steps = with_features(text, features)
         want, found = (drive(one.begin(sampling), text, steps) for one in (plain, other))
         works = other._memory._works.values()
@@ -155,7 +156,7 @@ def check_drafts() -> None:
     for number, (target, own) in enumerate(longspec_pair(EAGLE, 24, True)[:2]):
         join_products(own._memory._head.requires_grad_(False))
         if number == 1:
-            own._memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30)), may_round=False)
+            own._memory.capture(WholeDrafts(EAGLE, Captures(Again(), 1 << 30), likeliest), may_round=False)
         steps = lambda start, end, target=target: target.prefill(text[start:end])  # type: ignore[misc]  # noqa: E731
         trees.append(drive(own.begin(DRAWN), text, steps))
     assert own._memory._head.mlp._gated._products._gate is kernels.gate
