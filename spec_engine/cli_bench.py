@@ -16,6 +16,7 @@ from typing import cast, get_args
 import torch
 
 from spec_engine.bench.kernels import heads_of, kernel_json, kernel_table, measure_kernels
+from spec_engine.bench.likeliest import likeliest_table, likeliest_values, measure_likeliest
 from spec_engine.bench.limit import NUM_ROWS
 from spec_engine.bench.looks import looks_json, looks_table, measure_looks
 from spec_engine.bench.methods import all_methods, build_engines, build_peers, check_targets, peer_model
@@ -112,7 +113,7 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     instead.add_argument("--looks", action="store_true", help="whether the model is said to look where it quotes from")
     instead.add_argument("--reopen", action="store_true", help="how much sooner a document is back from disk")
     instead.add_argument("--limit", action="store_true", help="how close passes come to what the machine can do")
-    instead.add_argument("--kernels", action="store_true", help="attention alone, every backend that runs here")
+    instead.add_argument("--kernels", action="store_true", help="attention and top tokens alone, by all that runs here")
     instead.add_argument("--traces", type=Path, metavar="FILE", help="write what every draft would have brought here")
     instead.add_argument(
         "--replay", metavar="MEANS", help="speed at the preset's published sizes; tokens a step, one for each length"
@@ -244,18 +245,20 @@ def _kernels(arguments: argparse.Namespace) -> _Made:
         f"{h}: {', '.join(h.names)}" for h in heads
     )
     rows = measure_kernels(heads, _rows(arguments, _KERNEL_ROWS), _lengths(arguments), (dtype, device), progress)
-    table = f"{kernel_table(rows)}\n\n{where}"
+    likeliest = measure_likeliest((dtype, device), progress)
+    listed = likeliest_values(likeliest)
+    table = f"{kernel_table(rows)}\n\n{likeliest_table(likeliest)}\n\n{where}"
     if arguments.sweep and device.type != "cuda":
         table += "\n\nNo other cuts were tried: those are of the kernels on an NVIDIA GPU."
     if not arguments.sweep or device.type != "cuda":
-        return kernel_json(where, rows), table
-    _write(arguments.out, kernel_json(where, rows))
+        return kernel_json(where, rows, likeliest=listed), table
+    _write(arguments.out, kernel_json(where, rows, likeliest=listed))
     tried = sweep(heads[0], _SWEPT_KEYS, (dtype, device), arguments.sweep, progress)
     tunings = [one.values() for one in tried]
-    _write(arguments.out, kernel_json(where, rows, tunings))
+    _write(arguments.out, kernel_json(where, rows, tunings, likeliest=listed))
     made = sweep_products(heads[0].names[0], (dtype, device), arguments.sweep, cuda_timer(device), progress)
     lines = f"{table}\n\n{sweep_line(tried)}\n\n{product_line(made)}"
-    return kernel_json(where, rows, tunings, [one.values() for one in made]), lines
+    return kernel_json(where, rows, tunings, [one.values() for one in made], listed), lines
 
 
 def _replay(arguments: argparse.Namespace) -> _Made:

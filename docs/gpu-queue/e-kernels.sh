@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# (e) flash-attn, Triton and torch over rows and keys; then how our Triton kernels, attention and products, are best cut.
+# (e) flash-attn, Triton and torch over rows and keys; a draft's likeliest tokens by torch and by our kernels; then how our
+#     Triton kernels of attention and products are best cut.
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
 require "${PACKAGES[@]}"

@@ -1,7 +1,7 @@
 """Attention alone: milliseconds of every backend by rows and keys, beside what the memory and the matrix units allow.
 
 Job: each backend that runs here, first held against the float64 reference, then timed over buffers that no cache holds.
-Non-job: whole passes (`limit`), how Triton's kernels are cut (`tuning`).
+Non-job: whole passes (`limit`), how Triton's kernels are cut (`tuning`), a draft's likeliest tokens (`likeliest`).
 
 A call is what one layer does in a verify pass: a tree of T nodes behind a prefix. On a GPU calls over several buffers
 are captured together and replayed, so neither the host's work nor the GPU's cache is in the figures.
@@ -251,8 +251,10 @@ def kernel_json(
     rows: Sequence[KernelRow],
     tunings: Sequence[Mapping[str, object]] = (),
     products: Sequence[Mapping[str, object]] = (),
+    likeliest: Sequence[Mapping[str, object]] = (),
 ) -> str:
-    """As JSON; `tunings` of attention and `products` are those that a sweep tried."""
+    """As JSON; `tunings` of attention and `products` are those that a sweep tried, `likeliest` what a draft's likeliest
+    tokens take."""
     listed = [asdict(row) | {"limit_s": row.limit_s, "share": round(row.share, 3)} for row in rows]
-    table = {"where": where, "kernels": listed, "tunings": list(tunings), "products": list(products)}
-    return json.dumps(table, indent=1)
+    table: dict[str, object] = {"where": where, "kernels": listed, "likeliest": list(likeliest)}
+    return json.dumps(table | {"tunings": list(tunings), "products": list(products)}, indent=1)

@@ -80,5 +80,7 @@ def test_the_command_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     table = json.loads(out.read_text("utf-8"))
     assert {row["backend"] for row in table["kernels"]} == {"torch-cpu-flash", "matmul"}
     assert table["tunings"] == []
+    assert "| 16 of 32,000 | 16 |" in printed
+    assert {row["way"] for row in table["likeliest"]} == {"torch"}
     assert main(["bench", "--rows", "1"]) == 2
     assert main(["bench", "--limit", "--sweep", "1"]) == 2
