@@ -27,7 +27,7 @@ from spec_engine.ui.settings import Known, Number
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Seen, Wanted
 from spec_engine.ui.views import Updates
-from spec_engine.ui.wiring import on, one_by_one, stream
+from spec_engine.ui.wiring import each_time, on, one_by_one, stream
 from spec_engine.ui.workspace import Workspace
 
 
@@ -84,7 +84,8 @@ class Handlers:
         """The list of conversations."""
         history, listed = self._page.history, self._views.history_outputs
         on(history.search.change, self._views.search, [history.search], listed)
-        self._follow(on(history.listing.input, self.open_conversation, [history.listing], everything))
+        chosen = each_time(history.listing.input)
+        self._follow(on(chosen, self.open_conversation, [history.listing], everything))
         for rename in (history.rename.click, history.title.submit):
             on(rename, self.rename, [history.title], everything)
         on(history.delete.click, lambda: gr.update(visible=True), None, [history.confirm])

@@ -1,6 +1,7 @@
 """How events are connected to what answers them.
 
-Job: `on` for a short reaction, `one_by_one` for what is typed, `stream` for a generator that follows a job.
+Job: `on` for a short reaction, `one_by_one` for what is typed, `each_time` for what must not be lost, `stream` for a
+generator that follows a job.
 Non-job: which event does what (`handlers`).
 """
 
@@ -38,6 +39,12 @@ def one_by_one(*triggers: Callable[..., Dependency]) -> Callable[..., Dependency
     """Several events as one trigger for `on`: while one is answered the last of the others waits, so no answer to
     older values comes after that to newer ones."""
     return partial(gr.on, list(triggers), trigger_mode="always_last")
+
+
+def each_time(trigger: Callable[..., Dependency]) -> Callable[..., Dependency]:
+    """An event as a trigger for `on` that counts also while the last one of its kind is being answered: a page that is
+    busy with a long conversation would drop it, without a word."""
+    return partial(trigger, trigger_mode="multiple")
 
 
 def stream(

@@ -1,11 +1,11 @@
-"""Lists that open below their fields, by keyboard."""
+"""Lists: those that open below their fields, by keyboard, and that of conversations."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.browser.conftest import Opener, playwright
-from tests.browser.test_page import ask, drop, report
+from tests.browser.test_page import ask, ask_briefly, drop, report
 
 __all__ = ["report"]  # a fixture
 expect = playwright.expect
@@ -37,3 +37,36 @@ def test_escape_closes_an_open_list_before_it_stops_an_answer(open_page: Opener,
     expect(page.locator("#se-stop")).to_be_enabled()
     page.keyboard.press("Escape")
     page.locator("#se-ask:enabled").wait_for()
+
+
+def test_a_conversation_is_opened_while_another_one_is_still_being_shown(open_page: Opener, report: Path) -> None:
+    page, is_held = open_page(), [True]
+    drop(page, report)
+    ask_briefly(page, "When was the fund closed?")
+    page.locator("#se-new").click()
+    expect(page.locator("#se-chat .user-row")).to_have_count(0)
+    ask_briefly(page, "Which district?")
+    page.locator("#se-new").click()
+    page.locator("#se-history > button").click()
+    listed, users = page.locator("#se-conversations label"), page.locator("#se-chat .user-row")
+    expect(listed).to_have_count(2)
+    held: list[playwright.Route] = []
+
+    def hold(route: "playwright.Route") -> None:
+        """What the first choice shows comes late, and the second is asked for behind it."""
+        if is_held[0]:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/run/predict**", hold)
+    listed.filter(has_text="When was").click()
+    page.wait_for_timeout(300)
+    listed.filter(has_text="Which district").click()
+    page.wait_for_timeout(300)
+    is_held[0] = False
+    for route in held:
+        route.continue_()
+        page.wait_for_timeout(700)
+    expect(users).to_have_text(["Which district?"])
+    expect(listed.filter(has_text="Which district").locator("input")).to_be_checked()
