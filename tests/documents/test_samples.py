@@ -33,12 +33,18 @@ NUM_PAGES = {
     "pdflatex-outline.pdf": 4,
     "with-attachment.pdf": 1,
 }
+BESIDE = {
+    "with-attachment.pdf": ["image.png is attached and was not read; save it and add it as a file of its own"],
+}
 
 
 @pytest.mark.parametrize("name", sorted(NUM_PAGES))
 def test_every_sample_reads_clean(name: str) -> None:
     document = read(name)
-    pages = {block.anchor.label for block in document.blocks} | {p.anchor_label for p in document.problems}
+    of_pages = {problem.anchor_label for problem in document.problems if problem.anchor_label}
+    of_all = [problem.message for problem in document.problems if not problem.anchor_label]
+    assert of_all == BESIDE.get(name, [])
+    pages = {block.anchor.label for block in document.blocks} | of_pages
     assert pages == {f"p. {i + 1}" for i in range(NUM_PAGES[name])}
     assert not re.search("[\x00-\x08\x0b-\x1f\ufffe\ufeff\ue000-\uf8ff\ufb00-\ufb06\xad]", document.text)
     prose = re.findall(r"[^\W\d_]+", document.text)
