@@ -203,15 +203,17 @@ tellFolds();
 // What appears out of sight in a narrow window, a remark or that something has begun, is brought into view; in the latter
 // case, while a person is in the pane on the left, only what somebody waits for, as a file that is opened.
 const REMARK = "#se-notice .se-notice", WORK = "#se-live .se-live";
-let lastRemark = null, wasWorking = false, sight = REMARK, numLooks = 0; // more than one, as what comes above it moves it
+let lastRemark = null, lastAwaited = "", wasWorking = false;
+let sight = REMARK, numLooks = 0; // more than one, as what comes above it moves it
 for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) addEventListener(kind, () => { numLooks = 0; }, { passive: true });
 setInterval(() => {
   const remark = document.querySelector(REMARK), work = document.querySelector(WORK);
-  const isNews = work && !wasWorking && (!isLeftOpen() || /[+?]$/.test(beat()));
+  const awaited = work ? beat().match(/(.*)[+?]$/)?.[1] ?? "" : "";
+  const isNews = work && ((!wasWorking && !isLeftOpen()) || (awaited && awaited !== lastAwaited)); // also what comes behind other work
   if (remark && remark !== lastRemark) [sight, numLooks] = [REMARK, 5];
   else if (isNews) [sight, numLooks] = [WORK, 5];
   const shown = numLooks-- > 0 ? document.querySelector(sight) : null;
-  [lastRemark, wasWorking] = [remark, work !== null];
+  [lastRemark, lastAwaited, wasWorking] = [remark, awaited, work !== null];
   if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
 }, 300);
 

@@ -84,20 +84,41 @@ def test_a_deletion_that_was_refused_leaves_the_pane_to_fold(open_page: Opener, 
     expect(page.locator("#se-document")).to_be_hidden()
 
 
+def open_settings(page: "playwright.Page") -> None:
+    """Open the pane on the left, and the settings in it, once the page has folded it for a new document."""
+    page.locator(".se-fold").wait_for()
+    page.wait_for_timeout(900)
+    page.locator(".se-fold").click()
+    page.locator("#se-settings > button").click()
+
+
 def test_a_file_that_opens_can_be_seen_below_an_open_pane(open_page: Opener, report: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.pdf"
     lines = [f"Line {number}: the fund of district {number} was closed." for number in range(60)]
     path.write_bytes(make_pdf([show(paragraph(60, 780, lines))] * 500))
     page = open_page(PHONE)
     drop(page, report)
-    page.wait_for_timeout(600)
-    page.locator(".se-fold").click()
-    page.locator("#se-settings > button").click()
+    open_settings(page)
     expect(page.locator("#se-live")).not_to_be_in_viewport()
     drop(page, path)
     expect(page.locator("#se-live .se-live")).to_contain_text("Reading long.pdf")
-    expect(page.locator("#se-live .se-live")).to_be_in_viewport(ratio=1, timeout=1500)
+    expect(page.locator("#se-live .se-live")).to_be_in_viewport(ratio=1)
     expect(page.locator("#se-live .se-live")).to_contain_text("Reading long.pdf")
+
+
+def test_a_file_that_opens_can_be_seen_also_if_something_else_was_going_on(open_page: Opener, report: Path) -> None:
+    page = open_page(PHONE)
+    drop(page, report)
+    open_settings(page)
+    expect(page.locator("#se-live .se-live")).to_have_count(0)
+    beat = page.locator("#se-beat textarea, #se-beat input")
+    page.evaluate("""() => {
+        document.querySelector("#se-live").insertAdjacentHTML("beforeend", "<div class='se-live'>Reading ahead.</div>");
+    }""")
+    page.wait_for_timeout(1000)
+    expect(page.locator("#se-live .se-live")).not_to_be_in_viewport()
+    beat.evaluate("field => { field.value = '99.1+'; }")
+    expect(page.locator("#se-live .se-live")).to_be_in_viewport(ratio=0.9, timeout=2000)
 
 
 def test_the_left_pane_stays_open_while_something_is_to_be_chosen_there(open_page: Opener, tmp_path: Path) -> None:
