@@ -6,7 +6,7 @@ Non-job: loading models, text, events; the loop of the application (engine.py).
 Everything that `generate` prepares is honoured: logits processors, which get the tokens before each node as they would
 one token at a time, and stopping criteria, asked after every token. So in float32 the text is that of plain `generate`,
 and sampled text has its distribution. Processors must depend on nothing but the tokens and scores that they are given.
-Two things never reach a custom function (transformers 5.17 to 5.23): the caller's streamer, so `generate_with` takes
+Two things never reach a custom function (transformers 5.17 to 5.24): the caller's streamer, so `generate_with` takes
 one, and the tokenizer for ``stop_strings``, so those are given as a ``StopStringCriteria``.
 """
 
@@ -309,14 +309,15 @@ def _record(tree: DraftTree, accepted: Accepted, draft_s: float, verify_s: float
 
 def _check(input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, object]) -> None:
     """Refuse what cannot be served, with the reason."""
-    mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
+    mask = model_kwargs.get("attention_mask")
+    cache = model_kwargs.get("cache", model_kwargs.get("past_key_values"))  # the first since transformers 5.24
     held = getattr(cache, "get_seq_length", lambda: 0)() if cache is not None else 0
     reasons = {
         "one sequence at a time is decoded, and input_ids holds several": input_ids.shape[0] != 1,
         "guidance_scale runs the model once more for each token; leave it out": (config.guidance_scale or 1) != 1,
         "beams cannot be drafted for; set num_beams to 1": (config.num_beams or 1) > 1,
         "the prompt is padded; give it without padding": isinstance(mask, Tensor) and not bool(mask.all()),
-        "it keeps a cache of its own; leave past_key_values out": held > 0,
+        "it keeps a cache of its own; leave past_key_values (cache) out": held > 0,
         "inputs_embeds has no token ids to draft from; give input_ids": model_kwargs.get("inputs_embeds") is not None,
     }
     for name in _UNSUPPORTED:

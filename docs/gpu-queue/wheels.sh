@@ -7,7 +7,7 @@ platforms=()
 for glibc in 2014 _2_17 _2_24 _2_27 _2_28 _2_31 _2_34; do platforms+=(--platform "manylinux${glibc}_$machine"); done
 "${PYTHON:-python3}" -m pip download --quiet --no-deps --only-binary=:all: --python-version "$version" \
     --implementation cp "${platforms[@]}" --dest "$folder" \
-    'transformers>=5.18,<5.24' 'huggingface-hub>=2.4,<3' 'tokenizers>=0.22,<0.24' 'safetensors>=0.6,<1' \
+    'transformers>=5.18,<5.25' 'huggingface-hub>=2.4,<3' 'tokenizers>=0.22,<0.24' 'safetensors>=0.6,<1' \
     'httpx2>=2,<3' httpcore2 truststore 'pypdfium2>=5,<6' 'python-docx>=1.2,<2' 'python-pptx>=1,<2' XlsxWriter \
     'charset-normalizer>=3.4,<4'
 ls "$folder"

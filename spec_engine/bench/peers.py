@@ -14,6 +14,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
+from spec_engine.model.hf_cache import cache_argument
+
 PeerModel = PreTrainedModel
 """A model as transformers runs it."""
 
@@ -103,8 +105,8 @@ def continue_from(
     ids = torch.full((1, length + 1), token_id, device=model.device)
     with torch.inference_mode(), _own_attention(model, "sdpa" if is_static else None):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=num_new,
-            do_sample=False, streamer=watch, eos_token_id=model.config.vocab_size, pad_token_id=0,
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_new, do_sample=False, streamer=watch,
+            eos_token_id=model.config.vocab_size, pad_token_id=0, **{cache_argument(model): cache},
         )  # fmt: skip
     (began, _), (ended, _) = watch.arrivals[num_untimed], watch.arrivals[-1]
     return (ended - began) / num_tokens, output[0, ids.shape[1] : ids.shape[1] + num_tokens].tolist()

@@ -1,17 +1,20 @@
 """Our caches in the shape that transformers' models expect.
 
-Job: `SlotAdapter`, a transformers `Cache` that writes to a `SlotCache`, and `ProbeCache`, which stores nothing and
-notes what each layer would have stored.
+Job: `SlotAdapter`, a transformers `Cache` that writes to a `SlotCache`, `ProbeCache`, which stores nothing and notes
+what each layer would have stored, and `cache_argument`, how a model calls its cache.
 Non-job: memory (`cache.slots`), generation with transformers' own loop.
 
 The cache API changed within version 5 of transformers (``get_max_cache_shape`` became ``get_max_length``, the argument
-of ``get_mask_sizes`` a length); both spellings are defined, so versions 5.0 to 5.23 work.
+of ``get_mask_sizes`` a length, a forward's ``past_key_values`` ``cache``); both spellings are served, for versions from
+5.0 to 5.24.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from spec_engine.cache.slots import LayerShape, SlotCache
@@ -101,3 +104,9 @@ class ProbeCache(Cache):  # type: ignore[misc]  # transformers is untyped
             key_states.shape[1], key_states.shape[3], value_states.shape[3], key_states.dtype, key_states.device
         )
         return key_states, value_states
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The name under which `model`'s forward and ``generate`` take a cache: ``cache`` since transformers 5.24, before
+    that, and in a model with code of its own that was written for it, ``past_key_values``."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"

@@ -19,7 +19,7 @@ from spec_engine.cache.slots import LayerShape, SlotCache
 from spec_engine.errors import UnsupportedModel
 from spec_engine.model.features import FeatureRecorder
 from spec_engine.model.hf_attention import CURRENT, Pass, install
-from spec_engine.model.hf_cache import ProbeCache, SlotAdapter
+from spec_engine.model.hf_cache import ProbeCache, SlotAdapter, cache_argument
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
 
@@ -61,6 +61,7 @@ class Runner:
         self.pick = pick(self.device, self.dtype)
         self.backend = self.pick.backend
         parameters = inspect.signature(type(model).forward).parameters
+        self._cache_argument = cache_argument(model)
         self._can_keep = "logits_to_keep" in parameters
         self._by_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)  # any 4-D mask keeps transformers from making one
@@ -123,7 +124,7 @@ class Runner:
             "input_ids": token_ids.unsqueeze(0),
             "position_ids": positions.unsqueeze(0),
             "attention_mask": self._mask,
-            "past_key_values": cache,
+            self._cache_argument: cache,
             "use_cache": True,
         }
         if self._by_keyword:

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from spec_engine.drafters.longspec import target_rotary
 from spec_engine.drafters.longspec_head import HeadConfig, LongSpecHead, save_head
+from spec_engine.model.hf_cache import cache_argument
 from spec_engine.model.target import Target
 
 NUM_ANCHORS = 4
@@ -99,7 +100,8 @@ class LongSpecObjective:
         cache = DynamicCache()
         with torch.no_grad():
             where = positions.to(ids.device)[None].expand(ids.shape[0], -1)
-            self._model(ids, position_ids=where, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            kept = {cache_argument(self._model): cache}
+            self._model(ids, position_ids=where, use_cache=True, logits_to_keep=1, **kept)
             embeds = self._model.get_input_embeddings()(ids)
         layer = cache.layers[self._layer]
         assert isinstance(layer, DynamicLayer), "a layer that sees everything keeps everything"

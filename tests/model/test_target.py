@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from spec_engine.errors import ContextOverflow, UnsupportedModel
 from spec_engine.model import hf_attention
+from spec_engine.model.hf_cache import cache_argument
 from spec_engine.model.target import Outputs, Step, Taps, Target
 from spec_engine.tree import DraftTree
 from tests.fakes import children
@@ -288,8 +289,8 @@ def test_a_transformers_cache_is_left_alone() -> None:
     cache = DynamicCache(config=model.config)
     ids = random_ids(30)
     with torch.inference_mode():
-        model(torch.tensor([ids[:29]]), past_key_values=cache)
-        got = model(torch.tensor([ids[29:]]), past_key_values=cache).logits[0, -1]
+        model(torch.tensor([ids[:29]]), **{cache_argument(model): cache})
+        got = model(torch.tensor([ids[29:]]), **{cache_argument(model): cache}).logits[0, -1]
     assert cache.get_seq_length() == 30
     assert relative(got, teacher_forced("llama", ids)[-1]) <= REL_FP32
 
