@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import Opener, playwright
-from tests.browser.test_page import ask, ask_briefly, bot_messages, drop, report
+from tests.browser.test_page import ask, ask_briefly, bot_messages, drop, limit_answers, report
 from tests.documents.files import make_pdf, paragraph, show
 
 __all__ = ["report"]  # a fixture
@@ -158,9 +158,7 @@ def test_a_remark_is_brought_into_view_and_leaves_the_suggestions_there(
 def test_the_choice_of_branches_is_whole_below_a_long_conversation(open_page: Opener, report: Path) -> None:
     page = open_page((1280, 480))
     drop(page, report)
-    page.locator("#se-settings > button").click()
-    page.get_by_label("Longest answer").fill("300")
-    page.keyboard.press("Tab")
+    limit_answers(page, 300)
     ask(page, "When was the fund closed?")
     expect(bot_messages(page)).to_have_count(1, timeout=60_000)
     page.locator("#se-chat .user-row").hover()
