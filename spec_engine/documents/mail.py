@@ -25,19 +25,17 @@ from email.message import Message
 from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.encoding import decode
 from spec_engine.documents.html import NoText, read_html
+from spec_engine.documents.mailbox import letters
+from spec_engine.documents.names import shown_name
 from spec_engine.documents.sections import split_long
 from spec_engine.errors import UnreadableDocument, UnsupportedFormat
 
 SUFFIXES = frozenset((".eml", ".mbox", ".mht", ".mhtml"))
 HEAD_BYTES = 32_768  # within which the head of a message ends, or is not looked for further
-
 MAX_MESSAGE_BYTES = 64 << 20  # the parser takes about ten times as much memory
 
-# The line of a mailbox before each letter, and those of letters that would look like one.
-_POSTMARK = re.compile(rb"^From [^\n]*\d\d:\d\d[^\n]*\d{4}[^\n]*\r?\n(?=[!-9;-~]+:)", re.MULTILINE)
-_QUOTED_POSTMARK = re.compile(rb"^>(>*From )", re.MULTILINE)
 _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/=\s]")
-_HEAD_LINE = re.compile(rb"(?:[!-9;-~]+:[^\n]*|[ \t]+[^\n]*)\Z")
+_BEHIND_PAD = re.compile(r"=\s*[A-Za-z0-9+/]")
 _HEAD_NAMES = ("From", "To", "Cc", "Date", "Subject")
 _LONGEST_HEADER = 20_000  # characters; a longer list of addresses is shown as it stands
 _SIGNATURES = frozenset(("application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"))
@@ -49,58 +47,42 @@ _SEEN = frozenset(("image", "font", "audio", "video"))
 _PART = re.compile(r"part \d+")
 _DAMAGE = (InvalidBase64CharactersDefect, InvalidBase64LengthDefect, InvalidBase64PaddingDefect)
 _DEPTH = 40  # of parts within parts
+_TOO_DEEP = "holds parts within parts too deeply to be read. Save its text alone."
 _BAD_HEADER = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
-def is_mail(head: bytes) -> bool:
-    """Whether a file that begins like this is a message: header lines, among them the version of MIME."""
-    names = set[bytes]()
-    head = head.removeprefix(codecs.BOM_UTF8)
-    postmark = _POSTMARK.match(head)
-    for line in head[postmark.end() if postmark else 0 :].replace(b"\r\n", b"\n").split(b"\n")[:-1]:
-        if not line:
-            break
-        if not _HEAD_LINE.match(line) or (not names and line[:1].isspace()):
-            return False
-        names.add(line.partition(b":")[0].lower())
-    return {b"mime-version", b"content-type"} <= names
 
 
 def read_mail(data: bytes, name: str, stem: str) -> Document:
     """Read a message, the messages of a mailbox, or a page that a browser saved as one.
 
     Raises:
-        UnreadableDocument: without text, or parts lie in parts without end, or a message takes too much memory.
+        UnreadableDocument: without text, or parts lie in parts without end, or a message takes too much memory; of a
+            mailbox such a message is left out, which its problems say.
         UnsupportedFormat: its text is encrypted.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
-    try:
-        letters = _letters(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
-        longest = max(map(len, letters))
-        if longest > MAX_MESSAGE_BYTES:
-            raise UnreadableDocument(
-                f"{name} holds a message of {longest >> 20:,} MiB, which takes ten times that in memory; at most "
-                f"{MAX_MESSAGE_BYTES >> 20} MiB can be read. Save its text and what is attached to it as files."
-            )
-        reader, title = _Reader(name, stem), stem
-        for letter in letters:
-            message = _parsed(letter)
-            reader.read(message, len(letters) > 1)
-            title = _header(message, "Subject") if len(letters) == 1 else stem
-    except RecursionError as error:
-        raise UnreadableDocument(
-            f"{name} holds parts within parts too deeply to be read. Save its text alone."
-        ) from error
+    found = letters(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
+    reader, title = _Reader(name, stem), stem
+    for number, letter in enumerate(found, 1):
+        try:
+            message = _read_letter(reader, letter, name, is_one=len(found) == 1)
+        except UnreadableDocument as error:
+            if len(found) == 1:
+                raise
+            reader.leave_out(number, str(error))
+            continue
+        title = _header(message, "Subject") if len(found) == 1 else stem
     if reader.is_sealed and not reader.num_texts:
         raise UnsupportedFormat(
             f"{name} is an e-mail that is encrypted or sealed, so its text cannot be read. Open it in your "
             "mail program and save its text from there."
         )
     if not reader.blocks:
-        raise UnreadableDocument(
-            f"{name} is a message without any text to read. Save what is attached to it and open that."
-        )
+        advice = "Save what is attached to it and open that."
+        if reader.problems and len(found) > 1:
+            first = reader.problems[0].message
+            advice = first[:1].upper() + first[1:]
+        raise UnreadableDocument(f"{name} is a message without any text to read. {advice}")
     return Document(title or stem, name, tuple(reader.blocks), tuple(reader.problems))
 
 
@@ -131,19 +113,34 @@ class _Reader:
         self._read_part(message, depth)
         self._label, self._num_parts = before
 
+    def leave_out(self, number: int, reason: str) -> None:
+        """Say that message `number` of a mailbox is left out. What was read of it before stays."""
+        self._num_messages, self._label, self._num_parts = max(self._num_messages, number), "", 0
+        self.problems.append(Problem(None, f"message {number} was left out or broken off: {reason}"))
+
+    def _remark(self, words: str) -> None:
+        """Tell something of the message that is being read."""
+        self.problems.append(Problem(None, f"{self._label.strip()}: {words}" if self._label else words))
+
     def _read_part(self, part: Message, depth: int) -> None:
-        """Read one part with what is in it."""
-        kind = part.get_content_type()
+        """Read one part with what is in it, and what stands behind it."""
         if depth > _DEPTH:
-            raise RecursionError
+            raise UnreadableDocument(f"{self._name} {_TOO_DEEP}")
+        self._read_kind(part, part.get_content_type(), depth)
+        behind = part.epilogue or ""  # footers of mailing lists, and letters whose beginning nobody could tell
+        if behind.strip() and part.get_content_type() not in _SEALED:
+            self._add_text(behind.encode("ascii", "surrogateescape"), None, "what stands behind its last part")
+
+    def _read_kind(self, part: Message, kind: str, depth: int) -> None:
+        """Read what is in one part."""
         if kind in _SEALED:
             self.is_sealed = True
-            self.problems.append(Problem(None, "a part of it is encrypted or sealed, so its text was not read"))
+            self._remark("a part of it is encrypted or sealed, so its text was not read")
         elif kind == "message/rfc822":
             for message in _messages(part):
                 self.read(message, depth + 1)
         elif part.get_content_maintype() == "multipart" and not part.is_multipart():
-            self.problems.append(Problem(None, "its parts could not be told apart and are shown as they are stored"))
+            self._remark("its parts could not be told apart and are shown as they are stored")
             self._read_text(part)
         elif kind == "multipart/alternative":
             self._read_richest(_inside(part), depth + 1)
@@ -174,13 +171,16 @@ class _Reader:
 
     def _read_text(self, part: Message) -> None:
         """Read a text, if there is any in it."""
-        payload = self._payload(part)
+        self._add_text(self._payload(part), part.get_content_charset(), _file_name(part))
+
+    def _add_text(self, payload: bytes, charset: str | None, what: str) -> None:
+        """Take over a text, if there is any in it."""
         if not payload.strip():
             return
         try:
-            decoded = decode(payload, self._name, part.get_content_charset())
+            decoded = decode(payload, self._name, charset)
         except UnreadableDocument:
-            self.problems.append(Problem(None, f"{_file_name(part)} holds no readable text and was left out"))
+            self._remark(f"{what} holds no readable text and was left out")
             return
         texts = split_long(decoded.text.replace("\r\n", "\n"))
         self._add([Block(Anchor("section", f"part {n}", n - 1), text) for n, text in enumerate(texts, 1)])
@@ -196,20 +196,23 @@ class _Reader:
         except NoText:
             return
         except UnreadableDocument as error:
-            self.problems.append(Problem(None, str(error)))
+            self._remark(str(error))
             return
         self._add(page.blocks)
         self.problems += page.problems
 
     def _payload(self, part: Message) -> bytes:
         """A part's content, decoded; of one whose parts could not be told apart, as it is stored. Damage is told."""
+        _tidy_encoding(part)
         payload = part.get_payload(decode=True)
         defects = [defect for defect in part.defects if isinstance(defect, _DAMAGE)]
+        stored = str(part.get_payload()) if defects else ""
+        if (joined := _joined(stored)) is not None:
+            return joined
         is_other = any(not isinstance(defect, InvalidBase64CharactersDefect) for defect in defects)
-        if is_other or (defects and _NO_BASE64.search(str(part.get_payload()))):  # blanks at line ends are no damage
-            label = f"the text of message {self._num_messages}" if self._label else "its text"
+        if is_other or _NO_BASE64.search(stored) or _BEHIND_PAD.search(stored):  # blanks at line ends are no damage
             words = "was damaged on its way (base64): some of it may be missing or wrong. Save or send it again"
-            self.problems.append(Problem(None, f"{label} {words}"))
+            self._remark(f"its text {words}")
         return payload if isinstance(payload, bytes) else b""
 
     def _add(self, blocks: list[Block] | tuple[Block, ...]) -> None:
@@ -226,28 +229,46 @@ class _Reader:
 
     def _name_attachment(self, part: Message) -> None:
         """Say of a part that it is not read."""
-        message = f"{_file_name(part)} is attached and was not read; save it and add it as a file of its own"
-        self.problems.append(Problem(None, message))
+        self._remark(f"{_file_name(part)} is attached and was not read; save it and add it as a file of its own")
 
 
-def _parsed(data: bytes) -> Message:
+def _read_letter(reader: _Reader, letter: bytes, name: str, is_one: bool) -> Message:
+    """Read a letter, the only one or one of several, and return it as it was parsed."""
+    try:
+        message = _parsed(letter, name)
+        reader.read(message, int(not is_one))
+    except RecursionError as error:
+        raise UnreadableDocument(f"{name} {_TOO_DEEP}") from error
+    return message
+
+
+def _parsed(data: bytes, name: str) -> Message:
     """A message. The older policy leaves headers as they are: the newer one takes long for those made to take long."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise UnreadableDocument(
+            f"{name} holds a message of {len(data) >> 20:,} MiB, which takes ten times that in memory; at most "
+            f"{MAX_MESSAGE_BYTES >> 20} MiB can be read. Save its text and what is attached to it as files."
+        )
     return email.message_from_bytes(data, policy=policy.compat32)
 
 
-def _letters(data: bytes) -> list[bytes]:
-    """The messages of a mailbox; a file that does not begin like one is a single message."""
-    if not _POSTMARK.match(data):
-        return [data]
-    starts = [found for found in _POSTMARK.finditer(data) if _is_behind_blank(data, found.start())]
-    ends = [found.start() for found in starts[1:]] + [len(data)]
-    letters = [data[found.end() : end] for found, end in zip(starts, ends, strict=True)]
-    return [_QUOTED_POSTMARK.sub(rb"\1", letter) for letter in letters]
+def _tidy_encoding(part: Message) -> None:
+    """Name the encoding as the parser knows it, without blanks and what follows it."""
+    named = str(part.get("Content-Transfer-Encoding", ""))
+    plain = named.partition(";")[0].strip()
+    if plain != named:
+        part.replace_header("Content-Transfer-Encoding", plain)
 
 
-def _is_behind_blank(data: bytes, start: int) -> bool:
-    """Whether a blank line stands before, as it does before each message of a mailbox."""
-    return start == 0 or data[max(0, start - 4) : start].replace(b"\r", b"").endswith(b"\n\n")
+def _joined(stored: str) -> bytes | None:
+    """What base64 says that was encoded piece by piece, each filled up at its end, where the parser stops; None for
+    what is none."""
+    if _NO_BASE64.search(stored) or not _BEHIND_PAD.search(stored):
+        return None
+    pieces = re.split(r"(?<==)(?=[^=])", "".join(stored.split()))
+    with contextlib.suppress(ValueError):
+        return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
+    return None
 
 
 def _inside(part: Message) -> list[Message]:
@@ -261,7 +282,8 @@ def _messages(part: Message) -> list[Message]:
     found = _inside(part)
     if found and not found[0].keys() and str(part.get("Content-Transfer-Encoding", "")).strip().lower() == "base64":
         with contextlib.suppress(ValueError):
-            return [_parsed(base64.b64decode(str(found[0].get_payload())))]
+            inner = base64.b64decode(str(found[0].get_payload()))
+            return [email.message_from_bytes(inner, policy=policy.compat32)]
     return found
 
 
@@ -319,4 +341,4 @@ def _decoded(raw: str) -> str:
     if len(raw) <= _LONGEST_HEADER:
         with contextlib.suppress(*_BAD_HEADER):
             raw = str(make_header(decode_header(raw)))
-    return " ".join(raw.encode("utf-8", "replace").decode().split())
+    return " ".join(shown_name(raw).split())

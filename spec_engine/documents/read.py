@@ -17,8 +17,9 @@ from spec_engine.documents.docx import read_docx
 from spec_engine.documents.epub import read_epub
 from spec_engine.documents.html import read_html
 from spec_engine.documents.kept_scans import ScanStore
-from spec_engine.documents.mail import HEAD_BYTES, is_mail, read_mail
+from spec_engine.documents.mail import HEAD_BYTES, read_mail
 from spec_engine.documents.mail import SUFFIXES as MAIL_SUFFIXES
+from spec_engine.documents.mailbox import is_mail
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.documents.plain import read_markdown, read_plain
 from spec_engine.documents.pptx import read_pptx

@@ -102,7 +102,7 @@ def test_a_message_within_a_message_is_read_with_its_own_head(tmp_path: Path) ->
     assert document.text.count("From: Zoë") == 2
     assert document.text.endswith("The first letter.")
     assert [block.anchor.label for block in document.blocks] == ["head", "part 1", "message 2 head", "message 2 part 1"]
-    assert [problem.message.partition(" is ")[0] for problem in document.problems] == ["table.csv"]
+    assert [problem.message.partition(" is ")[0] for problem in document.problems] == ["message 2: table.csv"]
 
 
 @pytest.mark.parametrize("name", ["page.mhtml", "page.mht", "page.txt", "page", "page.html"])
@@ -306,6 +306,8 @@ def test_a_message_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeyp
         (b64encode(b"The fund was closed.") + b"  \n \n", False),
         (b64encode(b"The fund was closed.")[:-5], True),
         (b"VGhl!!!" + b64encode(b" fund was closed."), True),
+        (b64encode(b"The fund") + b"\n" + b64encode(b" was closed."), False),  # piece by piece
+        (b64encode(b"The fund") + b"\nc\n", True),
     ],
 )
 def test_damage_on_the_way_is_told(tmp_path: Path, coded: bytes, is_damaged: bool) -> None:
