@@ -62,9 +62,9 @@ def read_pdf(
             pdf.close()
     vocabulary = layout.words(line for page in pages for line in page.lines or ())
     texts = [_expand_forms(layout.compose(page.lines or (), vocabulary)) for page in pages]
-    if not any(text.strip() for text in texts):
-        raise UnreadableDocument(no_text_message(name, pages, scans.trouble))
-    told = ["\n\n".join([text, *page.comments]) for text, page in zip(texts, pages, strict=True)]
+    told = ["\n\n".join([text, *map(_expand_forms, page.comments)]) for text, page in zip(texts, pages, strict=True)]
+    if not any(text.strip() for text in told):
+        raise UnreadableDocument(no_text_message(name, pages, scans.trouble, beside))
     blocks = tuple(Block(Anchor("page", f"p. {i + 1}", i), text) for i, text in enumerate(told))
     problems = remarks(pages, texts, scans.trouble) + beside
     if b"%%EOF" not in data[-2_048:]:
@@ -122,7 +122,7 @@ def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page,
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)
-            remarked = loaded.comments, loaded.num_ticks
+            remarked = loaded.comments, loaded.attached, loaded.num_ticks
             picture = draw(page) if is_scanned and scans.needs_picture(index) else None
             return Page(lines, has_image, unmapped, "unread" if is_scanned else "no", *remarked), picture
     except pdfium.PdfiumError:

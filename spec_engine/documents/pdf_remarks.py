@@ -45,8 +45,8 @@ def left_out(attached: Sequence[str], is_xfa: bool) -> Iterator[Problem]:
         )
 
 
-def no_text_message(name: str, pages: Sequence[Page], trouble: str) -> str:
-    """Why nothing could be read."""
+def no_text_message(name: str, pages: Sequence[Page], trouble: str, beside: Sequence[Problem] = ()) -> str:
+    """Why nothing could be read; `beside` is what hangs on the document, which may be all that it has to say."""
     if all(page.lines is None for page in pages):
         return f"No page of {name} can be read: the file is damaged. Download or export it again."
     if any(page.scan == "unread" for page in pages):
@@ -54,9 +54,11 @@ def no_text_message(name: str, pages: Sequence[Page], trouble: str) -> str:
             f"{name} holds pictures of pages and no text. {trouble}. Or run optical character recognition on the file "
             "(ocrmypdf, for instance) and open the result."
         )
+    advice = ". ".join(f"{one.message[:1].upper()}{one.message[1:]}" for one in beside[:_MAX_NAMED])
+    advice = advice or "Check that it is the right file"
     if any(page.has_image for page in pages):
-        return f"{name} holds pictures, and no text was found in them. Check that it is the right file."
-    return f"{name} holds no text on any of its {len(pages)} pages. Check that it is the right file."
+        return f"{name} holds pictures, and no text was found in them. {advice}."
+    return f"{name} holds no text on any of its {len(pages)} pages. {advice}."
 
 
 def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Problem]:
@@ -68,11 +70,15 @@ def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Prob
     elif page.scan == "read":
         if is_named:
             yield Problem(label, f"{label} was read from a picture {_WORDS_MAY_BE_WRONG}")
+    elif num_chars == 0 and page.comments and not page.has_image:
+        pass  # a page that only hangs comments
     elif num_chars == 0:
         yield Problem(label, f"{label} has no text{_cause(page)}")
     elif num_chars < MIN_PAGE_CHARS:
         cause = " beside a picture" + (" (a scan?)" if page.scan == "unread" else "") if page.has_image else ""
         yield Problem(label, f"{label} has almost no text: {num_chars} characters{cause}")
+    for name in page.attached:
+        yield Problem(label, f"{name} is attached to {label} and was not read; save it and add it as a file of its own")
     if page.num_ticks:
         words = "a box whose tick is" if page.num_ticks == 1 else f"{page.num_ticks} boxes whose ticks are"
         yield Problem(label, f"{label} has {words} not read")

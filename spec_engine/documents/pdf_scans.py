@@ -29,14 +29,16 @@ _MIN_COVER: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was read from a page; `lines` is None when the page is damaged, `comments` are what readers remarked;
-    `num_ticks` counts boxes whose ticks are drawings and not read."""
+    """What was read from a page; `lines` is None when the page is damaged, `comments` are what readers remarked,
+    `attached` the names of files that are pinned to it; `num_ticks` counts boxes whose ticks are drawings and not
+    read."""
 
     lines: tuple[Line, ...] | None
     has_image: bool
     unmapped: float
     scan: Scan = "no"
     comments: tuple[str, ...] = ()
+    attached: tuple[str, ...] = ()
     num_ticks: int = 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.pdf import read_pdf
 from spec_engine.documents.pdf_page import page_picture
+from spec_engine.errors import UnreadableDocument
 from tests.documents.files import _assembled, _stream, make_pdf, show
 
 TEXTS = [
@@ -76,6 +77,73 @@ def test_a_field_that_touches_its_label_stands_apart_from_it() -> None:
     touching = data.replace(b"/Rect [200 735 400 755]", b"/Rect [157 735 357 755]")
     assert touching != data
     assert read(touching).blocks[0].text.startswith("Name of the applicant: Zoe Miller\n")
+
+
+def with_notes(*notes: bytes, content: bytes = b"", catalog: bytes = b"") -> bytes:
+    """A page with these annotations, and perhaps nothing else."""
+    head = b"<< /Type /Annot /F 4 /DA (/F1 10 Tf 0 g) /Rect [60 600 260 620] %b >>"
+    own = b" ".join(b"%d 0 R" % (30 + number) for number in range(len(notes)))
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R %b >>" % catalog,
+        2: b"<< /Type /Pages /Count 1 /Kids [50 0 R] >>",
+        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        8: b"<< /Title (Notes) >>",
+        21: _stream(content),
+        **{30 + number: head % note for number, note in enumerate(notes)},
+        50: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 21 0 R /Annots [%b] "
+        b"/Resources << /Font << /F1 3 0 R >> >> >>" % own,
+    }
+    return _assembled(objects, b"")
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        (b"/Subtype /Text /T (Ada) /Contents (Check ex\\255ample)", "Comment by Ada: Check example"),
+        (b"/Subtype /Text /RC (<body><p>Rich &amp; bold</p></body>)", "Comment: Rich & bold"),
+        (b"/Subtype /Text /IRT 21 0 R /Contents (So do I)", "Reply: So do I"),
+        (b"/Subtype /Text /StateModel (Review) /State (Accepted) /Contents (Accepted set by B)", None),
+        (b"/Subtype /Stamp /Contents (Rejected because of clause 4)", "Comment: Rejected because of clause 4"),
+        (b"/Subtype /FreeText /Contents (Not drawn at all)", "Comment: Not drawn at all"),
+        (b"/Subtype /Redact /Contents (Out with it)", "Comment: Out with it"),
+    ],
+)
+def test_what_readers_left_on_a_page_without_text_is_read(note: bytes, words: str | None) -> None:
+    data = with_notes(note)
+    if words is None:
+        with pytest.raises(UnreadableDocument, match="holds no text"):
+            read(data)
+        return
+    document = read(data)
+    assert document.text == words
+    assert document.problems == ()
+
+
+def test_a_file_that_is_pinned_to_a_page_is_named() -> None:
+    pinned = b"/Subtype /FileAttachment /FS << /F (b\\012ill.xml) /UF (b\\012ill.xml) >> /Contents (The bill)"
+    document = read(with_notes(pinned, content=show(TEXTS)))
+    assert document.text.endswith("Comment: The bill")
+    told = "b ill.xml is attached to p. 1 and was not read; save it and add it as a file of its own"
+    assert [(problem.anchor_label, problem.message) for problem in document.problems] == [("p. 1", told)]
+
+
+def test_a_field_in_letters_that_its_font_lacks_is_read_behind_the_page() -> None:
+    field = b"/Subtype /Widget /FT /Tx /T (name) /V <feff05e905dc05d505dd>%b"
+    catalog = (
+        b"/AcroForm << /Fields [30 0 R] /NeedAppearances true /DR << /Font << /F1 3 0 R >> >> /DA (/F1 10 Tf 0 g) >>"
+    )
+    text = read(with_notes(field % b"", content=show(TEXTS), catalog=catalog)).text
+    assert text.endswith("1954.\n\nField name: שלום")
+    secret = read(with_notes(field % b" /Ff 8192", content=show(TEXTS), catalog=catalog)).text
+    assert "שלום" not in secret
+
+
+def test_a_document_without_text_says_what_hangs_on_it() -> None:
+    catalog = b"/NeedsRendering true /AcroForm << /Fields [] /XFA [(x) 21 0 R] >>"
+    with pytest.raises(
+        UnreadableDocument, match=r"no text on any of its 1 pages\. The form in it is of a kind \(XFA\)"
+    ):
+        read(with_notes(catalog=catalog))
 
 
 def test_what_hangs_on_a_document_and_is_not_read_is_named() -> None:
