@@ -18,7 +18,7 @@ from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
 from spec_engine.ui import text
 
 _LAST: Final = ".last"  # file with the name of the preset that was loaded last
-_GIVEN: Final = "-given"  # behind the name of a file that is called like a shipped preset
+_GIVEN: Final = "@given"  # behind the name of a file that is called like a shipped preset; no file is called so
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 
 
@@ -178,8 +178,7 @@ class Fit:
 
 def _file_of(preset: Preset) -> Path:
     """Where a preset was read from."""
-    path = preset.folder / f"{preset.name}.toml"
-    return path if path.is_file() else path.with_name(f"{preset.name.removesuffix(_GIVEN)}.toml")
+    return preset.folder / f"{preset.name.removesuffix(_GIVEN)}.toml"
 
 
 def _label(fit: Fit) -> str:

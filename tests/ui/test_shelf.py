@@ -61,11 +61,20 @@ def test_a_preset_of_the_users_that_is_given_by_its_file_is_theirs(shelf: Preset
     assert [name for _, name in again.choices()] == ["builtin", "qwen3-8b"]
 
 
+def test_the_file_of_a_preset_is_its_own(shelf: PresetShelf, tmp_path: Path) -> None:
+    for name in ("mine", "mine-given"):
+        shelf.save(name, SOURCE)
+    (tmp_path / "presets" / "mine-given.toml").unlink()  # another page has deleted it
+    shelf.delete("mine-given")
+    assert shelf.source("mine") == SOURCE
+
+
 def test_a_file_called_like_a_shipped_preset_does_not_hide_it(tmp_path: Path) -> None:
     folder = tmp_path / "home"
     folder.mkdir()
     path = folder / "builtin.toml"
     path.write_text(SOURCE)
+    path.with_name("builtin-given.toml").write_text("# another preset")
     presets, named = offered_presets(ServeOptions(preset=str(path)), print)
     assert named is not None
     shelf = PresetShelf(presets, tmp_path / "presets", "cpu", lambda: 16 * 10**9)
