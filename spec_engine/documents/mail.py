@@ -63,7 +63,8 @@ def read_mail(data: bytes, name: str, stem: str) -> Document:
         data = data.decode("utf-16", "replace").encode()
     found = letters(data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
     reader, title = _Reader(name, stem), stem
-    for number, letter in enumerate(found, 1):
+    for letter in found:
+        number = reader.num_messages + 1
         try:
             message = _read_letter(reader, letter, name, is_one=len(found) == 1)
         except UnreadableDocument as error:
@@ -93,17 +94,18 @@ class _Reader:
         self.blocks: list[Block] = []
         self.problems: list[Problem] = []
         self.num_texts = 0  # blocks that are no heads
+        self.num_messages = 0  # with those within others
         self.is_sealed = False  # some of it
         self._name = name
         self._stem = stem
-        self._num_messages = self._num_parts = 0
+        self._num_parts = 0
         self._label = ""  # what stands before the labels of a message within another
 
     def read(self, message: Message, depth: int = 0) -> None:
         """Read a message with its head; of a page that was saved as one the head says nothing."""
-        self._num_messages += 1
+        self.num_messages += 1
         before = self._label, self._num_parts
-        self._label, self._num_parts = f"message {self._num_messages} " if depth else "", 0
+        self._label, self._num_parts = f"message {self.num_messages} " if depth else "", 0
         sender = _header(message, "From")
         if sender and ("saved by" not in sender.lower() or "@" in sender):
             lines = [f"{header}: {value}" for header in _HEAD_NAMES if (value := _header(message, header))]
@@ -114,8 +116,8 @@ class _Reader:
         self._label, self._num_parts = before
 
     def leave_out(self, number: int, reason: str) -> None:
-        """Say that message `number` of a mailbox is left out. What was read of it before stays."""
-        self._num_messages, self._label, self._num_parts = max(self._num_messages, number), "", 0
+        """Say that message `number`, as labels count, is left out. What was read of it before stays."""
+        self.num_messages, self._label, self._num_parts = max(self.num_messages, number), "", 0
         self.problems.append(Problem(None, f"message {number} was left out or broken off: {reason}"))
 
     def _remark(self, words: str) -> None:

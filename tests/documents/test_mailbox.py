@@ -79,6 +79,11 @@ def test_a_letter_that_cannot_be_read_costs_no_other(tmp_path: Path, monkeypatch
     assert document.text.endswith("The second.")
     told = [problem.message for problem in document.problems]
     assert any(one.startswith("message 1 was left out or broken off: letters.mbox holds parts within") for one in told)
+    inside = "Content-Type: message/rfc822\n\n" + SECOND
+    counted = read(tmp_path, MARK + HEAD + inside + "\n" + MARK + deep + "\n\nlost\n\n" + MARK + SECOND)
+    told = [problem.message for problem in counted.problems]
+    assert any(one.startswith("message 3 was left out") for one in told)  # the second is within the first
+    assert counted.blocks[-1].anchor.label == "message 4 part 1"
     monkeypatch.setattr("spec_engine.documents.mail.MAX_MESSAGE_BYTES", 1 << 20)
     document = read(tmp_path, MARK + HEAD + "\n" + "A line.\n" * (1 << 18) + "\n" + MARK + SECOND)
     assert document.text == "From: Bob <b@example.org>\nSubject: Two\n\nThe second."
