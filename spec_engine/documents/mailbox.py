@@ -27,7 +27,8 @@ def is_mail(head: bytes) -> bool:
     head = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     postmark = _POSTMARK.match(head)
     names = set[bytes]()
-    for line in _OLD_MARK.sub(b"", _behind(head)).replace(b"\r\n", b"\n").split(b"\n")[:-1]:
+    lines = head[postmark.end() :] if postmark else head
+    for line in _OLD_MARK.sub(b"", lines).replace(b"\r\n", b"\n").split(b"\n")[:-1]:
         if not line:
             break
         if not _HEAD_LINE.match(line) or (not names and line[:1].isspace()):
@@ -45,12 +46,6 @@ def letters(data: bytes) -> list[bytes]:
     ends = [mark.start() for mark in marks[1:]] + [len(data)]
     found = [data[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     return [_QUOTED.sub(rb"\1", _OLD_MARK.sub(b"", letter)) for letter in found]
-
-
-def _behind(head: bytes) -> bytes:
-    """What stands behind the line that begins a mailbox, if there is one."""
-    postmark = _POSTMARK.match(head)
-    return head[postmark.end() :] if postmark else head
 
 
 def _is_border(data: bytes, start: int, end: int) -> bool:

@@ -57,12 +57,11 @@ class LoadedPage:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """An annotation: its kind, its words, the comment that they make, where it lies, and what is pinned to it."""
+    """An annotation: its kind, its words, the comment that they make, and the file that is pinned to it."""
 
     kind: int
     words: str
     comment: str
-    box: Box
     attached: str
 
 
@@ -154,14 +153,14 @@ def _fields(pdf: pdfium.PdfDocument, page: pdfium.PdfPage) -> list[_Field]:
 def _notes(page: pdfium.PdfPage) -> list[_Note]:
     """The annotations of a page. What only says in which state a comment is, as "Accepted", has no words."""
     found = []
-    for one, box in _each(page):
+    for one, _ in _each(page):
         kind, author = raw.FPDFAnnot_GetSubtype(one), shown_name(_string(one, b"T"))
         words = _string(one, b"Contents").strip() or html.unescape(_TAG.sub(" ", _string(one, b"RC"))).strip()
         words = "" if raw.FPDFAnnot_HasKey(one, b"StateModel") else words
         what = "Reply" if raw.FPDFAnnot_HasKey(one, b"IRT") else "Comment"
         comment = f"{what}{f' by {author}' if author else ''}: {words}" if words else ""
         file = raw.FPDFAnnot_GetFileAttachment(one) if kind == raw.FPDF_ANNOT_FILEATTACHMENT else None
-        found.append(_Note(kind, words, comment, box, _name_of(file) if file else ""))
+        found.append(_Note(kind, words, comment, _name_of(file) if file else ""))
     return found
 
 
