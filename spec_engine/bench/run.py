@@ -19,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
-from spec_engine.bench.peers import Peers
+from spec_engine.bench.peers import PeerRun, Peers
 from spec_engine.bench.tasks import QuestionKind, as_document, cut_to_tokens, make_questions
 from spec_engine.chat.prompt import build
 from spec_engine.config import DrafterKind
@@ -167,7 +167,6 @@ class BenchCase:
     prompt: tuple[int, ...]
     work: Work = "quote"
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    by_method: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def hardware() -> str:
@@ -254,23 +253,28 @@ def _questions(text: str, number: int, plan: BenchPlan) -> list[tuple[Work, str]
 def _measure_text(engines: dict[str, Engine], peers: Peers, cases: list[BenchCase], plan: BenchPlan) -> list[BenchRow]:
     """All methods on all questions of one text; the first pass over each warms it up and is not counted. Each has read
     a prompt before its answer is timed: behind a draft model's reading the machine's caches are cold, and the target,
-    which all share, has read it long ago where plain decoding finds it."""
+    which all share, has read it long ago where plain decoding finds it. Every second question is put in the reverse
+    order, so that none gains by its place where the machine becomes slower or faster meanwhile."""
     rows: list[BenchRow] = []
+    names = list(engines)
     for number, case in enumerate([cases[0], *(case for case in cases for _ in range(plan.turns))]):
-        for method, engine in engines.items():
+        answers: dict[str, Finished] = {}
+        for method in names[:: -1 if number % 2 else 1]:
             if number:
-                _answer(engine, case, 1)
-            finished = _answer(engine, case, plan.max_tokens)
-            if finished.metrics.drafter_failure:
-                raise RequestError(f"'{method}' cannot be measured. {finished.metrics.drafter_failure}")
-            case.by_method[method] = finished.token_ids
-            if number:
-                rows.append(_row(method, case, finished))
-            elif method == next(iter(engines)):
-                rows.append(_prefill_row(method, case, finished))
-        if number and case.sampling.temperature == 0:
+                _answer(engines[method], case, 1)
+            answers[method] = _answer(engines[method], case, plan.max_tokens)
+            if answers[method].metrics.drafter_failure:
+                raise RequestError(f"'{method}' cannot be measured. {answers[method].metrics.drafter_failure}")
+        if not number:
+            rows.append(_prefill_row(names[0], case, answers[names[0]]))
+            continue
+        plain_ids = answers[PLAIN].token_ids
+        rows += [_row(method, case, answers[method], answers[method].token_ids == plain_ids) for method in names]
+        if case.sampling.temperature == 0:
             stop_ids = engines[PLAIN].tokenizer.stop_token_ids
-            rows += [_peer_row(peer, peers, case, plan.max_tokens, stop_ids) for peer in peers.names]
+            for peer in peers.names:
+                run = peers.run(peer, case.prompt, plan.max_tokens, stop_ids)
+                rows.append(_peer_row(peer, case, run, _is_same(run.token_ids, plain_ids, stop_ids)))
     return rows
 
 
@@ -279,11 +283,13 @@ def _answer(engine: Engine, case: BenchCase, max_tokens: int) -> Finished:
     return next(event for event in engine.generate(request) if isinstance(event, Finished))
 
 
-def _without_stop(token_ids: tuple[int, ...], stop_ids: frozenset[int]) -> tuple[int, ...]:
-    return token_ids[:-1] if token_ids and token_ids[-1] in stop_ids else token_ids
+def _is_same(left: tuple[int, ...], right: tuple[int, ...], stop_ids: frozenset[int]) -> bool:
+    """But for the token that ends an answer, which a peer may leave out."""
+    bare = [ids[:-1] if ids and ids[-1] in stop_ids else ids for ids in (left, right)]
+    return bare[0] == bare[1]
 
 
-def _row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
+def _row(method: str, case: BenchCase, finished: Finished, is_same: bool) -> BenchRow:
     metrics = finished.metrics
     return BenchRow(
         length=0,
@@ -299,7 +305,7 @@ def _row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
         sample_s=metrics.sample_s,
         other_s=metrics.other_s,
         num_answers=1,
-        num_identical=finished.token_ids == case.by_method[PLAIN],
+        num_identical=is_same,
     )
 
 
@@ -310,8 +316,6 @@ def _prefill_row(method: str, case: BenchCase, finished: Finished) -> BenchRow:
     return BenchRow(0, method, case.work, prefill_tokens=num_read, prefill_s=metrics.prefill_s)
 
 
-def _peer_row(peer: str, peers: Peers, case: BenchCase, max_tokens: int, stop_ids: frozenset[int]) -> BenchRow:
+def _peer_row(peer: str, case: BenchCase, run: PeerRun, is_same: bool) -> BenchRow:
     """A peer's answer to the same question."""
-    run = peers.run(peer, case.prompt, max_tokens, stop_ids)
-    same = _without_stop(run.token_ids, stop_ids) == _without_stop(case.by_method[PLAIN], stop_ids)
-    return BenchRow(0, peer, case.work, run.num_timed_tokens, run.decode_s, num_answers=1, num_identical=same)
+    return BenchRow(0, peer, case.work, run.num_timed_tokens, run.decode_s, num_answers=1, num_identical=is_same)
