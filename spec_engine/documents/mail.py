@@ -26,7 +26,7 @@ from spec_engine.documents.anchors import Anchor, Block, Document, Problem
 from spec_engine.documents.encoding import decode
 from spec_engine.documents.html import NoText, read_html
 from spec_engine.documents.mailbox import letters
-from spec_engine.documents.names import shown_name
+from spec_engine.documents.names import not_read, shown_name
 from spec_engine.documents.sections import split_long
 from spec_engine.errors import UnreadableDocument, UnsupportedFormat
 
@@ -100,12 +100,13 @@ class _Reader:
         self._stem = stem
         self._num_parts = 0
         self._label = ""  # what stands before the labels of a message within another
+        self._attached: list[str] = []  # to the message that is being read
 
     def read(self, message: Message, depth: int = 0) -> None:
         """Read a message with its head; of a page that was saved as one the head says nothing."""
         self.num_messages += 1
-        before = self._label, self._num_parts
-        self._label, self._num_parts = f"message {self.num_messages} " if depth else "", 0
+        before = self._label, self._num_parts, self._attached
+        self._label, self._num_parts, self._attached = f"message {self.num_messages} " if depth else "", 0, []
         sender = _header(message, "From")
         if sender and ("saved by" not in sender.lower() or "@" in sender):
             lines = [f"{header}: {value}" for header in _HEAD_NAMES if (value := _header(message, header))]
@@ -113,12 +114,20 @@ class _Reader:
             lines += [f"Attached: {', '.join(attached)}"] if attached else []
             self.blocks.append(Block(Anchor("section", f"{self._label}head", 0), "\n".join(lines)))
         self._read_part(message, depth)
-        self._label, self._num_parts = before
+        self._tell_attached()
+        self._label, self._num_parts, self._attached = before
 
     def leave_out(self, number: int, reason: str) -> None:
         """Say that message `number`, as labels count, is left out. What was read of it before stays."""
+        self._tell_attached()
         self.num_messages, self._label, self._num_parts = max(self.num_messages, number), "", 0
         self.problems.append(Problem(None, f"message {number} was left out or broken off: {reason}"))
+
+    def _tell_attached(self) -> None:
+        """Name what is attached to the message that is being read."""
+        if self._attached:
+            self._remark(not_read(self._attached))
+        self._attached = []
 
     def _remark(self, words: str) -> None:
         """Tell something of the message that is being read."""
@@ -149,7 +158,7 @@ class _Reader:
         elif part.is_multipart():
             for inner in _inside(part):
                 if _is_attachment(inner):
-                    self._name_attachment(inner)
+                    self._attached.append(_file_name(inner))
                 elif kind != "multipart/related" or not _belongs_to_page(inner):
                     self._read_part(inner, depth + 1)
         elif kind in _PAGES:
@@ -157,13 +166,12 @@ class _Reader:
         elif kind == "text/plain" or _is_words(part):
             self._read_text(part)
         elif kind not in _SIGNATURES | _LOOKS:
-            self._name_attachment(part)
+            self._attached.append(_file_name(part))
 
     def _read_richest(self, parts: list[Message], depth: int) -> None:
         """Read the last of several forms of a text that holds any; one that nobody knows how to read comes last."""
         num_before = self.num_texts
-        for part in filter(_is_attachment, parts):
-            self._name_attachment(part)
+        self._attached += map(_file_name, filter(_is_attachment, parts))
         forms = [part for part in reversed(parts) if not _is_attachment(part)]
         known = _PAGES | {"text/plain"}
         for part in sorted(forms, key=lambda one: not one.is_multipart() and one.get_content_type() not in known):
@@ -228,10 +236,6 @@ class _Reader:
                 Block(Anchor(block.anchor.kind, self._label + label, block.anchor.index), block.text, block.separator)
             )
             self.num_texts += 1
-
-    def _name_attachment(self, part: Message) -> None:
-        """Say of a part that it is not read."""
-        self._remark(f"{_file_name(part)} is attached and was not read; save it and add it as a file of its own")
 
 
 def _read_letter(reader: _Reader, letter: bytes, name: str, is_one: bool) -> Message:

@@ -118,7 +118,7 @@ def _read_page(pdf: pdfium.PdfDocument, index: int, scans: Scans) -> tuple[Page,
     try:
         loaded = loaded_page(pdf, index)
         with closing(loaded.page) as page, closing(page.get_textpage()) as textpage:
-            lines = tuple(pdf_lines.pieces(textpage, page.get_rotation(), loaded.num_own))
+            lines = tuple(pdf_lines.pieces(textpage, page.get_rotation(), loaded.num_own, loaded.fields))
             has_image = any(True for _ in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3))
             is_scanned = has_image and is_scan(page, lines)
             unmapped = pdf_lines.unmapped_share(textpage)

@@ -18,6 +18,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
 from spec_engine.documents.names import shown_name
+from spec_engine.documents.pdf_lines import Box
 
 _DRAWN: Final = frozenset((raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_STAMP))
 _REMARKS: Final = frozenset(
@@ -32,9 +33,6 @@ _TYPED: Final = frozenset((raw.FPDF_FORMFIELD_TEXTFIELD, raw.FPDF_FORMFIELD_COMB
 _UNSEEN: Final = raw.FPDF_ANNOT_FLAG_HIDDEN | raw.FPDF_ANNOT_FLAG_NOVIEW
 _TAG: Final = re.compile("<[^>]*>")
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, right and top, in points."""
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedPage:
@@ -43,9 +41,10 @@ class LoadedPage:
     Attributes:
         num_own: characters of its own content, which come first; None where nothing was drawn behind them.
         comments: what readers remarked, each with who did, if that is told; also fields, text boxes and stamps whose
-            words are not drawn.
+            words are not drawn, and what is chosen in lists.
         attached: names of the files that are pinned to the page.
         num_ticks: boxes that are ticked, and hold nothing that could be read.
+        fields: where the fields lie that were drawn.
     """
 
     page: pdfium.PdfPage
@@ -53,6 +52,7 @@ class LoadedPage:
     comments: tuple[str, ...]
     attached: tuple[str, ...] = ()
     num_ticks: int = 0
+    fields: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,12 @@ class _Note:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field that somebody has filled in."""
+    """A field that somebody has filled in; `is_list` where all that could be chosen is drawn."""
 
     name: str
     value: str
     box: Box
+    is_list: bool
 
 
 def loaded_page(pdf: pdfium.PdfDocument, index: int) -> LoadedPage:
@@ -97,19 +98,20 @@ def loaded_page(pdf: pdfium.PdfDocument, index: int) -> LoadedPage:
     with closing(page.get_textpage()) as textpage:
         num_ticks = sum(not textpage.get_text_bounded(*box).strip() for box in ticked)
         undrawn = tuple(_undrawn(textpage, notes, fields))
-    return LoadedPage(page, num_own, comments + undrawn, attached, num_ticks)
+    return LoadedPage(page, num_own, comments + undrawn, attached, num_ticks, tuple(field.box for field in fields))
 
 
 def _undrawn(textpage: pdfium.PdfTextPage, notes: list[_Note], fields: list[_Field]) -> Iterator[str]:
     """What text boxes, stamps and fields say that is not to be read where they stand, as where a font has no such
-    letters: words that the page does not hold, and values of which less than half is drawn."""
+    letters: words that the page does not hold, values of which less than half is drawn, and what is chosen in lists."""
     held = _bare(textpage.get_text_bounded())
     for note in notes:
         if note.kind in _DRAWN and note.kind != raw.FPDF_ANNOT_WIDGET and _bare(note.words) not in held:
             yield note.comment
     for field in fields:
         drawn = len(_bare(textpage.get_text_bounded(*field.box)))
-        if 2 * drawn < len(_bare(field.value)) and _bare(field.value) not in held:
+        is_drawn = 2 * drawn >= len(_bare(field.value)) or _bare(field.value) in held
+        if field.is_list or not is_drawn:
             yield f"Field{f' {field.name}' if field.name else ''}: {field.value}"
 
 
@@ -142,12 +144,20 @@ def _fields(pdf: pdfium.PdfDocument, page: pdfium.PdfPage) -> list[_Field]:
         is_typed = raw.FPDFAnnot_GetFormFieldType(pdf.formenv, one) in _TYPED
         is_secret = raw.FPDFAnnot_GetFormFieldFlags(pdf.formenv, one) & raw.FPDF_FORMFLAG_TEXT_PASSWORD
         if is_seen and is_typed and not is_secret:
-            name, value = (
-                _held(ask, pdf.formenv, one)
-                for ask in (raw.FPDFAnnot_GetFormFieldName, raw.FPDFAnnot_GetFormFieldValue)
-            )
-            found += [_Field(shown_name(name), value.replace("\r", "\n"), box)] if value.strip() else []
+            name = shown_name(_held(raw.FPDFAnnot_GetFormFieldName, pdf.formenv, one))
+            chosen = _chosen(pdf, one)
+            value = ", ".join(chosen) if chosen else _held(raw.FPDFAnnot_GetFormFieldValue, pdf.formenv, one)
+            found += [_Field(name, value.replace("\r", "\n"), box, bool(chosen))] if value.strip() else []
     return found
+
+
+def _chosen(pdf: pdfium.PdfDocument, field: object) -> list[str]:
+    """What is chosen in a list."""
+    if raw.FPDFAnnot_GetFormFieldType(pdf.formenv, field) != raw.FPDF_FORMFIELD_LISTBOX:
+        return []
+    numbers = range(max(0, raw.FPDFAnnot_GetOptionCount(pdf.formenv, field)))
+    chosen = (number for number in numbers if raw.FPDFAnnot_IsOptionSelected(pdf.formenv, field, number))
+    return [_held(raw.FPDFAnnot_GetOptionLabel, pdf.formenv, field, number) for number in chosen]
 
 
 def _notes(page: pdfium.PdfPage) -> list[_Note]:

@@ -31,6 +31,8 @@ _MIN_RTL_GAP = 0.2
 _SIDEWAYS = 0.9  # sine of the angle from which a line runs along the other side of the page
 
 Extent = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class _RawLine:
     text: str
     indices: tuple[int, ...]
 
+    def part(self, start: int, end: int) -> "_RawLine":
+        """These characters of it."""
+        return _RawLine(self.text[start:end], self.indices[start:end])
+
 
 def unmapped_share(textpage: pdfium.PdfTextPage) -> float:
     """Share of the characters whose font does not say which letters they are, estimated on a long page."""
@@ -62,22 +68,28 @@ def unmapped_share(textpage: pdfium.PdfTextPage) -> float:
     return num_unmapped / max(1, len(sample))
 
 
-def pieces(textpage: pdfium.PdfTextPage, rotation: int = 0, num_own: int | None = None) -> list[Line]:
+def pieces(
+    textpage: pdfium.PdfTextPage, rotation: int = 0, num_own: int | None = None, fields: Sequence[Box] = ()
+) -> list[Line]:
     """The text of a page that is shown turned by `rotation` degrees, in drawing order. Lengths are in points along the
-    text's own direction. What is drawn behind the first `num_own` characters was filled in: it is put where it stands.
-    """
+    text's own direction. What is drawn behind the first `num_own` characters was filled in, some of it in `fields`: it
+    is put where it stands, and what is in one field stays together."""
     own: list[_RawLine] = []
-    filled: list[_RawLine] = []
+    filled: list[tuple[Box | None, _RawLine]] = []
     for line in _raw_lines(textpage):
         num_before = len(line.indices) if num_own is None else sum(index < num_own for index in line.indices)
         if num_before:
-            own.append(_RawLine(line.text[:num_before], line.indices[:num_before]))
+            own.append(line.part(0, num_before))
         if num_before < len(line.indices):
-            filled += _levels(textpage, _RawLine(line.text[num_before:], line.indices[num_before:]))
+            filled += _by_field(textpage, line.part(num_before, len(line.indices)), fields)
     found = [piece for line in _in_order(textpage, own, math.radians(rotation)) for piece in _cut(textpage, line)]
-    for line in filled:
+    last_in: dict[Box | None, Line] = {}
+    for field, line in filled:
         for piece in _with_blanks(list(_cut(textpage, line))):
-            _put(piece, found)
+            before = last_in.get(field)
+            found.insert(_place(piece, found) if before is None else found.index(before) + 1, piece)
+            if field is not None:
+                last_in[field] = piece
     return found
 
 
@@ -88,27 +100,50 @@ def _with_blanks(pieces: Sequence[Line]) -> Iterator[Line]:
         yield replace(piece, text=f"{before}{piece.text}{behind}")
 
 
-def _levels(textpage: pdfium.PdfTextPage, line: _RawLine) -> Iterator[_RawLine]:
-    """What pdfium has as one line, although it stands in several fields, by the height at which it stands."""
-    start, level = 0, _style(textpage, line.indices[0])
+def _by_field(
+    textpage: pdfium.PdfTextPage, line: _RawLine, fields: Sequence[Box]
+) -> Iterator[tuple[Box | None, _RawLine]]:
+    """What pdfium has as one line, although it stands in several fields: cut where one of `fields` ends and another
+    begins, or the height changes. Each part with its field; None where there is none."""
+    start, level, field = 0, _style(textpage, line.indices[0]), None
     for i, char in enumerate(line.text):
-        style = _style(textpage, line.indices[i])
-        if not char.isspace() and abs(style.y - level.y) > 0.5 * level.size:
+        if char.isspace():
+            continue
+        style, own = _style(textpage, line.indices[i]), _field_of(textpage, line.indices[i], fields)
+        is_other = None not in (own, field) and own != field  # what runs out of a field belongs to it
+        if is_other or abs(style.y - level.y) > 0.5 * level.size:
             if line.text[start:i].strip():
-                yield _RawLine(line.text[start:i], line.indices[start:i])
-            start, level = i, style
+                yield field, line.part(start, i)
+            start, level, field = i, style, None
+        field = own or field
     if line.text[start:].strip():
-        yield _RawLine(line.text[start:], line.indices[start:])
+        yield field, line.part(start, len(line.text))
 
 
-def _put(piece: Line, lines: list[Line]) -> None:
-    """Put what was filled in behind what stands to its left, or else above it."""
-    beside = [line for line in lines if abs(line.y - piece.y) < 0.6 * piece.size and line.x0 <= piece.x0]
-    above = [line for line in lines if line.y > piece.y]
+def _field_of(textpage: pdfium.PdfTextPage, index: int, fields: Sequence[Box]) -> Box | None:
+    """The field in which a character stands."""
+    x, y = _origin(textpage, index)
+    return next((box for box in fields if box[0] <= x <= box[2] and box[1] <= y <= box[3]), None)
+
+
+def _place(piece: Line, lines: Sequence[Line]) -> int:
+    """Where to put what was filled in: behind what stands to its left, or else behind the row above it."""
+    beside = [line for line in lines if _is_level(line, piece) and line.x0 <= piece.x0]
     if beside:
-        lines.insert(lines.index(max(beside, key=lambda line: line.x0)) + 1, piece)
-    else:
-        lines.insert(lines.index(min(above, key=lambda line: line.y)) + 1 if above else 0, piece)
+        return lines.index(max(beside, key=lambda line: line.x0)) + 1
+    above = [line for line in lines if line.y > piece.y]
+    if not above:
+        return 0
+    over = [line for line in above if line.x0 < piece.x1 and piece.x0 < line.x1]
+    place = lines.index(min(over or above, key=lambda line: line.y))
+    while place + 1 < len(lines) and _is_level(lines[place], lines[place + 1]):
+        place += 1
+    return place + 1
+
+
+def _is_level(left: Line, right: Line) -> bool:
+    """Whether both stand at one height."""
+    return abs(left.y - right.y) < 0.6 * right.size
 
 
 def _in_order(textpage: pdfium.PdfTextPage, lines: Iterable[_RawLine], rotation: float) -> Iterator[_RawLine]:
@@ -200,10 +235,16 @@ def _style(textpage: pdfium.PdfTextPage, index: int) -> _Style:
     scale = _sane(math.hypot(matrix.c, matrix.d)) or 1.0
     angle = math.atan2(_sane(matrix.b), _sane(matrix.a))  # pdfium's own runs clockwise, and takes slanted for turned
     size = _sane(raw.FPDFText_GetFontSize(textpage, index) * scale)
+    x, y = _origin(textpage, index)
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _Style(size if size > 0.1 else 10.0, _sane(y * cos - x * sin), cos, sin)
+
+
+def _origin(textpage: pdfium.PdfTextPage, index: int) -> tuple[float, float]:
+    """Where a character begins on its baseline, on the page."""
     x, y = ctypes.c_double(), ctypes.c_double()
     raw.FPDFText_GetCharOrigin(textpage, index, x, y)
-    cos, sin = math.cos(angle), math.sin(angle)
-    return _Style(size if size > 0.1 else 10.0, _sane(y.value * cos - x.value * sin), cos, sin)
+    return x.value, y.value
 
 
 def _extent(textpage: pdfium.PdfTextPage, index: int, style: _Style) -> Extent:

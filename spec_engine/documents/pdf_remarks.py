@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from spec_engine.documents.anchors import Problem
+from spec_engine.documents.names import not_read
 from spec_engine.documents.pdf_scans import Page
 
 MIN_PAGE_CHARS: Final = 20
@@ -35,8 +36,8 @@ def remarks(pages: Sequence[Page], texts: Sequence[str], trouble: str) -> list[P
 
 def left_out(attached: Sequence[str], is_xfa: bool) -> Iterator[Problem]:
     """What hangs on a document and is none of its pages; `is_xfa` says whether its form makes its pages itself."""
-    for name in attached:
-        yield Problem(None, f"{name} is attached and was not read; save it and add it as a file of its own")
+    if attached:
+        yield Problem(None, not_read(attached))
     if is_xfa:
         yield Problem(
             None,
@@ -77,8 +78,8 @@ def _of_page(page: Page, index: int, text: str, is_named: bool) -> Iterator[Prob
     elif num_chars < MIN_PAGE_CHARS:
         cause = " beside a picture" + (" (a scan?)" if page.scan == "unread" else "") if page.has_image else ""
         yield Problem(label, f"{label} has almost no text: {num_chars} characters{cause}")
-    for name in page.attached:
-        yield Problem(label, f"{name} is attached to {label} and was not read; save it and add it as a file of its own")
+    if page.attached:
+        yield Problem(label, not_read(page.attached, f" to {label}"))
     if page.num_ticks:
         words = "a box whose tick is" if page.num_ticks == 1 else f"{page.num_ticks} boxes whose ticks are"
         yield Problem(label, f"{label} has {words} not read")

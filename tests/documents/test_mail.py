@@ -218,6 +218,17 @@ def test_what_belongs_to_a_page_is_passed_over_and_a_file_beside_it_is_named(tmp
     assert told(document) == "contract.pdf is attached and was not read; save it and add it as a file of its own"
 
 
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [(2, "0.pdf and 1.pdf are"), (22, f"{', '.join(f'{n}.pdf' for n in range(20))} and 2 more are")],
+)
+def test_attached_files_are_named_in_one_remark(tmp_path: Path, number: int, names: str) -> None:
+    files = [f"Content-Type: application/pdf; name={one}.pdf\r\n\r\nx" for one in range(number)]
+    document = read(tmp_path, multipart("mixed", PLAIN, *files))
+    want = f"{names} attached and were not read; save them and add each as a file of its own"
+    assert [problem.message for problem in document.problems] == [want]
+
+
 def test_parts_are_counted_through_a_message(tmp_path: Path) -> None:
     document = read(tmp_path, multipart("mixed", PLAIN, PLAIN))
     assert [block.anchor.label for block in document.blocks] == ["head", "part 1", "part 2"]

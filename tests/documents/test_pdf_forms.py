@@ -79,6 +79,31 @@ def test_a_field_that_touches_its_label_stands_apart_from_it() -> None:
     assert read(touching).blocks[0].text.startswith("Name of the applicant: Zoe Miller\n")
 
 
+def test_what_is_in_one_field_stays_together() -> None:
+    texts = [
+        (60.0, 700.0, 10.0, "Remarks:"),
+        (60.0, 676.0, 10.0, "(use more paper)"),
+        (400.0, 690.0, 10.0, "Office use only"),
+        (60.0, 600.0, 10.0, "Signed:"),
+        (300.0, 600.0, 10.0, "Date:"),
+        (60.0, 500.0, 10.0, "Colours:"),
+    ]
+    field = b"/Subtype /Widget /FT /%b /T (f%d) /Rect [%d %d %d %d] %b"
+    fields = [
+        field % (b"Tx", 0, 200, 640, 390, 712, b"/Ff 4096 /V (The first line of it,\\rthe second,\\rand a third.)"),
+        field % (b"Tx", 1, 120, 595, 200, 612, b"/V (Zoe)"),
+        field % (b"Tx", 2, 200, 595, 290, 612, b"/V (Berlin)"),
+        field % (b"Tx", 3, 330, 595, 420, 612, b"/V (5 May)"),
+        field % (b"Ch", 4, 200, 480, 260, 515, b"/V [(red) (green)] /Opt [(red) (green) (blue)] /Ff 2097152"),
+    ]
+    catalog = b"/AcroForm << /Fields [%b] /NeedAppearances true /DR << /Font << /F1 3 0 R >> >> /DA (/F1 10 Tf 0 g) >>"
+    catalog %= b" ".join(b"%d 0 R" % (30 + number) for number in range(len(fields)))
+    text = " ".join(read(with_notes(*fields, content=show(texts), catalog=catalog)).text.replace("|", "").split())
+    assert text.startswith("Remarks: The first line of it, the second, and a third. (use more paper) Office use")
+    assert "Signed: Zoe Berlin Date: 5 May Colours: red green blue" in text
+    assert text.endswith("Field f4: red, green")
+
+
 def with_notes(*notes: bytes, content: bytes = b"", catalog: bytes = b"") -> bytes:
     """A page with these annotations, and perhaps nothing else."""
     head = b"<< /Type /Annot /F 4 /DA (/F1 10 Tf 0 g) /Rect [60 600 260 620] %b >>"
