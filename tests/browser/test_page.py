@@ -368,6 +368,17 @@ def test_the_sample_report_offers_questions_that_can_be_pressed(open_page: Opene
     page = open_page()
     page.locator("#se-sample").click()
     expect(page.locator("#se-document")).to_contain_text("spectrum-policy-report.txt")
+    page.locator("#se-range-use").click()
+    limit_answers(page, 24)
+    questions = page.locator("#se-examples button")
+    expect(questions.first).to_be_visible()
+    edges = [page.locator(".se-welcome b").bounding_box(), questions.first.bounding_box()]
+    assert len({edge and edge["x"] for edge in edges}) == 1, "the questions stand under the text above them"
+    question = questions.first.inner_text()
+    questions.first.click()
+    expect(page.locator("#se-chat .user-row")).to_have_text([question])
+    expect(bot_messages(page)).to_have_count(1, timeout=60_000)
+    expect(questions.first).to_be_hidden()
 
 
 @pytest.mark.parametrize("size", [(1440, 900), (1024, 768), (390, 844)], ids=["wide", "medium", "phone"])
