@@ -39,9 +39,6 @@ class LaneCompared:
     comparison: Comparison
 
 
-RaceFact = Event | LaneStarted | LaneCompared
-
-
 @dataclass(slots=True)
 class RaceLane:
     """A lane as far as it has come."""
