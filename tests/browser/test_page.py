@@ -249,6 +249,8 @@ def test_what_is_typed_while_an_answer_is_written_stays(open_page: Opener, repor
     ask(page, "When was the fund closed?")
     page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
     page.get_by_role("button", name="Conversations").first.click()
+    expect(page.locator("#se-title input")).to_have_value("When was the fund closed?")
+    page.wait_for_timeout(500)  # as a person takes who has just seen it
     page.locator("#se-title input").fill("Half a ti")
     page.get_by_role("button", name="Settings").first.click()
     page.get_by_label("Temperature").fill("0.7")
