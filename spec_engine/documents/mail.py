@@ -96,8 +96,7 @@ class _Reader:
         self.num_texts = 0  # blocks that are no heads
         self.num_messages = 0  # with those within others
         self.is_sealed = False  # some of it
-        self._name = name
-        self._stem = stem
+        self._name, self._stem = name, stem
         self._num_parts = 0
         self._label = ""  # what stands before the labels of a message within another
         self._attached: list[str] = []  # to the message that is being read

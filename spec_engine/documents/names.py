@@ -1,6 +1,7 @@
 """Names that a file or a sender gives, as they may be shown.
 
-Job: one line without what would steer a terminal or turn the direction of what stands around it.
+Job: `shown_name`, one line without what would steer a terminal or turn the direction of what stands around it;
+`not_read`, what is told of attached files.
 Non-job: paths (a name is shown, never opened).
 """
 
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 _CONTROLS: Final = re.compile("[\x00-\x20\x7f-\x9f\u2028\u2029]+")
-_MAX_NAMED: Final = 20
 _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_MAX_NAMED: Final = 20
 
 
 def shown_name(raw: str) -> str:
