@@ -10,7 +10,9 @@ confirmed and that were kept; the token which the target adds itself (the bonus)
 ``tokens_per_second`` covers decoding alone; prefill is reported apart.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,16 @@ class GenerationMetrics:
     def as_dict(self) -> dict[str, int | float | str | list[int] | list[float]]:
         """Plain values for JSON; tuples become lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationMetrics | None":
+        """What `as_dict` wrote; None where another version wrote other figures."""
+        if values.keys() != {each.name for each in fields(cls)}:
+            return None
+        figures: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**figures)
 
 
 class MetricsRecorder:

@@ -88,7 +88,7 @@ class History:
         self._temporary = tempfile.TemporaryDirectory(prefix="spec-engine-") if folder is None else None
         above = Path(self._temporary.name if self._temporary else folder or "")
         self._documents = above / "documents"
-        self.store = ConversationStore(folder / "conversations.sqlite" if folder else None)
+        self.store = ConversationStore(folder / "conversations.sqlite" if folder else None, _names)
         self.forget_computed = forget_computed
         self.scans = ScanStore(above / "scans", min(scan_bytes, MAX_BYTES))
 
@@ -221,3 +221,9 @@ class AnswerKeeper:
             write()
         except StoreError as error:
             self.trouble = f"From here on this answer is not kept. {error}"
+
+
+def _names(document: str) -> str:
+    """The names of the files that `DocumentRef.dump` wrote down."""
+    ref = DocumentRef.load(document)
+    return ref.name if ref else ""

@@ -7,14 +7,15 @@ A stopped answer is stored as it was shown; an answer of which nothing was shown
 token ids the model wrote, so the next prompt extends this one and only the new question is read.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
 from spec_engine.answer import Request
 from spec_engine.cache.slots import num_shared
-from spec_engine.chat.prompt import ChatTokenizer, Message, Turn, build
+from spec_engine.chat.answering import AnsweringEngine
+from spec_engine.chat.prompt import Message, Turn, build
 from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.errors import ContextOverflow, RequestError
 from spec_engine.events import Event, Finished, Prefilled, PromptReady, TokensAccepted
@@ -23,38 +24,9 @@ from spec_engine.stopping import StopRules
 
 MIN_ANSWER_TOKENS: Final = 32  # with less room than this an answer is not begun
 GREEDY: Final = SamplingParams()
-_FEW_TOKENS: Final = (
-    64  # of a document that are not held: those that heads read again, and what a template puts behind it
-)
+_FEW_TOKENS: Final = 64  # of a document that are not held: what heads read again, what a template puts behind it
 _ANY_QUESTION: Final = "?"  # stands where the question will
 _ANY_TWO: Final = ("What?", "0")  # questions that begin differently
-
-
-class SessionTokenizer(ChatTokenizer, Protocol):
-    """A chat tokenizer that also knows where answers end."""
-
-    @property
-    def stop_token_ids(self) -> frozenset[int]:
-        """Ids that end an answer."""
-
-
-class AnsweringEngine(Protocol):
-    """What a session needs of an engine."""
-
-    @property
-    def tokenizer(self) -> SessionTokenizer:
-        """The target's tokenizer."""
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that prompt and answer may take together."""
-
-    def generate(self, request: Request, cancelled: Callable[[], bool] = ...) -> Iterator[Event]:
-        """Events of one answer, in the order that `events` states."""
-
-    def keep_prefix(self, token_ids: Sequence[int], label: str | None, cancelled: Callable[[], bool] = ...) -> bool:
-        """Keep what was computed for the beginning of a prompt, under the name of what it is about, None to keep it in
-        memory alone; whether it is kept on disk."""
 
 
 @dataclass(slots=True)
@@ -68,6 +40,11 @@ class _Asked:
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     finished: Finished | None = None
+
+    @property
+    def new_token_ids(self) -> list[int]:
+        """What was written so far, of an answer that is gone on with what was added."""
+        return list(self.finished.token_ids) if self.finished else self.token_ids
 
     def take(self, event: Event) -> None:
         """Note what an event added."""
@@ -136,6 +113,27 @@ class Session:
         token_ids = self.last_prompt_token_ids
         return token_ids[: len(token_ids) - self._last.request.num_written] if self._last else ()
 
+    @property
+    def can_replay(self) -> bool:
+        """Whether there is an answer of this model for `replay`; one that this session has not given needs `recall`."""
+        return self._has_answered or bool(self._turns and self._turns[-1].answer_token_ids)
+
+    @property
+    def _has_answered(self) -> bool:
+        """Whether the last request brought tokens."""
+        return self._last is not None and bool(self._last.new_token_ids)
+
+    def recall(self, sampling: SamplingParams = GREEDY) -> None:
+        """Have `replay` repeat the last turn also where another session gave its answer, drawn by `sampling`.
+
+        Raises `RequestError` when there is none of this model, and `ContextOverflow` when it does not fit.
+        """
+        if self._has_answered:
+            return
+        old, question, token_ids = self._last_answered()
+        stop = StopRules(self._room(len(question), len(token_ids), least=1), self._engine.tokenizer.stop_token_ids)
+        self._last = _Asked(old.question, Request(tuple(question), sampling, stop), token_ids=list(token_ids))
+
     def prompt(self, question: str) -> list[int]:
         """Token ids of the prompt that `ask` would use."""
         return build(self._engine.tokenizer, self._document, self._turns, question, self._instruction)
@@ -175,14 +173,20 @@ class Session:
             RequestError: there is no answer, or its token ids are not this model's.
             ContextOverflow: there is no room for a token more.
         """
+        old, question, written = self._last_answered()
+        token_ids = (*question, *written)
+        stop = StopRules(self._room(len(token_ids), max_tokens, least=1), self._engine.tokenizer.stop_token_ids)
+        request = Request(token_ids, sampling, stop, len(written))
+        yield from self._answer(_Asked(old.question, request, old), cancelled)
+
+    def _last_answered(self) -> tuple[Turn, list[int], tuple[int, ...]]:
+        """The last turn, the prompt of its question, and the token ids of its answer. Raises `RequestError` when there
+        is none, or those are not this model's."""
         old = self._turns[-1] if self._turns else None
         if old is None or not old.answer_token_ids:
-            raise RequestError("There is no answer of this model to go on with. Ask a question first.")
+            raise RequestError("There is no answer of this model to go on with or repeat. Ask a question first.")
         question = build(self._engine.tokenizer, self._document, self._turns[:-1], old.question, self._instruction)
-        token_ids = (*question, *old.answer_token_ids)
-        stop = StopRules(self._room(len(token_ids), max_tokens, least=1), self._engine.tokenizer.stop_token_ids)
-        request = Request(token_ids, sampling, stop, len(old.answer_token_ids))
-        yield from self._answer(_Asked(old.question, request, old), cancelled)
+        return old, question, tuple(old.answer_token_ids)
 
     def read_ahead(
         self, cancelled: Callable[[], bool] = lambda: False, *, keeps_document: bool = False
@@ -273,9 +277,9 @@ class Session:
 
         At most as many tokens as the stored answer has, or `max_tokens` if that is less.
         """
-        if self._last is None or self._last.finished is None:
+        if self._last is None or not self._last.new_token_ids:
             raise RequestError("There is no answer to repeat yet. Ask a question first.")
-        request, num_tokens = self._last.request, len(self._last.finished.token_ids)
+        request, num_tokens = self._last.request, len(self._last.new_token_ids)
         if is_whole:
             num_tokens += request.num_written
             request = replace(request, prompt_token_ids=self.last_question_token_ids, num_written=0)
@@ -310,7 +314,7 @@ class Session:
 
     def _store(self, asked: _Asked) -> None:
         """Keep what was shown."""
-        token_ids = list(asked.finished.token_ids) if asked.finished else asked.token_ids
+        token_ids = asked.new_token_ids
         answer = asked.finished.text if asked.finished else "".join(asked.texts)
         if not token_ids:
             return

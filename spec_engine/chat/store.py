@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,11 +61,12 @@ class ConversationStore:
 
     Args:
         path: the file; made with its folders when it does not exist. None keeps everything in memory.
+        names: the names of a document, of what `set_document` was given, for which a search looks too.
 
     Raises `StoreError` when the file cannot be used; it is left as it was.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, names: Callable[[str], str] = lambda document: "") -> None:
         self._path = path
         self._lock = threading.RLock()
         try:
@@ -76,6 +77,7 @@ class ConversationStore:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.create_function("holds", 2, _holds, deterministic=True)
+            self._db.create_function("names", 1, names, deterministic=True)
             self._migrate()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(self._broken(error)) from error
@@ -98,12 +100,12 @@ class ConversationStore:
         return int(row[0])
 
     def conversations(self, search: str = "") -> list[Summary]:
-        """All of them, the last used first; with `search`, those whose title, or one of whose questions or
-        answers, holds all of its words."""
+        """All of them, the last used first; with `search`, those whose title and document's names, or one of whose
+        questions or answers, hold all of its words."""
         query = """
             SELECT c.id, c.title, c.document, count(t.id), c.updated_at, c.created_at
             FROM conversations c LEFT JOIN turns t ON t.conversation = c.id
-            WHERE ?1 = '' OR holds(c.title, ?1) OR EXISTS (
+            WHERE ?1 = '' OR holds(c.title || ' ' || names(c.document), ?1) OR EXISTS (
                 SELECT 1 FROM turns s WHERE s.conversation = c.id AND (holds(s.question, ?1) OR holds(s.answer, ?1))
             ) GROUP BY c.id ORDER BY c.updated_at DESC, c.id DESC"""
         return [Summary(*row) for row in self._rows(query, (_text(search).strip().casefold(),))]

@@ -1,6 +1,7 @@
 """What becomes of the settings of answers when another model is put in use, or an answer is gone on with.
 
-Job: `carried`, a preset's settings with those of the user's; `told` and `told_of_more`, the lines about what changed.
+Job: `carried`, a preset's settings with those of the user's; `drawn`, those of a kept answer; `told` and
+`told_of_more`, the lines about what changed.
 Non-job: the fields of the page (`settings`), sampling (`sampling`).
 
 A setting that is not what the model before brought along is the user's, and stays. The others are those that the new
@@ -36,12 +37,18 @@ def told(title: str, own: GenerationDefaults, before: GenerationDefaults, after:
     return " ".join(lines)
 
 
-def told_of_more(details: Mapping[str, object], now: GenerationDefaults) -> str:
-    """That what is added to an answer is drawn in another way than what was kept `details` of; "" if it is not."""
+def drawn(details: Mapping[str, object], now: GenerationDefaults) -> GenerationDefaults:
+    """The settings of an answer that was kept `details` of: its own as far as they say so, else those of `now`."""
     heat, seed = details.get("temperature"), details.get("seed")
     if not isinstance(heat, int | float) or not isinstance(seed, int):
-        return ""
-    before = replace(now, temperature=float(heat), seed=seed)
+        return now
+    return replace(now, temperature=float(heat), seed=seed)
+
+
+def told_of_more(details: Mapping[str, object], now: GenerationDefaults) -> str:
+    """That what is added to an answer is drawn in another way than what was kept `details` of; "" if it is not."""
+    before = drawn(details, now)
+    heat = before.temperature
     names = [name for name in _different(now, before) if name == "temperature" or (_counts(now, name) and heat > 0)]
     if not names:
         return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from spec_engine.cache.store import PrefixStore
-from spec_engine.chat.session import AnsweringEngine
+from spec_engine.chat.answering import AnsweringEngine
 from spec_engine.config import DrafterKind, Preset
 from spec_engine.engine import Engine
 from spec_engine.loading import Room, load_engine

@@ -17,7 +17,7 @@ from spec_engine.ui import terms, text
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
 from spec_engine.ui.render_models import memory_bar
-from spec_engine.ui.speed import MIN_BASELINE_TOKENS, PlainBaseline
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, MeasuredSpeed
 from spec_engine.ui.whereabouts import standing_out
 
 MAX_CELLS: Final = 96
@@ -42,7 +42,7 @@ class SpeedView:
         progress: a sentence while plain decoding is being measured.
     """
 
-    baseline: PlainBaseline | None = None
+    baseline: MeasuredSpeed | None = None
     comparison: Comparison | None = None
     progress: str = ""
 
@@ -138,7 +138,7 @@ def _tiles(answer: LiveAnswer, metrics: GenerationMetrics, speed: SpeedView) -> 
     return f'<div class="se-tiles">{first}{second}{third}</div>'
 
 
-def _speed_up(answer: LiveAnswer, rate: float, baseline: PlainBaseline, race: Comparison | None) -> str:
+def _speed_up(answer: LiveAnswer, rate: float, baseline: MeasuredSpeed, race: Comparison | None) -> str:
     """The gain of this answer against plain decoding, or that of the race over it, which says so."""
     ratio, is_this = rate / baseline.tokens_per_second, baseline.num_prompt_tokens == answer.num_prompt
     note = f"{'plain' if is_this else 'plain, before'}: {text.rate(baseline.tokens_per_second)}"

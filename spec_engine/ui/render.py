@@ -228,27 +228,40 @@ def _looked_at(turn: StoredTurn, num_columns: int) -> str:
 
 
 def race(state: LiveRace, *, is_running: bool) -> str:
-    """The lanes of a race side by side: speed, gain, text, and whether it is the plain one."""
-    plain_rate = (
-        state.lanes[0].answer.metrics.tokens_per_second if state.lanes and state.lanes[0].answer.finished else 0
+    """The lanes of a race side by side: speed, gain, text, and whether it is the plain one. No gain is shown that
+    was not measured for long enough."""
+    plain = state.plain_speed
+    plain_rate = plain.tokens_per_second if plain else 0.0
+    cells = "".join(
+        _lane(lane, plain_rate, is_running=is_running and lane is state.running, is_over=not is_running)
+        for lane in state.lanes
     )
-    cells = "".join(_lane(lane, plain_rate, is_running and lane is state.running) for lane in state.lanes)
     return (
         f'<section class="se-lanes" aria-label="{escape(text.RACE_HEADING)}"><h3>{escape(text.RACE_HEADING)}</h3>'
-        f'<div class="se-lanes-row">{cells}</div></section>'
+        f'<div class="se-lanes-row">{cells}</div>{_timing(state, is_running)}</section>'
     )
 
 
-def _lane(lane: RaceLane, plain_rate: float, is_running: bool) -> str:
+def _timing(state: LiveRace, is_running: bool) -> str:
+    """How the speeds of a short answer are told."""
+    timed = state.lanes[0].timed if state.lanes else None
+    if state.runs_again:
+        return quiet(text.RACE_AGAIN if is_running else text.RACE_UNTIMED)
+    return quiet(text.RACE_TIMED.format(runs=timed.num_runs)) if timed and timed.num_runs > 1 else ""
+
+
+def _lane(lane: RaceLane, plain_rate: float, *, is_running: bool, is_over: bool) -> str:
     """One lane."""
     answer, metrics = lane.answer, lane.answer.metrics
-    rate = metrics.tokens_per_second if answer.finished else answer.tokens_per_second_now
+    rate = lane.tokens_per_second
     figures = [f"<b>{text.rate(rate)}</b> tokens/s"] if rate else []
-    if answer.finished and plain_rate and metrics.num_draft_tokens:
+    if lane.is_timed and plain_rate and metrics.num_draft_tokens:
         figures.append(f"<b>{text.factor(rate / plain_rate)}</b> plain")
     if metrics.num_draft_tokens:
         figures.append(f"{metrics.mean_acceptance_length:.1f} per pass")
-    if is_running and not answer.text:
+    if is_over and not lane.is_whole:
+        figures = [escape(text.RACE_STOPPED if answer.text else text.RACE_NOT_RUN), *figures]
+    elif is_running and not answer.text:
         share = f" {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
         figures = [f"{escape(text.RACE_READING)}{share}"]
     line = " · ".join(figures) if figures else escape(text.RACE_WAITING)
@@ -257,10 +270,10 @@ def _lane(lane: RaceLane, plain_rate: float, is_running: bool) -> str:
         same = result.difference is None
         words = f"identical text: {text.plural(result.num_compared, 'token')}" if same else "texts differ"
         verdict = f'<p class="se-verdict se-verdict--{"ok" if same else "over"}">{escape(words)}</p>'
-    caret = '<span class="se-caret"></span>' if is_running else ""
+    words = escape(answer.new_text.lstrip()) + ('<span class="se-caret"></span>' if is_running else "")
     return (
         f'<article class="se-lane{" se-lane--running" if is_running else ""}"><h4>{escape(lane.label)}</h4>'
-        f'<p class="se-figures">{line}</p><div class="se-lane-text">{escape(answer.new_text.lstrip())}{caret}</div>'
+        f'<p class="se-figures">{line}</p><div class="se-lane-text"><p>{words}</p></div>'
         f"{verdict}</article>"
     )
 

@@ -26,10 +26,10 @@ from spec_engine.ui.going_on import Cut, is_cut, obstacle
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import Stretch, stretches_of
 from spec_engine.ui.opened import OpenedDocument
-from spec_engine.ui.race import LaneCompared, LaneStarted
+from spec_engine.ui.race import RaceFact
 from spec_engine.ui.readouts import DraftingState
 from spec_engine.ui.shelf import Fit
-from spec_engine.ui.speed import PlainBaseline
+from spec_engine.ui.speed import MeasuredSpeed
 from spec_engine.ui.talk import Talk
 
 BACKGROUND: Final = ("calibrate", "read")  # jobs that give way to any other
@@ -68,7 +68,7 @@ class Seen:
         return Seen(self.view)
 
 
-Fact = Event | LoadProgress | LaneStarted | LaneCompared
+Fact = Event | LoadProgress | RaceFact
 
 
 class PageState:
@@ -98,7 +98,7 @@ class PageState:
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
         self.search = ""  # what the list of conversations is searched for
-        self.baseline: PlainBaseline | None = None  # the last that was measured, perhaps behind an earlier question
+        self.baseline: MeasuredSpeed | None = None  # the last that was measured, perhaps behind an earlier question
         self._going_on: tuple[Job[Fact], Cut] | None = None  # the last job that wrote more of an answer
         self._measured_behind: Job[Fact] | None = None  # the answer that a baseline was looked for behind
         self.comparison: Comparison | None = None
@@ -159,12 +159,20 @@ class PageState:
         )
 
     @property
+    def kept_answer(self) -> StoredTurn | None:
+        """The last answer that is shown, where the model and preset in use gave it, but before it was shown again."""
+        path, preset = self.talk.path, self.preset
+        if self.answer_job is not None or not path or preset is None:
+            return None
+        return path[-1] if (path[-1].model, path[-1].preset) == (self._model, preset.name) else None
+
+    @property
     def can_compare(self) -> bool:
-        """Whether there is a finished answer by a drafter, and nothing runs that does not give way."""
+        """Whether there is an answer that this model can repeat with and without its drafter, and nothing runs that
+        does not give way."""
         session, job = self._session, self.active_job
         is_free = job is None or job.kind in BACKGROUND
-        last = session.last_finished if session else None
-        return is_free and self.drafting.is_on and last is not None and bool(last.token_ids)
+        return is_free and self.drafting.is_on and session is not None and session.can_replay
 
     @property
     def trouble(self) -> str:

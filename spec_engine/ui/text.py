@@ -5,8 +5,6 @@ Non-job: the explanation behind each term (`terms`), markup (`render`, `readouts
 (`handlers`).
 """
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 TITLE: Final = "Long-document chat"
@@ -169,10 +167,8 @@ SEED_LABEL: Final = "Seed"
 
 # --- history ----------------------------------------------------------------------------------------------------------
 HISTORY_LABEL: Final = "Conversations"
-MAX_LISTED: Final = 46  # characters of a title in the list …
-MAX_LISTED_DOCUMENT: Final = 26  # … and of the document's name
 BROKEN_OFF: Final = "This answer was broken off when the program ended. What had been shown is here."
-HISTORY_SEARCH: Final = "Search titles, questions and answers"
+HISTORY_SEARCH: Final = "Search titles, files, questions, answers"
 NOTHING_FOUND: Final = "Nothing found for “{words}”."
 TITLE_LABEL: Final = "Title of this conversation"
 RENAME_BUTTON: Final = "Rename"
@@ -232,6 +228,11 @@ RACE_WITHOUT: Final = "Drafting, no retrieval"
 RACE_WITH: Final = "Drafting with retrieval"
 RACE_READING: Final = "reading"
 RACE_WAITING: Final = "waits for its turn"
+RACE_STOPPED: Final = "stopped"
+RACE_NOT_RUN: Final = "not run"
+RACE_AGAIN: Final = "The answer is short: every lane runs some more times until its speed is known."
+RACE_TIMED: Final = "The answer is short: speeds are means over {runs} runs of each lane."
+RACE_UNTIMED: Final = "The answer is short, and its speeds were not measured to the end."
 NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
 SAME_ANSWER: Final = (
     "The temperature is 0, so the answer would be the same word for word. Raise it under Settings for another one."
@@ -254,31 +255,6 @@ REASONS: Final[dict[str, str]] = {
     "length": "reached the length limit",
     "cancelled": "stopped by you",
 }
-
-
-def conversation_line(title: str, document: str, num_turns: int, updated_at: float) -> str:
-    """A conversation in the list: title, and in a line of their own document, questions, when it was last used."""
-    day = datetime.fromtimestamp(updated_at).astimezone()
-    now = datetime.now().astimezone()
-    when = f"{day:%H:%M}" if day.date() == now.date() else f"{day:%d %b}" if day.year == now.year else f"{day:%d %b %Y}"
-    facts = [document, plural(num_turns, "question"), when]
-    return f"{title}\n{' · '.join(filter(None, facts))}"
-
-
-def listed_files(names: Sequence[str]) -> str:
-    """The files of a document in the list of conversations: the first, and how many more."""
-    more = f" + {plural(len(names) - 1, 'file')}" if len(names) > 1 else ""
-    return f"{shortened(names[0], MAX_LISTED_DOCUMENT)}{more}"
-
-
-def numbered(title: str, number: int) -> str:
-    """A title in the list of conversations that others have too: the second is the first to be numbered."""
-    return shortened(title, MAX_LISTED) if number == 1 else f"{shortened(title, MAX_LISTED - 5)} ({number})"
-
-
-def one_of_several(name: str, number: int, since: float) -> str:
-    """A document in the list of conversations that has the name of another one, and when it was first asked about."""
-    return f"{name}, no. {number}, of {datetime.fromtimestamp(since).astimezone():%d %b %Y %H:%M}"
 
 
 def shortened(words: str, most: int) -> str:

@@ -18,6 +18,7 @@ from spec_engine.ui.listing import lines
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
+from spec_engine.ui.recalled import recalled, recalled_speed
 from spec_engine.ui.settings import SettingFields
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import BACKGROUND, Fact, Seen, events_of
@@ -142,11 +143,12 @@ class Views:
         history, talk = self._page.history, self._workspace.talk
         kept, found = talk.summaries(), talk.summaries(self._workspace.search)
         is_lost = bool(self._workspace.search.strip()) and not found
+        number = text.count(len(kept)) if len(found) == len(kept) else f"{len(found):,} of {len(kept):,}"
         shown = next((one for one in kept if one.id == talk.conversation), None)
         is_listed = shown is not None and any(one.id == shown.id for one in found)
         return {
             history.found: render.nothing_found(self._workspace.search) if is_lost else "",
-            history.box: gr.update(label=f"{text.HISTORY_LABEL} ({len(found)})"),
+            history.box: gr.update(label=f"{text.HISTORY_LABEL} ({number})"),
             history.listing: gr.update(choices=lines(found, kept), value=shown.id if shown and is_listed else None),
             history.tools: gr.update(visible=shown is not None),
             history.exports: render.exports(shown.id) if shown else "",
@@ -320,10 +322,10 @@ class Views:
     # --- figures ------------------------------------------------------------------------------------------------------
 
     def _last_answer(self) -> LiveAnswer | None:
-        """The last answer as far as its job has come."""
-        job = self._workspace.answer_job
+        """The last answer as far as its job has come, or as it was kept."""
+        job, kept = self._workspace.answer_job, self._workspace.kept_answer
         if job is None:
-            return None
+            return recalled(kept) if kept else None
         answer, _ = self._begun(job)
         answer.apply(events_of(job.facts))
         return answer
@@ -336,5 +338,7 @@ class Views:
     def _readouts(self, answer: LiveAnswer | None, progress: str = "") -> str:
         """The panel of figures."""
         workspace = self._workspace
-        speed = SpeedView(workspace.baseline, workspace.comparison, progress)
+        kept = workspace.kept_answer
+        plain = workspace.baseline or (recalled_speed(kept) if kept else None)
+        speed = SpeedView(plain, workspace.comparison, progress)
         return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)

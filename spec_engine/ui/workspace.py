@@ -12,22 +12,25 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from spec_engine.chat.compare import Comparison, compare
+from spec_engine.chat.compare import Comparison
 from spec_engine.chat.figures import parts_of
 from spec_engine.chat.history import AnswerKeeper
 from spec_engine.chat.session import Session, check_question
+from spec_engine.config import GenerationDefaults
 from spec_engine.errors import RequestError, StoreError
 from spec_engine.events import Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui import text
 from spec_engine.ui.answering import AnswerWork
-from spec_engine.ui.carried import told_of_more
+from spec_engine.ui.carried import drawn, told_of_more
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.going_on import Cut
 from spec_engine.ui.job import Job
 from spec_engine.ui.papers import DocumentSide
-from spec_engine.ui.race import LaneCompared, LaneStarted, lanes
-from spec_engine.ui.speed import MIN_BASELINE_TOKENS, baseline_of
+from spec_engine.ui.race import LiveRace, lanes
+from spec_engine.ui.racing import raced
+from spec_engine.ui.recalled import kept_speed
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, MeasuredSpeed, speed_of
 from spec_engine.ui.state import Fact, Seen
 
 CALIBRATION_TOKENS: Final = 48  # of plain decoding; a short answer is replayed several times
@@ -165,10 +168,7 @@ class Workspace(DocumentSide):
 
     def _answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str) -> None:
         """The answer job."""
-        given = self.settings
-        sampling = SamplingParams(
-            given.temperature, given.top_k, given.top_p, given.min_p, given.repetition_penalty, given.seed
-        )
+        given, sampling = self.settings, sampling_by(self.settings)
         trouble = ""
         if self._document_paths and self.opened:
             try:
@@ -217,35 +217,37 @@ class Workspace(DocumentSide):
                     runs.append(event)
             if not runs or not runs[-1].token_ids:
                 break
-        if runs:
-            self._note_plain(*runs)
+        self._note_plain(speed_of(*runs))
 
     def _race(self, job: Job[Fact], session: Session, engine: PageEngine) -> None:
-        """Replay the last answer, all of it, in each lane, and compare every text with the plain one."""
-        plain: Finished | None = None
-        for lane in lanes(self.preset.draft) if self.preset else ():
-            if job.is_cancelled():
-                return
-            job.report(LaneStarted(lane.label))
-            finished: Finished | None = None
-            runner = engine.with_drafter(lane.kind, use_retrieval=lane.use_retrieval)
-            for event in session.replay(runner, is_whole=True, cancelled=job.is_cancelled):
-                job.report(event)
-                finished = event if isinstance(event, Finished) else finished
-            if finished is None or job.is_cancelled():
-                return
-            if plain is None:
-                plain = finished
-                self._note_plain(plain)
-            elif plain.token_ids:
-                self.comparison = compare(finished, plain, session.last_question_token_ids, engine.logits_after)
-                job.report(LaneCompared(lane.label, self.comparison))
+        """Replay the last answer in each lane; afterwards the last lane is compared with the plain one."""
+        assert self.preset is not None, "there is an engine"
+        draft = self.preset.draft
+        planned = lanes(draft)
+        session.recall(sampling_by(drawn(self.talk.path[-1].details, self.settings)))
+        race = LiveRace(planned)
+        for fact in raced(session, engine, draft.kind, planned, job.is_cancelled):
+            job.report(fact)
+            race.apply([fact])
+        self._note_plain(race.plain_speed)
+        self.comparison = race.comparison
 
-    def _note_plain(self, *plain: Finished) -> None:
-        """Keep the speed of plain runs, with the answer that they are about."""
-        measured = baseline_of(*plain)
+    def _note_plain(self, measured: MeasuredSpeed | None) -> None:
+        """Keep the speed of plain runs, if it could be told, with the answer that they are about."""
         if measured is None:
             return
         self.baseline = measured
         if self.talk.path:
-            self.talk.annotate(self.talk.path[-1].id, {"plain_tokens_per_second": measured.tokens_per_second})
+            self.talk.annotate(self.talk.path[-1].id, kept_speed(measured))
+
+
+def sampling_by(settings: GenerationDefaults) -> SamplingParams:
+    """How answers are drawn by these settings."""
+    return SamplingParams(
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+        settings.min_p,
+        settings.repetition_penalty,
+        settings.seed,
+    )

@@ -3,6 +3,7 @@
 The models have random weights, so the answers mean nothing; everything between the key press and the token is real.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,13 @@ from tests.fakes import END_ID, pair_preset, perturbed, save_pair, tiny_lm
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
 
 LEFT_STREAM: Final = ("AbortError", "Connection errored out")  # what a page says when it is reloaded while it follows
+# … and what it may say before that, of a stream that it opens while the server lets go of its last one
+LEAVING: Final = ("Unexpected error 404", "ERR_INCOMPLETE_CHUNKED_ENCODING", "TypeError: network error")
+LEAVES_WITHIN_S: Final = 3.0
 WIDE: Final = (1440, 900)
 _NUM_LAYERS: Final = 16  # so many that an answer is still being written when a test on a slow machine looks at it
+
+playwright.expect.set_options(timeout=15_000)  # machines are shared, and three times as slow at times
 
 Opener = Callable[..., "playwright.Page"]
 
@@ -78,10 +84,21 @@ def address(more_presets: list[Preset]) -> Iterator[str]:
 def listen(page: "playwright.Page", address: str, complaints: list[str]) -> None:
     """Note script errors, dialogs, errors in the console and requests to anywhere else."""
 
+    leaving: list[tuple[float, str]] = []  # complaints that are none if the page is left now
+
     def console(line: "playwright.ConsoleMessage") -> None:
         is_left_stream = any(words in line.text for words in LEFT_STREAM)
         if line.type == "error" and not is_left_stream:
             complaints.append(f"console: {line.text} {line.location}")
+            if any(words in line.text for words in LEAVING):
+                leaving.append((time.monotonic(), complaints[-1]))
+
+    def navigated(frame: "playwright.Frame") -> None:
+        if frame == page.main_frame:
+            since = time.monotonic() - LEAVES_WITHIN_S
+            for complaint in [complaint for at, complaint in leaving if at > since]:
+                complaints.remove(complaint)
+            leaving.clear()
 
     def request(sent: "playwright.Request") -> None:
         if not sent.url.startswith((address, "data:", "blob:")):
@@ -94,6 +111,7 @@ def listen(page: "playwright.Page", address: str, complaints: list[str]) -> None
     page.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
     page.on("dialog", dialog)
     page.on("console", console)
+    page.on("framenavigated", navigated)
     page.on("request", request)
 
 

@@ -22,9 +22,11 @@ def more_presets(presets: list[Preset]) -> list[Preset]:
 
 
 def settings_of(page: "playwright.Page") -> "playwright.Locator":
-    """The fields: longest answer, temperature, seed."""
+    """The fields: longest answer, temperature, seed, once the page has been given what is in force."""
     page.get_by_role("button", name="Settings").first.click()
-    return page.locator("#se-settings input[type=number]")
+    fields = page.locator("#se-settings input[type=number]")
+    expect(fields.nth(0)).not_to_have_value("512")  # what stands there before
+    return fields
 
 
 def test_a_setting_that_is_being_typed_survives_a_model_and_a_new_chat(open_page: Opener, report: Path) -> None:

@@ -311,7 +311,7 @@ def test_the_list_names_documents_and_says_when_nothing_is_found(workspace: Work
     done(workspace.ask("What?"))
     shown = handlers._views.search("")
     ((line, _),) = shown[history.listing]["choices"]  # type: ignore[index]
-    assert line.startswith("What?\nreport.txt · 1 question · ")
+    assert line.startswith("What?\nreport.txt · 1 answer · ")
     assert shown[history.found] == ""
     nothing = handlers._views.search("no <such> thing")
     assert "Nothing found for “no &lt;such&gt; thing”." in str(nothing[history.found])

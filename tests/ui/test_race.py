@@ -6,9 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig
-from spec_engine.ui.race import LaneCompared, LaneStarted, LiveRace, lanes
+from spec_engine.errors import RequestError
+from spec_engine.events import TokensAccepted
+from spec_engine.ui.race import LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, LiveRace, lanes
+from spec_engine.ui.recalled import recalled, recalled_speed
 from spec_engine.ui.render import race as race_markup
+from spec_engine.ui.state import Wanted
+from spec_engine.ui.text import (
+    RACE_AGAIN,
+    RACE_NOT_RUN,
+    RACE_PLAIN,
+    RACE_STOPPED,
+    RACE_TIMED,
+    RACE_UNTIMED,
+    RACE_WAITING,
+)
 from tests.ui.test_workspace import ANSWER, Loader, done, preset, ready
 
 NO_VIEW, VIEW = RetrievalConfig(enabled=False), RetrievalConfig(enabled=True)
@@ -27,7 +41,7 @@ def report(tmp_path: Path) -> Path:
         (DraftConfig("none"), [("none", None)]),
         (DraftConfig("lookup"), [("none", None), ("lookup", None)]),
         (DraftConfig("lm", ModelRef("d"), retrieval=NO_VIEW), [("none", None), ("lm", None)]),
-        (DraftConfig("lm", ModelRef("d"), retrieval=VIEW), [("none", None), ("lm", False), ("lm", True)]),
+        (DraftConfig("lm", ModelRef("d"), retrieval=VIEW), [("none", None), ("lm", False), ("lm", None)]),
     ],
 )
 def test_there_is_a_lane_for_what_can_differ(draft: DraftConfig, expected: list[tuple[str, bool | None]]) -> None:
@@ -90,7 +104,7 @@ def test_lanes_begin_with_the_first_letter(report: Path) -> None:
     done(workspace.ask("What?"))
     race = LiveRace(lanes(preset("builtin").draft))
     race.apply(done(workspace.race()).facts)
-    assert '<div class="se-lane-text">So it is.' in race_markup(race, is_running=False)
+    assert '<div class="se-lane-text"><p>So it is.' in race_markup(race, is_running=False)
 
 
 def test_a_race_does_not_outlive_its_model(report: Path) -> None:
@@ -104,3 +118,121 @@ def test_a_race_does_not_outlive_its_model(report: Path) -> None:
     race.apply([LaneStarted("A lane of another preset")])
     assert race.running is race.lanes[-1]
     assert race.running.label == "A lane of another preset"
+
+
+def test_the_speeds_of_a_short_answer_are_those_of_several_runs(report: Path) -> None:
+    """One run of a few tokens is an accident: of four races over 130 tokens one said 6 times and another 13."""
+    workspace = ready(report, Loader(step_s=0.001))
+    done(workspace.ask("What?"))
+    job = done(workspace.race())
+    race = LiveRace(lanes(preset("builtin").draft))
+    *seen, again = [fact for fact in job.facts if not isinstance(fact, LaneTimed)]
+    assert isinstance(again, LanesRunAgain)
+    race.apply(seen)
+    assert race.comparison is None
+    assert "plain</" not in race_markup(race, is_running=True).replace(RACE_PLAIN, "")  # no gain yet
+    race.apply([again])
+    assert RACE_AGAIN in race_markup(race, is_running=True)
+    assert RACE_UNTIMED in race_markup(race, is_running=False)
+    race.apply(job.facts[len(seen) + 1 :])
+    timed = [lane.timed for lane in race.lanes]
+    assert all(lane is not None and lane.num_runs >= 2 for lane in timed)
+    for lane in timed:
+        assert lane is not None
+        assert lane.speed.num_tokens == 61 * lane.num_runs
+    comparison = workspace.comparison
+    assert comparison == race.comparison
+    assert comparison is not None
+    assert comparison.drafted_rate > 1.5 * comparison.plain_rate  # the scripted drafter brings three tokens a step
+    assert RACE_TIMED.format(runs=timed[0].num_runs if timed[0] else 0) in race_markup(race, is_running=False)
+
+
+def test_a_long_answer_runs_once(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.03))
+    done(workspace.ask("What?"))
+    job = done(workspace.race())
+    assert not any(isinstance(fact, LanesRunAgain | LaneTimed) for fact in job.facts)
+    assert workspace.comparison is not None
+    assert workspace.comparison.plain_rate == pytest.approx(
+        workspace.baseline.tokens_per_second if workspace.baseline else 0
+    )
+
+
+def test_a_stopped_race_says_so_in_every_lane(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.03))
+    done(workspace.ask("What?"))
+    job = workspace.race()
+    while not any(isinstance(fact, TokensAccepted) for fact in job.facts):
+        time.sleep(0.005)
+    running = LiveRace(lanes(preset("builtin").draft))
+    running.apply(job.facts)
+    assert RACE_WAITING in race_markup(running, is_running=True)
+    workspace.stop()
+    done(job)
+    race = LiveRace(lanes(preset("builtin").draft))
+    race.apply(job.facts)
+    shown = race_markup(race, is_running=False)
+    assert shown.index(RACE_STOPPED) < shown.index(RACE_NOT_RUN)
+    assert RACE_WAITING not in shown
+    assert "×" not in shown
+
+
+def test_the_lane_that_is_set_up_so_is_the_engine_itself(report: Path) -> None:
+    """It has read the prompt, and its draft model need not be loaded once more."""
+    workspace = ready(report, Loader(step_s=0.001))
+    engine = workspace._engine
+    assert engine is not None
+    done(workspace.ask("What?"))
+    num_asked = len(engine.requests)  # type: ignore[attr-defined]
+    done(workspace.race())
+    assert len(engine.requests) > num_asked  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["a branch", "another conversation", "a new start"])
+def test_what_one_comes_back_to_has_its_figures_and_can_be_raced(report: Path, tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "kept"
+    workspace = ready(report, Loader(step_s=0.001), History(folder))
+    done(workspace.ask("What?"))
+    done(workspace.race())
+    first, metrics, plain = workspace.talk.path[-1].id, workspace.talk.path[-1].details["metrics"], workspace.baseline
+    assert plain is not None
+    conversation = workspace.talk.conversation
+    assert conversation is not None
+    if how == "a branch":
+        done(workspace.ask("What else?", 0))
+        workspace.show_branch(first)
+    elif how == "another conversation":
+        workspace.new_chat()
+        assert workspace.kept_answer is None
+        done(workspace.ask("Something else?"))
+        done(workspace.start_opening(Wanted(conversation=conversation)))
+    else:
+        workspace.close()
+        workspace = ready(report, Loader(step_s=0.001), History(folder))
+        done(workspace.start_opening(Wanted(conversation=conversation)))
+    turn = workspace.kept_answer
+    assert turn is not None
+    assert turn.id == first
+    answer = recalled(turn)
+    assert answer is not None
+    assert answer.metrics.as_dict() == metrics
+    assert answer.text == ANSWER
+    assert recalled_speed(turn) == plain
+    assert workspace.can_compare
+    job = done(workspace.race())
+    assert workspace.trouble == ""
+    race = LiveRace(lanes(preset("builtin").draft))
+    race.apply(job.facts)
+    assert [lane.answer.text.strip() for lane in race.lanes] == [ANSWER.strip()] * len(race.lanes)
+    assert len(workspace.turns) == 1
+
+
+def test_an_answer_of_another_model_cannot_be_raced(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.001))
+    done(workspace.ask("What?"))
+    other = replace(preset("other"), target=ModelRef("another"))
+    done(workspace.switch(other))
+    assert workspace.kept_answer is None
+    assert not workspace.can_compare
+    with pytest.raises(RequestError):
+        workspace.race()

@@ -17,7 +17,7 @@ from spec_engine.model.watch import FileProgress, LoadProgress
 from spec_engine.ui import render, render_document, render_models, terms, text
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.readouts import MAX_CELLS, DraftingState, SpeedView, readouts
-from spec_engine.ui.speed import PlainBaseline
+from spec_engine.ui.speed import MeasuredSpeed
 
 ATTACK = "<img src=x onerror=alert(1)>\"'${alert(1)}{{constructor}}</div><script>alert(1)</script>"
 ON = DraftingState(True, "Drafting on: small model")
@@ -175,7 +175,7 @@ def test_reading_shows_percent_speed_and_time_left() -> None:
 
 
 def test_readouts_show_what_was_measured() -> None:
-    panel = readouts(writing(), ON, SpeedView(PlainBaseline(2.0, 32, 990)), lambda token: "p. 7" if token == 0 else "")
+    panel = readouts(writing(), ON, SpeedView(MeasuredSpeed(2.0, 32, 990)), lambda token: "p. 7" if token == 0 else "")
     words = shown(panel)
     assert "2.00" in words  # mean acceptance length: 1 + 2 accepted / 2 steps
     assert "2.0×" in words  # 4 tokens in one second against 2 a second
@@ -210,7 +210,7 @@ def test_the_strip_stays_small_for_a_long_context() -> None:
 
 
 def test_after_a_race_the_speed_up_is_that_of_its_lanes() -> None:
-    speed = SpeedView(PlainBaseline(2.0, 32, 990), Comparison(214, None, 90.0, 60.0, True))
+    speed = SpeedView(MeasuredSpeed(2.0, 32, 990), Comparison(214, None, 90.0, 60.0, True))
     words = shown(readouts(writing(), ON, speed, lambda token: ""))
     assert "1.5× in the race" in " ".join(words.split())
     assert "2.0×" not in words
@@ -218,7 +218,7 @@ def test_after_a_race_the_speed_up_is_that_of_its_lanes() -> None:
 
 @pytest.mark.parametrize(("plain", "kind"), [(4.2, ""), (4.0, ""), (3.9, ""), (3.0, "good"), (4.3, "bad")])
 def test_only_what_is_clearly_slower_is_red(plain: float, kind: str) -> None:
-    panel = readouts(writing(), ON, SpeedView(PlainBaseline(4.0, 32, 990), race(4.0, plain)), lambda token: "")
+    panel = readouts(writing(), ON, SpeedView(MeasuredSpeed(4.0, 32, 990), race(4.0, plain)), lambda token: "")
     assert f'<div class="se-tile {kind}" title="{terms.HELP["speedup"][:20]}' in panel
 
 
@@ -261,7 +261,7 @@ def test_every_figure_explains_itself_on_hover() -> None:
     recorder = MetricsRecorder(1000, 900)
     recorder.add(StepRecord(3, 2, 3, 3, 0.1, 0.3))
     answer.apply([Finished("stop", (1, 2, 3), "abc", recorder.summary(1.0))])
-    panel = readouts(answer, ON, SpeedView(PlainBaseline(2.0, 32, 990)), lambda token: "")
+    panel = readouts(answer, ON, SpeedView(MeasuredSpeed(2.0, 32, 990)), lambda token: "")
     names = ("prefill", "acceptance_length", "by_position", "histogram", "time", "view", "drafting", "reused")
     missing = [name for name in names if terms.HELP[name] not in unescape(panel)]
     assert missing == []
