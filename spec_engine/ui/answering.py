@@ -16,7 +16,7 @@ from spec_engine.events import ContextAttended, Event, Finished, TokensAccepted
 from spec_engine.sampling import SamplingParams
 from spec_engine.ui.logbook import LOG
 from spec_engine.ui.talk import Talk
-from spec_engine.ui.whereabouts import standing_out
+from spec_engine.ui.whereabouts import most_seen
 
 
 class AnswerWork:
@@ -35,7 +35,8 @@ class AnswerWork:
         self._keeper = keeper
         self._locate = locate
         self._read = read
-        self._seen: Counter[str] = Counter()
+        self._seen: Counter[int] = Counter()  # looks of the target, by chunk of the context
+        self._chunk_size = 0
         self._finished: Finished | None = None
         self._has_new = False
 
@@ -77,8 +78,8 @@ class AnswerWork:
         elif isinstance(event, TokensAccepted):
             self._has_new = True
         elif isinstance(event, ContextAttended):
-            first_tokens = (chunk * event.chunk_size for chunk in event.chunk_ids)
-            self._seen.update({label for token in first_tokens if (label := self._locate(token))})
+            self._seen.update(event.chunk_ids)
+            self._chunk_size = event.chunk_size
 
     def _details(self, sampling: SamplingParams, max_tokens: int) -> dict[str, object]:
         """Figures, settings, and the parts that the model looked at most often."""
@@ -90,6 +91,6 @@ class AnswerWork:
             figures = (metrics.num_prompt_tokens, metrics.num_reused_tokens, metrics.num_generated_tokens)
             speed = (metrics.tokens_per_second, metrics.mean_acceptance_length)
             LOG.info("answer: prompt %d, reused %d, new %d tokens, %.1f tokens/s, %.2f a pass", *figures, *speed)
-        if self._seen:
-            details["looked_at"] = standing_out(self._seen)
+        if parts := list(most_seen(self._seen, self._chunk_size, self._locate)):
+            details["looked_at"] = parts
         return details

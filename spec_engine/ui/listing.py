@@ -1,6 +1,7 @@
-"""The list of conversations: a line for each.
+"""The list of conversations, and that of a conversation's branches: a line for each.
 
-Job: `lines`, in which documents that would look alike are told apart, and conversations with the same title.
+Job: `lines`, in which documents that would look alike are told apart, and conversations with the same title;
+`branch_lines`.
 Non-job: finding conversations (`chat.store`).
 """
 
@@ -37,6 +38,17 @@ def lines(found: Sequence[Summary], kept: Sequence[Summary]) -> list[tuple[str, 
     documents = {one.id: names[ref.files] if (ref := refs[one.id]) else "" for one in kept}
     titles = _titles(kept, documents)
     return [(_line(one, titles[one.id], documents[one.id]), one.id) for one in found if one.id in titles]
+
+
+def branch_lines(branches: Sequence[tuple[int, str]]) -> list[str]:
+    """The branches as they are listed: by their last questions, and answers to the same one by number."""
+    questions, met = Counter(question for _, question in branches), Counter[str]()
+    lines = []
+    for number, (_, question) in enumerate(branches, 1):
+        met[question] += 1
+        several = f" ({text.ANSWER_NUMBER.format(number=met[question])})" if questions[question] > 1 else ""
+        lines.append(f"{number}: {question}{several}")
+    return lines
 
 
 def _titles(kept: Sequence[Summary], documents: Mapping[int, str]) -> dict[int, str]:

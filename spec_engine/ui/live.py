@@ -14,6 +14,8 @@ from spec_engine.events import ContextAttended, ContextFocused, Event, Finished,
 from spec_engine.metrics import GenerationMetrics, MetricsRecorder
 from spec_engine.ui.time_left import TimeLeft
 
+_FEWEST_READS: Final = 3  # chunks of a prompt, before the time left is told …
+_SOONEST_S: Final = 1.0  # … and seconds
 RATE_WINDOW_S: Final = 2.0
 _REPLACEMENT: Final = "\ufffd"  # what a decoder writes for bytes that are no character yet
 
@@ -161,8 +163,9 @@ class LiveAnswer:
 
     def _estimate(self) -> float | None:
         """Seconds until the prompt is read, by what was read so far. A token costs the more, the more stand before it,
-        so t = a (n - n0) + b (n^2 - n0^2) is laid through the chunk halfway and the last one."""
-        if self.read_s <= 0 or self.num_read <= self.num_reused:
+        so t = a (n - n0) + b (n^2 - n0^2) is laid through the chunk halfway and the last one. One chunk says nothing of
+        b, which is most of a long prompt's time, and the first of them are too short for a clock."""
+        if len(self._reads) < _FEWEST_READS or self.read_s < _SOONEST_S:
             return None
         (near, near_s), (far, far_s) = self._reads[len(self._reads) // 2], self._reads[-1]
         start, left = self.num_reused, self.num_prompt - self.num_read

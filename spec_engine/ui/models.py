@@ -115,7 +115,9 @@ class ModelSide(PageState):
             reason = self._try_install(job, preset)
         finally:
             if reason is not None:
-                self._trouble = text.LOADING_FAILED.format(title=preset.title, reason=reason)
+                is_stopped = reason in (text.LOADING_STOPPED, text.DOWNLOAD_STOPPED)
+                failed = text.LOADING_FAILED.format(title=preset.title, reason=reason)
+                self._trouble = reason if is_stopped else failed
                 self._go_back(job, before, text.LOADED_INSTEAD if before is otherwise else text.LOADED_AGAIN)
 
     def _go_back(self, job: Job[Fact], before: Preset | None, loaded: str) -> None:

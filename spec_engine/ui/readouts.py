@@ -18,7 +18,7 @@ from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.render import meter
 from spec_engine.ui.render_models import memory_bar
 from spec_engine.ui.speed import MIN_BASELINE_TOKENS, MeasuredSpeed
-from spec_engine.ui.whereabouts import standing_out
+from spec_engine.ui.whereabouts import most_seen
 
 MAX_CELLS: Final = 96
 MAX_BARS: Final = 16
@@ -287,15 +287,8 @@ def _place(token: int, num_tokens: int) -> str:
 
 def _most_seen(seen: Counter[int], size: int, locate: Callable[[int], str]) -> str:
     """Links to the parts of the document that were seen most, most often first."""
-    chunks: dict[str, list[int]] = {}
-    for chunk_id in sorted(seen):  # so that of parts seen as often the earlier one comes first
-        if place := locate(chunk_id * size):
-            chunks.setdefault(place, []).append(chunk_id)
-    most = standing_out(Counter({place: sum(seen[chunk] for chunk in own) for place, own in chunks.items()}))
-    links = "".join(
-        f"<a {_place(max(chunks[place], key=lambda chunk: seen[chunk]) * size, size)}>{escape(place)}</a>"
-        for place in most
-    )
+    most = most_seen(seen, size, locate)
+    links = "".join(f"<a {_place(chunk * size, size)}>{escape(part)}</a>" for part, chunk in most.items())
     return f'<p class="se-places">{escape(text.LOOKS_AT)} {links}</p>' if links else ""
 
 

@@ -220,6 +220,7 @@ LETTING_GO: Final = "Letting go of the model whose loading was stopped"
 LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
+ANSWER_NUMBER: Final = "answer {number}"
 COMPARE_BUTTON: Final = "Race against plain decoding"
 RACE_HEADING: Final = "The same question, one run after the other on this machine"
 RACE_PLAIN: Final = "Plain decoding"

@@ -14,7 +14,7 @@ from spec_engine.ui import examples, render, render_document, render_models, tex
 from spec_engine.ui.components import Page
 from spec_engine.ui.fields import Fields, Given
 from spec_engine.ui.job import Job
-from spec_engine.ui.listing import lines
+from spec_engine.ui.listing import branch_lines, lines
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
@@ -218,7 +218,7 @@ class Views:
             messages += [render.message("assistant", cut.kept)] if cut and cut.kept.strip() else []
         branches = workspace.talk.branches()
         shown = path[-1].id if path else None
-        choices = [(f"{number}: {question}", last) for number, (last, question) in enumerate(branches, 1)]
+        choices = [(line, last) for line, (last, _) in zip(branch_lines(branches), branches, strict=True)]
         return {
             self._chat.chat: messages,
             self._chat.live: self._live_line(),

@@ -1,7 +1,7 @@
 """Where tokens of a prompt stand in the document.
 
 Job: `find_place`, from tokens of a prompt to characters of a part; `source_of`, from a part to the page of its file;
-`standing_out`, the parts that were looked at most.
+`most_seen`, the parts that were looked at most.
 Non-job: showing a place (`places`).
 """
 
@@ -75,6 +75,17 @@ def source_of(block: Block, paths: Sequence[Path]) -> tuple[Path, int] | None:
     named = dict(zip(distinct([path.name for path in paths]), paths, strict=True))
     fitting = [name for name in named if block.anchor.label.startswith(f"{name} ")]
     return (named[max(fitting, key=len)], block.anchor.index) if fitting else None
+
+
+def most_seen(seen: Counter[int], chunk_size: int, locate: Callable[[int], str]) -> dict[str, int]:
+    """The parts of the document in which most was `seen`, most first, each with the chunk of the context in it that was
+    seen most. `locate` names the part that holds a token of the context; "" outside of the document."""
+    chunks: dict[str, list[int]] = {}
+    for chunk_id in sorted(seen):  # so that of parts seen as often the earlier one comes first
+        if part := locate(chunk_id * chunk_size):
+            chunks.setdefault(part, []).append(chunk_id)
+    most = standing_out(Counter({part: sum(seen[chunk] for chunk in own) for part, own in chunks.items()}))
+    return {part: max(chunks[part], key=lambda chunk: seen[chunk]) for part in most}
 
 
 def standing_out(seen: Counter[str]) -> list[str]:

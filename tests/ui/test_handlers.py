@@ -13,6 +13,7 @@ from spec_engine.errors import RequestError, UnreadableDocument
 from spec_engine.ui import layout, papers, text
 from spec_engine.ui.handlers import Handlers
 from spec_engine.ui.job import Job
+from spec_engine.ui.listing import branch_lines
 from spec_engine.ui.shelf import Fit, PresetShelf
 from spec_engine.ui.state import Fact, Wanted
 from spec_engine.ui.views import Updates
@@ -407,3 +408,22 @@ def test_what_the_document_has_no_word_of_is_said_below_the_answer(workspace: Wo
     word = workspace.opened.used.text.split()[0]  # type: ignore[union-attr]
     done(workspace.ask(f'What does it say about "{word}"?'))
     assert "no word of" not in str(handlers._views.everything(None)[handlers._page.chat.live])
+
+
+def test_answers_to_one_question_are_told_apart_in_the_list_of_branches() -> None:
+    assert branch_lines([(1, "What?"), (2, "When?")]) == ["1: What?", "2: When?"]
+    assert branch_lines([(1, "What?"), (2, "When?"), (7, "What?")]) == [
+        "1: What? (answer 1)",
+        "2: When?",
+        "3: What? (answer 2)",
+    ]
+
+
+def test_a_conversation_is_found_by_the_name_of_its_document(workspace: Workspace, handlers: Handlers) -> None:
+    history = handlers._page.history
+    done(workspace.ask("What?"))
+    workspace.new_chat()
+    done(workspace.ask("When?"))
+    for words, number in (("REPORT", "2"), ("report what", "1 of 2"), ("rep ort.txt", "2"), ("parts", "0 of 2")):
+        shown = handlers._views.search(words)
+        assert str(shown[history.box]["label"]).endswith(f" ({number})"), words  # type: ignore[index]

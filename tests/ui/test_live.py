@@ -37,7 +37,24 @@ def test_reading_shows_share_rate_and_time_left() -> None:
     answer.apply(EVENTS[:2])
     assert (answer.phase, answer.num_read, answer.num_prompt, answer.num_reused) == ("reading", 700, 1000, 400)
     assert answer.read_tokens_per_second == pytest.approx(300)  # reused tokens were not computed
-    assert answer.read_seconds_left == pytest.approx(1.0)
+    assert answer.read_seconds_left is None  # one chunk does not tell how the time of a token grows
+
+
+def test_the_time_left_of_a_long_prompt_is_not_that_of_its_first_tokens() -> None:
+    """A page said 12 s where reading took 66: nearly all of that lies in the square of the length."""
+
+    def spent(position: int) -> float:
+        return 2e-4 * position + 1.33e-8 * position**2
+
+    answer, num_tokens = LiveAnswer(), 63000
+    answer.apply([PromptReady(num_tokens, 0)])
+    told = []
+    for position in range(500, num_tokens, 500):
+        answer.apply([Prefilled(position, num_tokens, spent(position))])
+        if answer.read_seconds_left is not None:
+            told.append(answer.read_seconds_left / (spent(num_tokens) - spent(position)))
+    assert len(told) > 100
+    assert all(0.9 < share < 1.1 for share in told)
 
 
 def test_the_time_left_grows_with_what_stands_before_a_token() -> None:

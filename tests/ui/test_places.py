@@ -20,7 +20,7 @@ from spec_engine.model.load import load_tokenizer
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
-from spec_engine.ui.whereabouts import find_place, source_of, standing_out
+from spec_engine.ui.whereabouts import find_place, most_seen, source_of, standing_out
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
 from tests.ui.fakes import ScriptedEngine, WordTokenizer
@@ -205,3 +205,14 @@ def test_only_parts_that_stand_out_are_named() -> None:
     assert standing_out(Counter({"p. 1": 3, "p. 2": 10, "p. 3": 5, "p. 4": 4})) == ["p. 2", "p. 3"]
     assert standing_out(Counter(f"p. {page}" for page in range(9))) == [f"p. {page}" for page in range(6)]
     assert standing_out(Counter()) == []
+
+
+def test_what_is_kept_of_looks_is_what_is_shown_of_them() -> None:
+    """Looks are counted by chunk, so a part with many of them does not count once for a look at all of them."""
+    seen = Counter({0: 1, 4: 3, 5: 9, 6: 3, 12: 8, 99: 50})
+
+    def locate(token: int) -> str:
+        return f"p. {token // 128 + 1}" if token < 512 else ""
+
+    assert most_seen(seen, 32, locate) == {"p. 2": 5, "p. 4": 12}
+    assert most_seen(Counter(), 0, locate) == {}

@@ -167,10 +167,10 @@ def test_work_of_which_a_share_is_done_shows_the_time_left_and_other_work_what_i
 
 def test_reading_shows_percent_speed_and_time_left() -> None:
     answer = LiveAnswer()
-    answer.apply([PromptReady(1000, 100), Prefilled(550, 1000, 0.9)])
-    assert "55 %" in shown(render.live_answer(answer))
+    answer.apply([PromptReady(1000, 100), *(Prefilled(100 + done, 1000, done / 500) for done in (250, 500, 600))])
+    assert "70 %" in shown(render.live_answer(answer))
     panel = shown(readouts(answer, ON, SpeedView(), lambda token: ""))
-    for part in ("55 %", "500 tokens/s", "1 s left", "reused", "100", "900"):
+    for part in ("70 %", "500 tokens/s", "1 s left", "reused", "100", "900"):
         assert part in panel
 
 
