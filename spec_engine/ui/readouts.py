@@ -86,7 +86,8 @@ def _phase(answer: LiveAnswer) -> str:
     """What is happening, in a word or two."""
     if answer.finished:
         noun = "more token" if answer.written else "token"
-        return f"{text.plural(len(answer.finished.token_ids), noun)}, {text.REASONS[answer.finished.reason]}"
+        num_tokens = answer.finished.metrics.num_generated_tokens
+        return f"{text.plural(num_tokens, noun)}, {text.REASONS[answer.finished.reason]}"
     return {"waiting": "starting", "reading": "reading", "writing": "writing", "done": "done"}[answer.phase]
 
 
