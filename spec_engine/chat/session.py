@@ -180,8 +180,7 @@ class Session:
         yield from self._answer(_Asked(old.question, request, old), cancelled)
 
     def _last_answered(self) -> tuple[Turn, list[int], tuple[int, ...]]:
-        """The last turn, the prompt of its question, and the token ids of its answer. Raises `RequestError` when there
-        is none, or those are not this model's."""
+        """The last turn, its prompt, its answer's token ids. Raises `RequestError` where those are not this model's."""
         old = self._turns[-1] if self._turns else None
         if old is None or not old.answer_token_ids:
             raise RequestError("There is no answer of this model to go on with or repeat. Ask a question first.")

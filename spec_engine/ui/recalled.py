@@ -38,11 +38,8 @@ def kept_speed(plain: MeasuredSpeed) -> dict[str, object]:
 
 def recalled_speed(turn: StoredTurn) -> MeasuredSpeed | None:
     """The speed of plain decoding behind a kept answer; None where it was not measured."""
-    metrics, rate, number = (
-        _metrics_of(turn.details),
-        turn.details.get("plain_tokens_per_second"),
-        turn.details.get("plain_num_tokens"),
-    )
+    metrics, rate = _metrics_of(turn.details), turn.details.get("plain_tokens_per_second")
+    number = turn.details.get("plain_num_tokens")
     if metrics is None or not isinstance(rate, int | float) or not isinstance(number, int) or rate <= 0:
         return None
     return MeasuredSpeed(float(rate), number, metrics.num_prompt_tokens)
