@@ -115,6 +115,13 @@ def listen(page: "playwright.Page", address: str, complaints: list[str]) -> None
     page.on("request", request)
 
 
+def unfold(button: "playwright.Locator") -> None:
+    """Open a part of the page, and wait until it has been drawn: Gradio (6.31) fills its fields once more in the next
+    frame, over what a program that is faster than any person typed before it."""
+    button.click()
+    button.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 @pytest.fixture
 def open_page(chromium: "playwright.Browser", address: str) -> Iterator[Opener]:
     """Opens the page; in the end nothing must have failed and nothing must have been asked of another machine."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.browser.test_page import ask, bot_messages, drop, report
 
 __all__ = ["report"]  # a fixture
@@ -30,7 +30,7 @@ def add(page: "playwright.Page", path: Path) -> None:
 
 def test_a_pasted_text_is_a_document_that_is_kept(open_page: Opener) -> None:
     page = open_page()
-    page.get_by_role("button", name="Paste a text").click()
+    unfold(page.get_by_role("button", name="Paste a text"))
     page.get_by_role("button", name="Use this text").click()
     expect(page.locator("#se-notice")).to_contain_text("There is no text yet")
     page.get_by_label("The text", exact=True).fill("The board met in 1999.\n\nIt closed the fund of district 7.")
@@ -45,7 +45,7 @@ def test_a_pasted_text_is_a_document_that_is_kept(open_page: Opener) -> None:
     page.locator("#se-stop").click()
     expect(bot_messages(page)).to_have_count(1)
 
-    page.get_by_role("button", name="Paste a text").click()
+    unfold(page.get_by_role("button", name="Paste a text"))
     expect(page.get_by_label("The text", exact=True)).to_have_value("")
     page.get_by_label("The text", exact=True).fill("And again in 2003.")
     page.get_by_role("button", name="Add it to the document").click()
@@ -59,7 +59,7 @@ def test_a_pasted_text_is_a_document_that_is_kept(open_page: Opener) -> None:
 
 def test_a_long_pasted_text_is_not_cut(open_page: Opener) -> None:
     page = open_page()
-    page.get_by_role("button", name="Paste a text").click()
+    unfold(page.get_by_role("button", name="Paste a text"))
     line = "The committee met and wrote a line of words.\n"
     field = page.get_by_label("The text", exact=True)
     field.evaluate(

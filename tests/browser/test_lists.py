@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.browser.test_page import ask, ask_briefly, drop, report
 
 __all__ = ["report"]  # a fixture
@@ -47,7 +47,7 @@ def test_a_conversation_is_opened_while_another_one_is_still_being_shown(open_pa
     expect(page.locator("#se-chat .user-row")).to_have_count(0)
     ask_briefly(page, "Which district?")
     page.locator("#se-new").click()
-    page.locator("#se-history > button").click()
+    unfold(page.locator("#se-history > button"))
     listed, users = page.locator("#se-conversations label"), page.locator("#se-chat .user-row")
     expect(listed).to_have_count(2)
     held: list[playwright.Route] = []

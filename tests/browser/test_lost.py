@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from spec_engine.config import Preset
-from tests.browser.conftest import WIDE, playwright
+from tests.browser.conftest import WIDE, playwright, unfold
 from tests.browser.server import running_server
 
 expect = playwright.expect
@@ -19,7 +19,7 @@ def test_a_lost_connection_is_told_in_plain_words_and_nothing_typed_is_lost(
     with running_server(presets) as address:
         page.goto(address)
         page.locator(".se-chip").wait_for()
-        page.locator("#se-paste > button").click()
+        unfold(page.locator("#se-paste > button"))
         words.fill("A text that is not used yet.")
         box.fill("What was closed?")
         page.wait_for_timeout(500)
@@ -34,12 +34,12 @@ def test_a_lost_connection_is_told_in_plain_words_and_nothing_typed_is_lost(
         page.locator(".se-chip").wait_for()
         expect(toast).to_have_count(0)
         expect(box).to_have_value("What was closed?")
-        page.locator("#se-paste > button").click()
+        unfold(page.locator("#se-paste > button"))
         expect(words).to_have_value("A text that is not used yet.")
         page.locator("#se-paste-use").click()
         expect(words).to_have_value("")
         page.reload()
-        page.locator("#se-paste > button").click()
+        unfold(page.locator("#se-paste > button"))
         page.wait_for_timeout(1000)
         expect(words).to_have_value("")
         context.close()

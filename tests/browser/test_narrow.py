@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.browser.test_page import ask, ask_briefly, bot_messages, drop, limit_answers, report
 from tests.documents.files import make_pdf, paragraph, show
 
@@ -49,7 +49,7 @@ def test_the_left_pane_folds_when_a_conversation_is_chosen_and_stays_when_one_is
     ask_briefly(page, "By whom?")
     fold, listed = page.locator(".se-fold"), page.locator("#se-conversations label")
     fold.click()
-    page.locator("#se-history > button").click()
+    unfold(page.locator("#se-history > button"))
     listed.filter(has_text="When was the fund closed?").click()
     expect(fold).to_have_attribute("aria-expanded", "false")
     expect(listed.first).to_be_hidden()
@@ -72,7 +72,7 @@ def test_a_deletion_that_was_refused_leaves_the_pane_to_fold(open_page: Opener, 
     page.locator("#se-stop:enabled").wait_for()
     expect(page.locator("#se-chat .user-row")).to_have_count(2)
     page.locator(".se-fold").click()
-    page.locator("#se-history > button").click()
+    unfold(page.locator("#se-history > button"))
     page.locator("#se-delete").click()
     page.locator("#se-delete-really").click()
     expect(page.locator("#se-notice")).to_contain_text("An answer is still being written")
@@ -89,7 +89,7 @@ def open_settings(page: "playwright.Page") -> None:
     page.locator(".se-fold").wait_for()
     page.wait_for_timeout(900)
     page.locator(".se-fold").click()
-    page.locator("#se-settings > button").click()
+    unfold(page.locator("#se-settings > button"))
 
 
 def test_a_file_that_opens_can_be_seen_below_an_open_pane(open_page: Opener, report: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.documents.files import make_pdf, paragraph, show
 
 expect = playwright.expect
@@ -205,7 +205,7 @@ def test_a_question_from_a_tab_that_shows_something_else_is_not_asked(open_page:
 def test_settings_that_are_typed_are_used_and_bounds_are_said(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)
-    page.get_by_role("button", name="Settings").first.click()
+    unfold(page.get_by_role("button", name="Settings").first)
     temperature, longest = page.get_by_label("Temperature"), page.get_by_label("Longest answer")
     temperature.fill("0.8")
     temperature.press("Tab")
@@ -248,11 +248,11 @@ def test_what_is_typed_while_an_answer_is_written_stays(open_page: Opener, repor
     drop(page, report)
     ask(page, "When was the fund closed?")
     page.locator("#se-live .se-live:not(.se-live--waiting)").wait_for()
-    page.get_by_role("button", name="Conversations").first.click()
+    unfold(page.get_by_role("button", name="Conversations").first)
     expect(page.locator("#se-title input")).to_have_value("When was the fund closed?")
     page.wait_for_timeout(500)  # as a person takes who has just seen it
     page.locator("#se-title input").fill("Half a ti")
-    page.get_by_role("button", name="Settings").first.click()
+    unfold(page.get_by_role("button", name="Settings").first)
     page.get_by_label("Temperature").fill("0.7")
     page.locator("#se-stop").click()
     expect(bot_messages(page)).to_have_count(1)
@@ -438,7 +438,7 @@ def test_conversations_are_kept_branched_found_and_saved(open_page: Opener, repo
 
     page.locator("#se-new").click()
     expect(users).to_have_count(0)
-    page.locator("#se-history > button").click()
+    unfold(page.locator("#se-history > button"))
     listed = page.locator("#se-conversations label")
     expect(listed).to_have_count(1)
     page.locator("#se-search input").fill("no such thing")
@@ -478,7 +478,7 @@ def test_several_files_are_read_as_one_document(open_page: Opener, report: Path,
 
 def test_a_preset_is_copied_checked_as_it_is_typed_saved_and_chosen(open_page: Opener) -> None:
     page = open_page()
-    page.locator("#se-editor > button").click()
+    unfold(page.locator("#se-editor > button"))
     page.locator("#se-editor-name input").fill("Mine!")
     source = 'title = "Mine"\ndescription = "x"\ncontext_length = 2048\n[target]\nid = "builtin/target"\n'
     page.locator("#se-editor-source textarea").fill(source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spec_engine.config import Preset
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.browser.test_page import ask, bot_messages, drop, report
 
 __all__ = ["report"]  # a fixture
@@ -23,7 +23,7 @@ def more_presets(presets: list[Preset]) -> list[Preset]:
 
 def settings_of(page: "playwright.Page") -> "playwright.Locator":
     """The fields: longest answer, temperature, seed, once the page has been given what is in force."""
-    page.get_by_role("button", name="Settings").first.click()
+    unfold(page.get_by_role("button", name="Settings").first)
     fields = page.locator("#se-settings input[type=number]")
     expect(fields.nth(0)).not_to_have_value("512")  # what stands there before
     return fields
