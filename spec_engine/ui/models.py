@@ -20,7 +20,8 @@ from spec_engine.ui.apart import Apart
 from spec_engine.ui.carried import carried, told
 from spec_engine.ui.engines import EngineLoader, PageEngine
 from spec_engine.ui.job import Job
-from spec_engine.ui.state import Fact, PageState, measured_for
+from spec_engine.ui.opened import measured_for
+from spec_engine.ui.state import Fact, PageState
 
 
 class _OldEngine:

@@ -6,11 +6,19 @@ Non-job: opening files (`documents.read`), the conversation about it (`workspace
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
+from spec_engine.chat.prompt import count_document_tokens
+from spec_engine.config import Preset
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget, plan, select
+from spec_engine.model.watch import LoadProgress, LoadWatch
+from spec_engine.ui import text
+from spec_engine.ui.engines import PageEngine
 
 CountTokens = Callable[[list[str]], Sequence[int]]
+RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
+_COUNTED_AT_ONCE: Final = 32  # parts of a document whose tokens are counted between two looks at the wish to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +81,24 @@ class OpenedDocument:
             if token < end:
                 return label
         return ""
+
+
+def measured_for(
+    opened: OpenedDocument, engine: PageEngine, preset: Preset, watch: LoadWatch | None = None
+) -> OpenedDocument:
+    """The document with its tokens counted for an engine."""
+    reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
+    return opened.measured(_counter(engine, watch or LoadWatch()), engine.capacity, reserved)
+
+
+def _counter(engine: PageEngine, watch: LoadWatch) -> Callable[[list[str]], list[int]]:
+    """Counts the tokens of texts a few at a time."""
+
+    def count(texts: list[str]) -> list[int]:
+        counts: list[int] = []
+        for start in range(0, len(texts), _COUNTED_AT_ONCE):
+            watch.tell(LoadProgress(text.COUNTING_TOKENS, start / len(texts)))
+            counts += count_document_tokens(engine.tokenizer, texts[start : start + _COUNTED_AT_ONCE])
+        return counts
+
+    return count

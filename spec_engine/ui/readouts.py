@@ -40,11 +40,13 @@ class SpeedView:
         baseline: its measured speed, if any.
         comparison: the last comparison of whole answers, if any.
         progress: a sentence while plain decoding is being measured.
+        why_not: why it cannot be compared with the answer that is shown.
     """
 
     baseline: MeasuredSpeed | None = None
     comparison: Comparison | None = None
     progress: str = ""
+    why_not: str = ""
 
 
 def readouts(
@@ -230,8 +232,8 @@ def _time(metrics: GenerationMetrics, read_s: float) -> str:
         for key, name, value in parts
     )
     legend = "".join(
-        f'<span class="se-time--{key}" title="{escape(terms.HELP[key])}">{name} {text.percent(value / total)}</span>'
-        for key, name, value in parts
+        f'<span class="se-time--{key}" title="{escape(terms.HELP[key])}">{name} {share}</span>'
+        for (key, name, _), share in zip(parts, text.percents([value for _, _, value in parts]), strict=True)
     )
     return _section(
         "Where the time went", terms.HELP["time"], f'<div class="se-stack">{bar}</div><p class="se-keys">{legend}</p>'
@@ -311,7 +313,7 @@ def _comparison(speed: SpeedView) -> str:
         return f'<p class="se-figures se-pulse" role="status">{escape(speed.progress)}</p>'
     result = speed.comparison
     if result is None:
-        return ""
+        return f'<p class="se-quiet">{escape(speed.why_not)}</p>' if speed.why_not else ""
     top = max(result.drafted_rate, result.plain_rate) or 1.0
     rows = "".join(
         f'<div class="se-race {kind}"><span>{name}</span>{meter(rate / top, "", name)}<b>{text.rate(rate)}</b></div>'

@@ -5,14 +5,14 @@ Non-job: changing them (`workspace`), widgets and markup.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from spec_engine.chat.compare import Comparison
 from spec_engine.chat.history import History
-from spec_engine.chat.prompt import Turn, count_document_tokens
+from spec_engine.chat.prompt import Turn
 from spec_engine.chat.session import Session
 from spec_engine.chat.store import StoredTurn
 from spec_engine.config import GenerationDefaults, Preset
@@ -25,7 +25,7 @@ from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.going_on import Cut, is_cut, obstacle
 from spec_engine.ui.job import Job
 from spec_engine.ui.live import Stretch, stretches_of
-from spec_engine.ui.opened import OpenedDocument
+from spec_engine.ui.opened import OpenedDocument, measured_for
 from spec_engine.ui.race import RaceFact
 from spec_engine.ui.readouts import DraftingState
 from spec_engine.ui.shelf import Fit
@@ -33,8 +33,6 @@ from spec_engine.ui.speed import MeasuredSpeed
 from spec_engine.ui.talk import Talk
 
 BACKGROUND: Final = ("calibrate", "read")  # jobs that give way to any other
-_COUNTED_AT_ONCE: Final = 32  # parts of a document whose tokens are counted between two looks at the wish to stop
-RESERVE_FOR_CHAT: Final = 256  # tokens kept free for template, question and a short conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +171,18 @@ class PageState:
         session, job = self._session, self.active_job
         is_free = job is None or job.kind in BACKGROUND
         return is_free and self.drafting.is_on and session is not None and session.can_replay
+
+    @property
+    def why_not_race(self) -> str:
+        """Why the answer that is shown cannot be raced; "" when it can, when there is none, or while something runs."""
+        session, path = self._session, self.talk.path
+        if self.is_busy or session is None or not path:
+            return ""
+        if not self.drafting.is_on:
+            return text.IS_PLAIN_ALREADY
+        if session.can_replay:
+            return ""
+        return text.RACE_NOT_KEPT if path[-1].model == self._model else text.RACE_OTHER_MODEL
 
     @property
     def trouble(self) -> str:
@@ -318,27 +328,6 @@ class PageState:
         """The document with its tokens counted, if there is an engine to count with. `watch` may stop it."""
         engine, preset = self._engine, self.preset
         return opened if engine is None or preset is None else measured_for(opened, engine, preset, watch)
-
-
-def measured_for(
-    opened: OpenedDocument, engine: PageEngine, preset: Preset, watch: LoadWatch | None = None
-) -> OpenedDocument:
-    """The document with its tokens counted for an engine."""
-    reserved = min(preset.generation.max_tokens, engine.capacity // 4) + RESERVE_FOR_CHAT
-    return opened.measured(_counter(engine, watch or LoadWatch()), engine.capacity, reserved)
-
-
-def _counter(engine: PageEngine, watch: LoadWatch) -> Callable[[list[str]], list[int]]:
-    """Counts the tokens of texts a few at a time."""
-
-    def count(texts: list[str]) -> list[int]:
-        counts: list[int] = []
-        for start in range(0, len(texts), _COUNTED_AT_ONCE):
-            watch.tell(LoadProgress(text.COUNTING_TOKENS, start / len(texts)))
-            counts += count_document_tokens(engine.tokenizer, texts[start : start + _COUNTED_AT_ONCE])
-        return counts
-
-    return count
 
 
 def events_of(facts: Sequence[Fact]) -> list[Event]:

@@ -5,6 +5,7 @@ Non-job: the explanation behind each term (`terms`), markup (`render`, `readouts
 (`handlers`).
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 TITLE: Final = "Long-document chat"
@@ -241,6 +242,8 @@ SAME_ANSWER: Final = (
 OTHER_SEED: Final = "Drawn with seed {seed}, now under Settings: with seed {before} the answer would be the same."
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
+RACE_OTHER_MODEL: Final = "Another model gave this answer, so it cannot be raced. Ask again to race this model's."
+RACE_NOT_KEPT: Final = "The tokens of this answer were not kept, so it cannot be raced. Ask again to race a new one."
 
 DRAFTER_NAMES: Final[dict[str, str]] = {
     "lm": "small model",
@@ -322,3 +325,14 @@ def factor(value: float) -> str:
 def percent(share: float) -> str:
     """A share of one as whole percents."""
     return f"{share * 100:.0f} %"
+
+
+def percents(values: Sequence[float]) -> list[str]:
+    """The shares of values in their sum, which is not 0, as whole percents that sum to 100."""
+    total = sum(values)
+    exact = [value / total * 100 for value in values]
+    whole = [int(one) for one in exact]
+    by_rest = sorted(range(len(exact)), key=lambda k: whole[k] - exact[k])
+    for k in by_rest[: 100 - sum(whole)]:
+        whole[k] += 1
+    return [f"{one} %" for one in whole]

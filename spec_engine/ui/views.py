@@ -340,5 +340,5 @@ class Views:
         workspace = self._workspace
         kept = workspace.kept_answer
         plain = workspace.baseline or (recalled_speed(kept) if kept else None)
-        speed = SpeedView(plain, workspace.comparison, progress)
+        speed = SpeedView(plain, workspace.comparison, progress, workspace.why_not_race)
         return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)

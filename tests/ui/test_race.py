@@ -17,6 +17,7 @@ from spec_engine.ui.state import Wanted
 from spec_engine.ui.text import (
     RACE_AGAIN,
     RACE_NOT_RUN,
+    RACE_OTHER_MODEL,
     RACE_PLAIN,
     RACE_STOPPED,
     RACE_TIMED,
@@ -219,6 +220,7 @@ def test_what_one_comes_back_to_has_its_figures_and_can_be_raced(report: Path, t
     assert answer.text == ANSWER
     assert recalled_speed(turn) == plain
     assert workspace.can_compare
+    assert not workspace.why_not_race
     job = done(workspace.race())
     assert workspace.trouble == ""
     race = LiveRace(lanes(preset("builtin").draft))
@@ -234,5 +236,6 @@ def test_an_answer_of_another_model_cannot_be_raced(report: Path) -> None:
     done(workspace.switch(other))
     assert workspace.kept_answer is None
     assert not workspace.can_compare
+    assert workspace.why_not_race == RACE_OTHER_MODEL
     with pytest.raises(RequestError):
         workspace.race()

@@ -293,6 +293,26 @@ def test_durations_are_said_as_a_person_does(value: float, words: str) -> None:
     assert text.seconds(value) == words
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((1.0, 1.0, 1.0), ["34 %", "33 %", "33 %"]),
+        ((0.885, 0.115, 0.0), ["89 %", "11 %", "0 %"]),
+        ((0.144, 0.143, 0.148, 0.565), ["14 %", "14 %", "15 %", "57 %"]),
+        ((2.0,), ["100 %"]),
+    ],
+)
+def test_shares_of_a_whole_sum_to_a_hundred(values: tuple[float, ...], words: list[str]) -> None:
+    assert text.percents(values) == words
+
+
+def test_why_an_answer_cannot_be_raced_is_said_where_its_race_would_be() -> None:
+    why = SpeedView(why_not=f"{text.RACE_OTHER_MODEL} {ATTACK}")
+    words = readouts(writing(), ON, why, lambda token: "")
+    assert text.RACE_OTHER_MODEL in shown(words)
+    assert "<img" not in words
+
+
 def test_an_answer_in_the_list_has_as_many_tokens_as_its_line_says() -> None:
     """The stop token counts, though it is not kept with the answer."""
     recorder = MetricsRecorder(40, 0)
