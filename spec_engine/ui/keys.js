@@ -129,6 +129,13 @@ document.addEventListener("click", (event) => {
   showPlace(link.href);
 });
 
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest?.("form.se-find");
+  if (!form) return;
+  event.preventDefault();
+  showPlace(`${form.getAttribute("action")}?${new URLSearchParams(new FormData(form))}`);
+});
+
 // What is copied of the conversation is the text: without the joiners that keep markup in it from being markup.
 const asWritten = (shown) => shown.replace(/([<&!])\u2060/g, "$1");
 if (navigator.clipboard) {

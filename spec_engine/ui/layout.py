@@ -71,6 +71,7 @@ def _document_pane(shelf: PresetShelf, fold: gr.HTML) -> DocumentPane:
     add_note = _html(render.quiet(text.ADD_NOTE), visible=False)
     range_row, range_first, range_last, range_note, range_use, range_all = _parts()
     with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
+        _html(render_document.search_form())
         preview = _html(render_document.preview(None))
     max_tokens, temperature, seed, settings_note, settings_known = _settings()
     return DocumentPane(

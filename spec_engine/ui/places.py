@@ -1,7 +1,7 @@
 """Places in the open document: the part that holds some tokens, with the passage marked.
 
 Job: the addresses ``/document/at/TOKEN``, ``/document/parts/NUMBER`` and ``/document/named?label=LABEL``, which show a
-place as text and, of a PDF, as a picture of its page.
+place as text and, of a PDF, as a picture of its page; ``/document/find?words=WORDS``, which lists places.
 Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who may ask (`guard`).
 """
 
@@ -13,15 +13,15 @@ from fastapi.responses import HTMLResponse
 
 from spec_engine.documents.pdf_page import page_picture
 from spec_engine.errors import SpecEngineError
-from spec_engine.ui import text
+from spec_engine.ui import render_document, text
 from spec_engine.ui.papers import DocumentSide
-from spec_engine.ui.whereabouts import Place
+from spec_engine.ui.whereabouts import Place, find_words
 
 _MAX_TOKENS: Final = 4096
 _NO_STORE: Final = {"Cache-Control": "no-store"}  # another document may be open under the same address next time
 _STYLE: Final = (
-    "body{margin:0;font:15px/1.55 system-ui,sans-serif;color-scheme:light dark}main{max-width:820px;margin:24px auto;"
-    "padding:0 16px}img{width:100%;border:1px solid #8884}mark{background:#ffc40066;color:inherit}"
+    ":root{color-scheme:light dark}body{margin:0;font:15px/1.55 system-ui,sans-serif}main{max-width:820px;"
+    "margin:24px auto;padding:0 16px}img{width:100%;border:1px solid #8884}mark{background:#ffc40066;color:inherit}"
     "p{white-space:pre-wrap}"
 )
 
@@ -39,9 +39,17 @@ def places_of(workspace: DocumentSide) -> APIRouter:
         return _page(workspace, place)
 
     @router.get("/document/parts/{number}", include_in_schema=False)
-    def part(number: int) -> HTMLResponse:
-        """A part of the open document."""
-        return _page(workspace, Place(number))
+    def part(number: int, start: int = 0, end: int = 0, words: str = "") -> HTMLResponse:
+        """A part of the open document, perhaps with some of its characters marked, which `words` were searched for."""
+        first = max(0, start)
+        return _page(workspace, Place(number, first, max(first, end)), words)
+
+    @router.get("/document/find", include_in_schema=False)
+    def find(words: str = "") -> HTMLResponse:
+        """All places of some words in the open document."""
+        opened = workspace.opened
+        places = find_words(opened.used, words) if opened else []
+        return _as_page(text.FIND_LABEL, render_document.found(opened.used if opened else None, words, places))
 
     @router.get("/document/named", include_in_schema=False)
     def named(label: str) -> HTMLResponse:
@@ -69,8 +77,8 @@ def places_of(workspace: DocumentSide) -> APIRouter:
     return router
 
 
-def _page(workspace: DocumentSide, place: Place) -> HTMLResponse:
-    """A place as a page; the open page shows its ``main`` in a dialog."""
+def _page(workspace: DocumentSide, place: Place, words: str = "") -> HTMLResponse:
+    """A place as a page, with a way back to the other places of `words`."""
     document = workspace.opened.used if workspace.opened else None
     if document is None or not 0 <= place.part < len(document.blocks):
         raise HTTPException(404, text.NO_PLACE)
@@ -80,21 +88,27 @@ def _page(workspace: DocumentSide, place: Place) -> HTMLResponse:
         marked = f"start={place.start}&amp;end={place.end}&amp;of={document.sha256[:8]}"
         address = f"/document/pictures/{place.part}.png?{marked}"
         picture = f'<img src="{address}" alt="{escape(text.PLACE_PICTURE.format(label=labels[place.part]))}">'
-    words, is_open = _marked(document.blocks[place.part].text, place), "" if picture else " open"
+    shown, is_open = _marked(document.blocks[place.part].text, place), "" if picture else " open"
+    back = render_document.back_to_found(words) if words else ""
     links = "".join(
         f'<a class="se-place-link" href="/document/parts/{number}">{escape(label)}</a>'
         for number, label in ((place.part - 1, f"‹ {labels[place.part - 1]}"), (place.part + 1, ""))
         if 0 <= number < len(labels)
         for label in [label or f"{labels[number]} ›"]
     )
+    header = f"<header><h2>{escape(labels[place.part])}</h2><nav>{back}{links}</nav></header>"
     body = (
-        f'<main class="se-place"><header><h2>{escape(labels[place.part])}</h2><nav>{links}</nav></header>{picture}'
-        f"<details{is_open}><summary>{escape(text.PLACE_TEXT)}</summary><p>{words}</p></details></main>"
+        f'<main class="se-place">{header}{picture}'
+        f"<details{is_open}><summary>{escape(text.PLACE_TEXT)}</summary><p>{shown}</p></details></main>"
     )
-    title = escape(f"{labels[place.part]} · {document.source_name}")
+    return _as_page(f"{labels[place.part]} · {document.source_name}", body)
+
+
+def _as_page(title: str, body: str) -> HTMLResponse:
+    """What an address answers; the open page shows its ``main`` in a dialog."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return HTMLResponse(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"</head><body>{body}</body></html>",
+        f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>',
         headers=_NO_STORE,
     )
 

@@ -1,17 +1,25 @@
 """Values in, markup out: the document.
 
 Job: its card with the share of the context that it takes, its beginning and its parts, what a choice of parts takes,
-the line that stands for it in a narrow window. Pure functions.
+the line that stands for it in a narrow window, the places of what is searched for in it. Pure functions.
 Non-job: the pieces that others use too (`render`), a part with a passage marked (`places`).
 
 What a document or a file name holds goes through `escape` here, as in `render`.
 """
 
+import re
+from collections.abc import Sequence
 from html import escape
+from typing import Final
+from urllib.parse import urlencode
 
 from spec_engine.documents.anchors import Document
 from spec_engine.documents.budget import Budget
 from spec_engine.ui import render, terms, text
+from spec_engine.ui.whereabouts import Place
+
+_MOST_FOUND: Final = 200  # places that are listed
+_AROUND: Final = 60  # characters on either side of one
 
 
 def document_card(document: Document | None, budget: Budget | None, error: str = "", reliable_length: int = 0) -> str:
@@ -95,6 +103,54 @@ def preview(document: Document | None, budget: Budget | None = None) -> str:
             f"{text.count(len(document.text))} characters are shown here; the model reads all of them.</p>"
         )
     return f'<div class="se-preview">{"".join(parts)}</div>'
+
+
+def search_form(action: str = "document/find", words: str = "") -> str:
+    """A field that searches the document; `action` is where the list of places is, seen from the page it stands on."""
+    label = escape(text.FIND_LABEL)
+    names, button = f'placeholder="{label}" aria-label="{label}"', f"<button>{escape(text.FIND_BUTTON)}</button>"
+    field = f'<input type="search" name="words" required {names} value="{escape(words)}">'
+    return f'<form class="se-find" role="search" action="{action}">{field}{button}</form>'
+
+
+def found(document: Document | None, words: str, places: Sequence[Place]) -> str:
+    """The places of some words, each with what stands around it and a link."""
+    if document is None:
+        line, items = text.NO_DOCUMENT, ""
+    else:
+        number = text.plural(len(places), "place")
+        rest = text.FIND_FIRST.format(number=text.count(_MOST_FOUND)) if len(places) > _MOST_FOUND else ""
+        line = f"{number}{rest}" if places else text.FIND_NOTHING.format(words=words) if words.strip() else ""
+        items = "".join(_found(document, words, place) for place in places[:_MOST_FOUND])
+    form = search_form("/document/find", words)
+    return (
+        f'<main class="se-place"><header><h2>{escape(text.FIND_LABEL)}</h2></header>{form}'
+        f'<p class="se-quiet" role="status">{escape(line)}</p><ol class="se-found">{items}</ol></main>'
+    )
+
+
+def _found(document: Document, words: str, place: Place) -> str:
+    """One place in the list."""
+    block = document.blocks[place.part]
+    first, last = max(0, place.start - _AROUND), place.end + _AROUND
+    before, behind = block.text[first : place.start], block.text[place.end : last]
+    if first and re.search(r"\s", before.strip()):  # whole words
+        before = f"… {before.split(maxsplit=1)[1]}"
+    if last < len(block.text) and re.search(r"\s", behind.strip()):
+        behind = f"{behind.rsplit(maxsplit=1)[0]} …"
+    query = urlencode({"start": place.start, "end": place.end, "words": words})
+    address = escape(f"/document/parts/{place.part}?{query}")
+    return (
+        f'<li><a class="se-place-link" href="{address}">{escape(block.anchor.label)}</a> '
+        f"{escape(before)}<mark>{escape(block.text[place.start : place.end])}</mark>{escape(behind)}</li>"
+    )
+
+
+def back_to_found(words: str) -> str:
+    """A link to all places of what was searched for."""
+    address = escape(f"/document/find?{urlencode({'words': words})}")
+    label = text.FIND_BACK.format(words=text.shortened(words, 40))
+    return f'<a class="se-place-link" href="{address}">{escape(label)}</a>'
 
 
 def _parts_table(document: Document, budget: Budget | None) -> str:

@@ -1,10 +1,11 @@
-"""Where tokens of a prompt stand in the document.
+"""Where tokens of a prompt, and words, stand in the document.
 
-Job: `find_place`, from tokens of a prompt to characters of a part; `source_of`, from a part to the page of its file;
-`most_seen`, the parts that were looked at most.
+Job: `find_place`, from tokens of a prompt to characters of a part; `find_words`, all places of some words; `source_of`,
+from a part to the page of its file; `most_seen`, the parts that were looked at most.
 Non-job: showing a place (`places`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _MOST_PARTS: Final = 6  # that are named as looked at most …
 _LEAST_SHARE: Final = 0.5  # … and how often each was, against the first of them
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
 _SLACK: Final = 16  # characters around its counted place where a passage is looked for
+_ALIKE: Final = ("'’‘ʼ", '"“”„«»', "-‐‑‒–—")  # what a keyboard has for what is printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,25 @@ class Place:
     part: int
     start: int = 0
     end: int = 0
+
+
+def find_words(document: Document, words: str) -> list[Place]:
+    """Where words stand in a document, in its order, whatever their case, and however the text is broken into lines."""
+    pattern = r"\s+".join("".join(map(_spelled, word)) for word in words.split())
+    if not pattern:
+        return []
+    found = re.compile(pattern, re.IGNORECASE)
+    return [
+        Place(number, *match.span())
+        for number, block in enumerate(document.blocks)
+        for match in found.finditer(block.text)
+    ]
+
+
+def _spelled(letter: str) -> str:
+    """A pattern for a letter and what looks like it."""
+    alike = next((letters for letters in _ALIKE if letter in letters), letter)
+    return f"[{re.escape(alike)}]" if len(alike) > 1 else re.escape(letter)
 
 
 def find_place(

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.browser.conftest import Opener, playwright
+from tests.browser.conftest import Opener, playwright, unfold
 from tests.browser.test_page import ask, bot_messages, drop, report
 
 __all__ = ["report"]  # a fixture
@@ -32,6 +32,32 @@ def test_a_page_of_the_document_opens_over_the_page(open_page: Opener, report: P
     expect(page.locator("#se-box textarea")).to_be_visible()
 
 
+def test_words_are_found_in_the_document(open_page: Opener, report: Path) -> None:
+    page = open_page()
+    drop(page, report)
+    expect(page.locator("#se-document")).to_contain_text("2 parts")
+    page.locator("#se-preview > button").click()
+    field = page.locator("#se-preview input[type=search]")
+    field.fill("the FUND  of district 1")
+    field.press("Enter")
+    dialog = page.locator("dialog#se-place")
+    found = dialog.locator(".se-found li")
+    expect(found.first).to_contain_text("the fund of district 1")
+    assert found.count() == int(dialog.get_by_role("status").inner_text().split()[0])
+    found.last.get_by_role("link").click()
+    expect(dialog.locator("h2")).to_have_text("p. 2")
+    dialog.get_by_text("The text as the model reads it").click()
+    expect(dialog.locator("mark")).to_have_text("the fund of district 1")
+    dialog.get_by_role("link", name="‹ All places").click()
+    dialog.locator("input[type=search]").fill("nowhere <b>")
+    dialog.get_by_role("button", name="Search").click()
+    expect(dialog.get_by_role("status")).to_have_text("“nowhere <b>” does not stand in what was read.")
+    expect(dialog.locator(".se-found li")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(field).to_have_value("the FUND  of district 1")
+
+
 def test_the_marked_passage_is_in_view(open_page: Opener, tmp_path: Path) -> None:
     path = tmp_path / "long.md"
     path.write_text("# Long\n\n" + " ".join(f"Sentence {number} of a part that is long." for number in range(300)))
@@ -47,7 +73,7 @@ def test_the_marked_passage_is_in_view(open_page: Opener, tmp_path: Path) -> Non
 def test_earlier_answers_show_their_authors(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)
-    page.locator("#se-settings > button").click()
+    unfold(page.locator("#se-settings > button"))
     page.locator("#se-settings input[type=number]").first.fill("24")
     page.keyboard.press("Tab")
     for number, question in enumerate(("When was the fund closed?", "And by whom was it closed?"), 1):

@@ -5,6 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.documents.pdf_page import _letters, page_picture
 from spec_engine.errors import UnreadableDocument
 from spec_engine.model.load import load_tokenizer
+from spec_engine.ui.render_document import found
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
-from spec_engine.ui.whereabouts import find_place, most_seen, source_of, standing_out
+from spec_engine.ui.whereabouts import find_place, find_words, most_seen, source_of, standing_out
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
 from tests.ui.fakes import ScriptedEngine, WordTokenizer
@@ -195,6 +197,57 @@ def test_places_are_exact_with_the_built_in_tokenizer(body: str, num_tokens: int
 
 def _plain(words: str) -> str:
     return words.replace(WORD_JOINER, "").strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("fund's", ["Fund’s", "fund's"]),
+        ("THE fund’s  well-known", ["The Fund’s\n well-known", "the fund's Well–Known"]),
+        ('"rule"', ["“rule”"]),
+        ("1.5 (", ["1.5\t("]),
+        ("15", []),
+        (" \n", []),
+    ],
+)
+def test_words_are_found_as_they_are_printed(words: str, found: list[str]) -> None:
+    parts = ("", "The Fund’s\n well-known “rule”,", "the fund's Well–Known 1.5\t(net)")
+    document = Document("t", "t.txt", tuple(Block(Anchor("page", f"p. {n}", n), part) for n, part in enumerate(parts)))
+    places = find_words(document, words)
+    assert [document.blocks[place.part].text[place.start : place.end] for place in places] == found
+
+
+def test_a_search_lists_places_and_leads_to_them(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    path = tmp_path / "evil.txt"
+    path.write_text(f"One & two. {ATTACK} " * 300)
+    assert "<li>" not in client.get("/document/find?words=two").text  # no document is open
+    workspace.open_documents([path])
+    listed = client.get("/document/find", params={"words": ATTACK}).text
+    assert ATTACK not in listed
+    assert "300 places, of which the first 200 are listed" in listed
+    assert listed.count("<li>") == 200
+    address = unescape(listed.partition("<li><a")[2].partition('href="')[2].partition('"')[0])
+    place = client.get(address).text
+    assert f"<mark>{escape(ATTACK)}</mark>" in place
+    assert ATTACK not in place
+    back = unescape(place.partition("<nav>")[2].partition('href="')[2].partition('"')[0])
+    assert client.get(back).text == listed
+    assert "“three” does not stand in what was read." in client.get("/document/find?words=three").text
+    assert "<li>" not in client.get("/document/find").text
+    assert client.get("/document/parts/0?start=-9&end=-5").text.count("<mark>") == 0
+    assert client.get("/document/parts/0?start=99999999&end=3").status_code == 200
+
+
+def test_what_stands_around_a_place_is_whole_words() -> None:
+    body = "Begins. " + "Somewhere before it " * 4 + "the fund" + " and somewhere behind it" * 4 + "."
+    document = Document(
+        "t", "t.txt", (Block(Anchor("page", "p. 1", 0), body), Block(Anchor("page", "p. 2", 1), "漢" * 200))
+    )
+    shown = re.sub("<[^>]*>", "", found(document, "FUND", find_words(document, "fund")))
+    assert "p. 1 … before it Somewhere before it Somewhere before it the fund and somewhere behind it and" in shown
+    assert shown.endswith(" behind it and …")
+    whole = found(document, "漢", find_words(document, "漢" * 100)[:1])
+    assert f"<mark>{'漢' * 100}</mark>{'漢' * 60}" in whole
 
 
 def test_letters_are_compared_without_accents_and_forms() -> None:
