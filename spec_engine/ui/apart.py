@@ -2,12 +2,14 @@
 
 Job: `Apart` runs a piece of work in a thread of its own and waits for it only as long as it is wanted. What was let go
 of ends at its next look at the wish to stop, and its result is thrown away; the next piece begins when it has ended.
+`aside` keeps arithmetic out of threads that stay.
 Non-job: what the work is (`models`, `papers`), telling anybody about it (`job`).
 """
 
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
 from spec_engine.errors import SpecEngineError, Stopped
@@ -15,6 +17,18 @@ from spec_engine.errors import SpecEngineError, Stopped
 Result = TypeVar("Result")
 _LOOK_EVERY_S: Final = 0.05
 _FORESEEN: Final = (SpecEngineError, RuntimeError, OSError, MemoryError)  # what whoever waits can say in words
+
+
+def aside(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which is done in a thread that ends with it.
+
+    On a CPU whatever torch divides among cores leaves helpers with the thread that asked for it, until that thread ends.
+    With the helpers of two threads there are more threads than cores, and OpenMP (libgomp) has all of them sleep at
+    once where they would wait for each other: a plain step of the built-in model took three times as long. So no thread
+    that stays computes, such as the main one or those that answer requests.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 class _Piece(Generic[Result]):

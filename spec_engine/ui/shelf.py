@@ -16,6 +16,7 @@ from spec_engine.config import Preset, load_preset, parse_preset, preset_names
 from spec_engine.errors import ModelError, PresetError
 from spec_engine.needs import PresetNeed, alternatives, is_downloaded, need_of
 from spec_engine.ui import text
+from spec_engine.ui.apart import aside
 
 _LAST: Final = ".last"  # file with the name of the preset that was loaded last
 _GIVEN: Final = "@given"  # behind the name of a file that is called like a shipped preset; no file is called so
@@ -93,14 +94,14 @@ class PresetShelf:
 
     def choices(self) -> list[tuple[str, str]]:
         """Label and name of each preset, those first that fit this machine; of these first what is here."""
-        free = self._free()
-        fits = [self._fit(preset, free) for preset in (*self._shipped.values(), *self._own.values())]
+        free, presets = self._free(), (*self._shipped.values(), *self._own.values())
+        fits = aside(lambda: [self._fit(preset, free) for preset in presets])
         ordered = sorted(fits, key=lambda fit: (not fit.is_enough, not fit.is_here))
         return [(_label(fit), fit.preset.name) for fit in ordered]
 
     def fit(self, preset: Preset) -> "Fit":
         """What a preset needs, what there is, and what would fit instead."""
-        return self._fit(preset, self._free())
+        return aside(lambda: self._fit(preset, self._free()))
 
     def _fit(self, preset: Preset, free: int | None) -> "Fit":
         is_here = is_downloaded(preset)
