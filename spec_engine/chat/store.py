@@ -208,12 +208,12 @@ class ConversationStore:
             FROM path JOIN turns t ON t.id = path.id ORDER BY depth DESC"""
         return [self._turn(row) for row in self._rows(query, (conversation,))]
 
-    def branches(self, conversation: int) -> list[tuple[int, str]]:
-        """The last turn of every branch with its question, in the order in which they were begun."""
+    def branches(self, conversation: int) -> list[tuple[int, str, int | None]]:
+        """The last turn of every branch, its question and the turn before it, in the order in which they were begun."""
         query = """
-            SELECT id, question FROM turns t WHERE conversation = ?
+            SELECT id, question, parent FROM turns t WHERE conversation = ?
             AND NOT EXISTS (SELECT 1 FROM turns child WHERE child.parent = t.id) ORDER BY id"""
-        return [(int(row[0]), str(row[1])) for row in self._rows(query, (conversation,))]
+        return [(int(row[0]), str(row[1]), row[2]) for row in self._rows(query, (conversation,))]
 
     def alternatives(self, turn: int) -> list[tuple[str, Mapping[str, object]]]:
         """Model and details of every answer to a question, asked in the same place in the same words."""

@@ -22,10 +22,10 @@ _FORESEEN: Final = (SpecEngineError, RuntimeError, OSError, MemoryError)  # what
 def aside(work: Callable[[], Result]) -> Result:
     """The result of `work`, which is done in a thread that ends with it.
 
-    On a CPU whatever torch divides among cores leaves helpers with the thread that asked for it, until that thread ends.
-    With the helpers of two threads there are more threads than cores, and OpenMP (libgomp) has all of them sleep at
-    once where they would wait for each other: a plain step of the built-in model took three times as long. So no thread
-    that stays computes, such as the main one or those that answer requests.
+    On a CPU whatever torch divides among cores leaves helpers with the thread that asked for it, until that one ends.
+    With the helpers of two threads there are more threads than cores, and OpenMP (libgomp) has all of them sleep where
+    they would wait awake for each other: a plain step of the built-in model took three times as long. So no thread that
+    stays computes, such as the main one or those that answer requests.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()

@@ -40,13 +40,14 @@ def lines(found: Sequence[Summary], kept: Sequence[Summary]) -> list[tuple[str, 
     return [(_line(one, titles[one.id], documents[one.id]), one.id) for one in found if one.id in titles]
 
 
-def branch_lines(branches: Sequence[tuple[int, str]]) -> list[str]:
-    """The branches as they are listed: by their last questions, and answers to the same one by number."""
-    questions, met = Counter(question for _, question in branches), Counter[str]()
+def branch_lines(branches: Sequence[tuple[int, str, int | None]]) -> list[str]:
+    """The branches, as `ConversationStore.branches` gives them, as they are listed: by their last questions, and
+    answers to the same one by number."""
+    asked, met = Counter(branch[1:] for branch in branches), Counter[tuple[str, int | None]]()
     lines = []
-    for number, (_, question) in enumerate(branches, 1):
-        met[question] += 1
-        several = f" ({text.ANSWER_NUMBER.format(number=met[question])})" if questions[question] > 1 else ""
+    for number, (_, question, parent) in enumerate(branches, 1):
+        met[question, parent] += 1
+        several = text.ANSWER_NUMBER.format(number=met[question, parent]) if asked[question, parent] > 1 else ""
         lines.append(f"{number}: {question}{several}")
     return lines
 

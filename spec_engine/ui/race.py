@@ -73,8 +73,13 @@ class RaceLane:
 
     @property
     def is_timed(self) -> bool:
-        """Whether its speed can be told."""
-        return self.timed is not None or (self.is_whole and self.answer.metrics.decode_s >= TIMED_S)
+        """Whether its speed can be told, and it is whole."""
+        return self.timed is not None or (self.is_told and self.is_whole)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its speed can be told, also where it was stopped."""
+        return self.timed is not None or self.answer.metrics.decode_s >= TIMED_S
 
     @property
     def tokens_per_second(self) -> float:

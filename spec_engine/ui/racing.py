@@ -17,7 +17,8 @@ from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.race import Lane, LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, RaceFact
 from spec_engine.ui.speed import TIMED_S, speed_of
 
-AGAIN_S: Final = 4.0  # that lanes run again at most, but for the last round
+AGAIN_S: Final = 4.0  # after which no lane runs again that has run again
+LONG_S: Final = 2.0  # of decoding: how a machine warms up does not count in it
 
 
 def raced(
@@ -25,9 +26,9 @@ def raced(
 ) -> Iterator[RaceFact | Event]:
     """What happens while the last answer, all of it, is replayed in each of the `planned` lanes, the plain one first.
 
-    `engine` drafts by `kind`, and is the lane that is set up as it is. Where a run took less than `TIMED_S` all lanes
-    run again, in turn and every second time in the reverse order, and the first runs, in which a machine still warms
-    up, are not counted.
+    `engine` drafts by `kind`, and is the lane that is set up as it is. Where a run took less than `TIMED_S` the lanes
+    run again, in turn and every second time in the reverse order, until each has decoded for so long or `AGAIN_S` are
+    over. The first runs, in which a machine still warms up, are not counted, unless one took `LONG_S`.
     """
     runners = {
         lane.label: engine
@@ -50,16 +51,21 @@ def raced(
             yield LaneCompared(label, comparison)
     if min(run.metrics.decode_s for run in first.values()) < TIMED_S:
         yield LanesRunAgain()
-        yield from _timed(session, runners, cancelled)
+        runs = {label: [run] if run.metrics.decode_s >= LONG_S else [] for label, run in first.items()}
+        yield from _timed(session, runners, runs, cancelled)
 
 
-def _timed(session: Session, runners: dict[str, PageEngine], cancelled: Callable[[], bool]) -> Iterator[LaneTimed]:
-    """The lanes' speeds over further runs; nothing where those are stopped, or together too short to tell."""
-    deadline = time.monotonic() + AGAIN_S
-    runs: dict[str, list[Finished]] = {label: [] for label in runners}
-    order = list(runners)
-    while not runs[order[0]] or (_is_short(runs) and time.monotonic() < deadline):
-        for label in order:
+def _timed(
+    session: Session,
+    runners: dict[str, PageEngine],
+    runs: dict[str, list[Finished]],
+    cancelled: Callable[[], bool],
+) -> Iterator[LaneTimed]:
+    """The lanes' speeds over their `runs` and further ones; nothing where those are stopped, or together too short to
+    tell."""
+    deadline, order = time.monotonic() + AGAIN_S, list(runners)
+    while waiting := [label for label in order if _is_short(runs[label], time.monotonic() > deadline)]:
+        for label in waiting:
             events = session.replay(runners[label], is_whole=True, cancelled=cancelled)
             runs[label] += [event for event in events if isinstance(event, Finished)]
             if cancelled():
@@ -71,5 +77,6 @@ def _timed(session: Session, runners: dict[str, PageEngine], cancelled: Callable
             yield LaneTimed(label, speed, len(runs[label]))
 
 
-def _is_short(runs: dict[str, list[Finished]]) -> bool:
-    return min(sum(run.metrics.decode_s for run in own) for own in runs.values()) < TIMED_S
+def _is_short(runs: Sequence[Finished], is_late: bool) -> bool:
+    """Whether a lane has to run again; once it `is_late` one run is enough."""
+    return not runs if is_late else sum(run.metrics.decode_s for run in runs) < TIMED_S

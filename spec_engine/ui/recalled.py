@@ -1,13 +1,15 @@
 """The figures of an answer that was given before its conversation was opened, or in another branch.
 
-Job: `recalled`, its figures as they were when it was made; `kept_speed` and `recalled_speed`, the speed of plain
-decoding behind it.
+Job: `recalled`, its figures as they were when it was made; `kept_speed`, `recalled_speed` and `recalled_race`, the
+speed of plain decoding behind it, and its race.
 Non-job: keeping answers (`answering`, `chat.store`), markup (`readouts`).
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, cast, get_args
 
+from spec_engine.chat.compare import Comparison
 from spec_engine.chat.figures import parts_of
 from spec_engine.chat.store import StoredTurn
 from spec_engine.events import Finished, FinishReason
@@ -31,9 +33,12 @@ def recalled(turn: StoredTurn) -> LiveAnswer | None:
     return answer
 
 
-def kept_speed(plain: MeasuredSpeed) -> dict[str, object]:
-    """What is kept of the speed of plain decoding behind an answer."""
-    return {"plain_tokens_per_second": plain.tokens_per_second, "plain_num_tokens": plain.num_tokens}
+def kept_speed(plain: MeasuredSpeed, race: Comparison | None = None) -> dict[str, object]:
+    """What is kept of the speed of plain decoding behind an answer, and of a race whose texts agreed."""
+    kept: dict[str, object] = {f"plain_{name}": value for name, value in asdict(plain).items()}
+    if race is not None and race.difference is None:
+        kept["race"] = asdict(race)
+    return kept
 
 
 def recalled_speed(turn: StoredTurn) -> MeasuredSpeed | None:
@@ -42,7 +47,14 @@ def recalled_speed(turn: StoredTurn) -> MeasuredSpeed | None:
     number = turn.details.get("plain_num_tokens")
     if metrics is None or not isinstance(rate, int | float) or not isinstance(number, int) or rate <= 0:
         return None
-    return MeasuredSpeed(float(rate), number, metrics.num_prompt_tokens)
+    behind = turn.details.get("plain_num_prompt_tokens")  # not kept at first
+    return MeasuredSpeed(float(rate), number, behind if isinstance(behind, int) else metrics.num_prompt_tokens)
+
+
+def recalled_race(turn: StoredTurn) -> Comparison | None:
+    """The last race over a kept answer; None where there was none, or its texts did not agree."""
+    race = turn.details.get("race")
+    return Comparison(**race) if isinstance(race, Mapping) else None
 
 
 def _metrics_of(details: Mapping[str, Any]) -> GenerationMetrics | None:

@@ -244,17 +244,17 @@ def race(state: LiveRace, *, is_running: bool) -> str:
 
 def _timing(state: LiveRace, is_running: bool) -> str:
     """How the speeds of a short answer are told."""
-    timed = state.lanes[0].timed if state.lanes else None
     if state.runs_again:
         return quiet(text.RACE_AGAIN if is_running else text.RACE_UNTIMED)
-    return quiet(text.RACE_TIMED.format(runs=timed.num_runs)) if timed and timed.num_runs > 1 else ""
+    most = max((lane.timed.num_runs for lane in state.lanes if lane.timed), default=1)
+    return quiet(text.RACE_TIMED.format(runs=most)) if most > 1 else ""
 
 
 def _lane(lane: RaceLane, plain_rate: float, *, is_running: bool, is_over: bool) -> str:
     """One lane."""
     answer, metrics = lane.answer, lane.answer.metrics
     rate = lane.tokens_per_second
-    figures = [f"<b>{text.rate(rate)}</b> tokens/s"] if rate else []
+    figures = [f"<b>{text.rate(rate)}</b> tokens/s"] if rate and (lane.is_told or not is_over) else []
     if lane.is_timed and plain_rate and metrics.num_draft_tokens:
         figures.append(f"<b>{text.factor(rate / plain_rate)}</b> plain")
     if metrics.num_draft_tokens:

@@ -170,7 +170,7 @@ class PageState:
         does not give way."""
         session, job = self._session, self.active_job
         is_free = job is None or job.kind in BACKGROUND
-        return is_free and self.drafting.is_on and session is not None and session.can_replay
+        return is_free and session is not None and session.can_replay and bool(self.talk.path) and not self.why_not_race
 
     @property
     def why_not_race(self) -> str:
@@ -180,9 +180,11 @@ class PageState:
             return ""
         if not self.drafting.is_on:
             return text.IS_PLAIN_ALREADY
-        if session.can_replay:
-            return ""
-        return text.RACE_NOT_KEPT if path[-1].model == self._model else text.RACE_OTHER_MODEL
+        if not session.can_replay:
+            return text.RACE_NOT_KEPT if path[-1].model == self._model else text.RACE_OTHER_MODEL
+        read, opened = path[-1].details.get("read"), self.opened
+        is_other = bool(read) and opened is not None and read != opened.extent
+        return text.RACE_OTHER_DOCUMENT if is_other else self.why_not_ask and f"{self.why_not_ask}."
 
     @property
     def trouble(self) -> str:

@@ -106,12 +106,12 @@ class Talk:
         """All conversations, the last used first, or those that hold some text."""
         return self._store.conversations(search)
 
-    def branches(self) -> list[tuple[int, str]]:
-        """The last turn of each branch of this conversation with its question."""
+    def branches(self) -> list[tuple[int, str, int | None]]:
+        """The last turn of each branch of this conversation, its question and the turn before it."""
         return self.branches_of(self.conversation) if self.conversation is not None else []
 
-    def branches_of(self, conversation: int) -> list[tuple[int, str]]:
-        """The last turn of each branch of any conversation with its question."""
+    def branches_of(self, conversation: int) -> list[tuple[int, str, int | None]]:
+        """The same of any conversation."""
         return self._store.branches(conversation)
 
     def show_branch(self, last_turn: int) -> None:

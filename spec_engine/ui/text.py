@@ -226,7 +226,7 @@ LETTING_GO: Final = "Letting go of the model whose loading was stopped"
 LOADING_BROKE: Final = (
     "The machine gave up: {reason}. It may lack the memory; close other programs or choose a smaller model."
 )
-ANSWER_NUMBER: Final = "answer {number}"
+ANSWER_NUMBER: Final = " (answer {number})"
 COMPARE_BUTTON: Final = "Race against plain decoding"
 RACE_HEADING: Final = "The same question, one run after the other on this machine"
 RACE_PLAIN: Final = "Plain decoding"
@@ -237,9 +237,9 @@ RACE_READING: Final = "reading"
 RACE_WAITING: Final = "waits for its turn"
 RACE_STOPPED: Final = "stopped"
 RACE_NOT_RUN: Final = "not run"
-RACE_AGAIN: Final = "The answer is short: every lane runs some more times until its speed is known."
-RACE_TIMED: Final = "The answer is short: speeds are means over {runs} runs of each lane."
-RACE_UNTIMED: Final = "The answer is short, and its speeds were not measured to the end."
+RACE_AGAIN: Final = "A run is over too soon to tell its speed, so lanes run some more times."
+RACE_TIMED: Final = "A run is over too soon to tell its speed, so speeds are means over up to {runs} runs of a lane."
+RACE_UNTIMED: Final = "A run is over too soon to tell its speed, and the race was stopped before it was known."
 NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
 SAME_ANSWER: Final = (
     "The temperature is 0, so the answer would be the same word for word. Raise it under Settings for another one."
@@ -248,6 +248,7 @@ OTHER_SEED: Final = "Drawn with seed {seed}, now under Settings: with seed {befo
 NO_ANSWER_TO_COMPARE: Final = "Ask something first; the comparison repeats the last answer without drafting."
 IS_PLAIN_ALREADY: Final = "Drafting is off for this model, so there is nothing to compare."
 RACE_OTHER_MODEL: Final = "Another model gave this answer, so it cannot be raced. Ask again to race this model's."
+RACE_OTHER_DOCUMENT: Final = "This answer is about another document, or other parts of it, so it cannot be raced now."
 RACE_NOT_KEPT: Final = "The tokens of this answer were not kept, so it cannot be raced. Ask again to race a new one."
 
 DRAFTER_NAMES: Final[dict[str, str]] = {

@@ -18,7 +18,7 @@ from spec_engine.ui.listing import branch_lines, lines
 from spec_engine.ui.live import LiveAnswer
 from spec_engine.ui.race import LiveRace, lanes
 from spec_engine.ui.readouts import SpeedView, readouts
-from spec_engine.ui.recalled import recalled, recalled_speed
+from spec_engine.ui.recalled import recalled, recalled_race, recalled_speed
 from spec_engine.ui.settings import SettingFields
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import BACKGROUND, Fact, Seen, events_of
@@ -218,7 +218,7 @@ class Views:
             messages += [render.message("assistant", cut.kept)] if cut and cut.kept.strip() else []
         branches = workspace.talk.branches()
         shown = path[-1].id if path else None
-        choices = [(line, last) for line, (last, _) in zip(branch_lines(branches), branches, strict=True)]
+        choices = [(line, last) for line, (last, *_) in zip(branch_lines(branches), branches, strict=True)]
         return {
             self._chat.chat: messages,
             self._chat.live: self._live_line(),
@@ -340,5 +340,6 @@ class Views:
         workspace = self._workspace
         kept = workspace.kept_answer
         plain = workspace.baseline or (recalled_speed(kept) if kept else None)
-        speed = SpeedView(plain, workspace.comparison, progress, workspace.why_not_race)
+        race = workspace.comparison or (recalled_race(kept) if kept else None)
+        speed = SpeedView(plain, race, progress, workspace.why_not_race)
         return readouts(answer, workspace.drafting, speed, workspace.locate, workspace.memory)

@@ -121,7 +121,7 @@ class Workspace(DocumentSide):
             if not self.drafting.is_on:
                 raise RequestError(text.IS_PLAIN_ALREADY)
             if session is None or engine is None or not self.can_compare:
-                raise RequestError(text.NO_ANSWER_TO_COMPARE)
+                raise RequestError(self.why_not_race or text.NO_ANSWER_TO_COMPARE)
             self.race_job = Job("compare", lambda job: self._race(job, session, engine))
             return self._begin(self.race_job)
 
@@ -229,16 +229,16 @@ class Workspace(DocumentSide):
         for fact in raced(session, engine, draft.kind, planned, job.is_cancelled):
             job.report(fact)
             race.apply([fact])
-        self._note_plain(race.plain_speed)
-        self.comparison = race.comparison
+        self._note_plain(race.plain_speed, race.comparison)
+        self.comparison = race.comparison or self.comparison  # one that was stopped takes nothing back
 
-    def _note_plain(self, measured: MeasuredSpeed | None) -> None:
-        """Keep the speed of plain runs, if it could be told, with the answer that they are about."""
+    def _note_plain(self, measured: MeasuredSpeed | None, comparison: Comparison | None = None) -> None:
+        """Keep the speed of plain runs, if it could be told, with the answer that they are about, and the race."""
         if measured is None:
             return
         self.baseline = measured
         if self.talk.path:
-            self.talk.annotate(self.talk.path[-1].id, kept_speed(measured))
+            self.talk.annotate(self.talk.path[-1].id, kept_speed(measured, comparison))
 
 
 def sampling_by(settings: GenerationDefaults) -> SamplingParams:

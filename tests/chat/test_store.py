@@ -129,7 +129,11 @@ def test_branches_stay(store: ConversationStore) -> None:
     other = answer(store, conversation, one, "two, edited", "c")
     first = answer(store, conversation, None, "one, edited", "d")
     assert questions(store.path(conversation)) == ["one, edited"]
-    assert store.branches(conversation) == [(two, "two"), (other, "two, edited"), (first, "one, edited")]
+    assert store.branches(conversation) == [
+        (two, "two", one),
+        (other, "two, edited", one),
+        (first, "one, edited", None),
+    ]
     store.show_branch(conversation, two)
     assert questions(store.path(conversation)) == ["one", "two"]
     stranger = answer(store, store.begin("u"), None, "x", "y")

@@ -411,11 +411,12 @@ def test_what_the_document_has_no_word_of_is_said_below_the_answer(workspace: Wo
 
 
 def test_answers_to_one_question_are_told_apart_in_the_list_of_branches() -> None:
-    assert branch_lines([(1, "What?"), (2, "When?")]) == ["1: What?", "2: When?"]
-    assert branch_lines([(1, "What?"), (2, "When?"), (7, "What?")]) == [
+    assert branch_lines([(1, "What?", None), (2, "When?", None)]) == ["1: What?", "2: When?"]
+    assert branch_lines([(2, "What?", 1), (3, "When?", 1), (4, "What?", None), (7, "What?", 1)]) == [
         "1: What? (answer 1)",
         "2: When?",
-        "3: What? (answer 2)",
+        "3: What?",  # asked elsewhere
+        "4: What? (answer 2)",
     ]
 
 

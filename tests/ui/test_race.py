@@ -11,12 +11,14 @@ from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig
 from spec_engine.errors import RequestError
 from spec_engine.events import TokensAccepted
 from spec_engine.ui.race import LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, LiveRace, lanes
-from spec_engine.ui.recalled import recalled, recalled_speed
+from spec_engine.ui.recalled import recalled, recalled_race, recalled_speed
 from spec_engine.ui.render import race as race_markup
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.text import (
+    ASK_NEEDS_FIT,
     RACE_AGAIN,
     RACE_NOT_RUN,
+    RACE_OTHER_DOCUMENT,
     RACE_OTHER_MODEL,
     RACE_PLAIN,
     RACE_STOPPED,
@@ -145,7 +147,7 @@ def test_the_speeds_of_a_short_answer_are_those_of_several_runs(report: Path) ->
     assert comparison == race.comparison
     assert comparison is not None
     assert comparison.drafted_rate > 1.5 * comparison.plain_rate  # the scripted drafter brings three tokens a step
-    assert RACE_TIMED.format(runs=timed[0].num_runs if timed[0] else 0) in race_markup(race, is_running=False)
+    assert RACE_TIMED.format(runs=max(lane.num_runs for lane in timed if lane)) in race_markup(race, is_running=False)
 
 
 def test_a_long_answer_runs_once(report: Path) -> None:
@@ -196,7 +198,9 @@ def test_what_one_comes_back_to_has_its_figures_and_can_be_raced(report: Path, t
     done(workspace.ask("What?"))
     done(workspace.race())
     first, metrics, plain = workspace.talk.path[-1].id, workspace.talk.path[-1].details["metrics"], workspace.baseline
+    raced = workspace.comparison
     assert plain is not None
+    assert raced is not None
     conversation = workspace.talk.conversation
     assert conversation is not None
     if how == "a branch":
@@ -219,6 +223,7 @@ def test_what_one_comes_back_to_has_its_figures_and_can_be_raced(report: Path, t
     assert answer.metrics.as_dict() == metrics
     assert answer.text == ANSWER
     assert recalled_speed(turn) == plain
+    assert recalled_race(turn) == raced
     assert workspace.can_compare
     assert not workspace.why_not_race
     job = done(workspace.race())
@@ -239,3 +244,61 @@ def test_an_answer_of_another_model_cannot_be_raced(report: Path) -> None:
     assert workspace.why_not_race == RACE_OTHER_MODEL
     with pytest.raises(RequestError):
         workspace.race()
+
+
+def test_a_race_over_a_kept_answer_draws_as_it_was_drawn(report: Path, tmp_path: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.001), History(tmp_path / "kept"))
+    workspace.settings = replace(workspace.settings, temperature=0.8, seed=5)
+    done(workspace.ask("What?"))
+    conversation = workspace.talk.conversation
+    assert conversation is not None
+    workspace.new_chat()
+    workspace.settings = replace(workspace.settings, temperature=0.0, seed=9)
+    done(workspace.start_opening(Wanted(conversation=conversation)))
+    done(workspace.race())
+    assert workspace.trouble == ""
+    drawn = workspace._engine.requests[-1].sampling  # type: ignore[union-attr]
+    assert (drawn.temperature, drawn.seed) == (0.8, 5)
+
+
+def test_an_answer_about_another_document_cannot_be_raced(report: Path, tmp_path: Path) -> None:
+    """Its prompt cannot be made again: where its document could not be kept, what was open before stays open."""
+    workspace = ready(report, Loader(), History(tmp_path / "kept"))
+    done(workspace.ask("What?"))
+    assert workspace.can_compare
+    assert workspace.opened is not None
+    whole = workspace.opened
+    workspace.opened = replace(whole, whole=replace(whole.whole, source_name="other.txt"))
+    assert not workspace.can_compare
+    assert workspace.why_not_race == RACE_OTHER_DOCUMENT
+    with pytest.raises(RequestError, match="is about another document"):
+        workspace.race()
+    assert whole.budget is not None
+    workspace.opened = replace(whole, budget=replace(whole.budget, fits=False, num_over=9))
+    assert not workspace.can_compare
+    assert workspace.why_not_race == f"{ASK_NEEDS_FIT}."
+
+
+def test_a_race_that_is_stopped_takes_no_result_back(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.03))
+    done(workspace.ask("What?"))
+    done(workspace.race())
+    before = workspace.comparison
+    assert before is not None
+    job = workspace.race()
+    while not any(isinstance(fact, TokensAccepted) for fact in job.facts):
+        time.sleep(0.005)
+    workspace.stop()
+    done(job)
+    assert workspace.comparison == before
+
+
+def test_a_speed_that_was_not_measured_to_the_end_is_not_shown(report: Path) -> None:
+    workspace = ready(report, Loader(step_s=0.001))
+    done(workspace.ask("What?"))
+    facts = done(workspace.race()).facts
+    again = next(number for number, fact in enumerate(facts) if isinstance(fact, LanesRunAgain))
+    race = LiveRace(lanes(preset("builtin").draft))
+    race.apply(facts[: again + 1])
+    assert "tokens/s" in race_markup(race, is_running=True)
+    assert "tokens/s" not in race_markup(race, is_running=False)

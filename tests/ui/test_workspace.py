@@ -386,7 +386,7 @@ def test_an_edited_question_begins_a_branch_and_the_old_one_stays(report: Path) 
     assert questions(workspace) == ["First?", "Second, otherwise?"]
     done(workspace.ask("And then?"))
     branches = workspace.talk.branches()
-    assert [question for _, question in branches] == ["Third?", "And then?"]
+    assert [question for _, question, _ in branches] == ["Third?", "And then?"]
     workspace.show_branch(branches[0][0])
     view = workspace.view
     workspace.show_branch(branches[0][0])  # told twice

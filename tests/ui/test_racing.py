@@ -1,0 +1,75 @@
+"""How often the lanes of a race run, on a clock of their own."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from spec_engine.chat.session import Session
+from spec_engine.config import DraftConfig
+from spec_engine.events import Finished
+from spec_engine.metrics import MetricsRecorder, StepRecord
+from spec_engine.ui import racing
+from spec_engine.ui.engines import PageEngine
+from spec_engine.ui.race import LanesRunAgain, LaneTimed, lanes
+
+
+class Paced:
+    """A lane whose runs decode for so many seconds."""
+
+    def __init__(self, name: str, plain_s: float, drafted_s: float) -> None:
+        self.name, self.plain_s, self.drafted_s = name, plain_s, drafted_s
+
+    def with_drafter(self, kind: str, **_: object) -> "Paced":
+        assert kind == "none"
+        return Paced("p", self.plain_s, self.drafted_s)
+
+    def logits_after(self, token_ids: object) -> list[float]:
+        raise AssertionError("the texts agree")
+
+
+class Repeating:
+    """A session whose lanes read the prompt for so many seconds, then decode."""
+
+    last_question_token_ids = ()
+
+    def __init__(self, read_s: float) -> None:
+        self.read_s, self.now, self.runs = read_s, 0.0, ""
+
+    def replay(self, engine: Paced, **_: object) -> Iterator[Finished]:
+        decode_s = engine.plain_s if engine.name == "p" else engine.drafted_s
+        self.runs += engine.name
+        self.now += self.read_s + decode_s
+        recorder = MetricsRecorder(10, 0)
+        for _step in range(20):
+            recorder.add(StepRecord(0, 0, 1, 0, 0.0, decode_s / 20))
+        yield Finished("stop", tuple(range(20)), "", recorder.summary(decode_s))
+
+
+@pytest.mark.parametrize(
+    ("plain_s", "drafted_s", "read_s", "runs"),
+    [
+        (1.5, 0.5, 0.0, "pd"),  # both are known
+        (0.75, 0.25, 0.0, "pd pd d"),  # the plain one is known after one more run
+        (0.25, 0.125, 0.0, "pd pd dp d d"),  # in turn, and in the other order
+        (3.0, 0.25, 0.0, "pd d d"),  # what warming up is nothing in is known
+        (0.25, 0.125, 1.5, "pd pd dp"),  # too late for more
+        (0.25, 0.125, 60.0, "pd pd"),  # but each once more
+    ],
+)
+def test_lanes_run_in_turn_until_each_is_known(
+    plain_s: float, drafted_s: float, read_s: float, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session: Any = Repeating(read_s)
+    monkeypatch.setattr(racing.time, "monotonic", lambda: session.now)
+    engine = cast(PageEngine, Paced("d", plain_s, drafted_s))
+    planned = lanes(DraftConfig("lookup"))
+    facts = list(racing.raced(cast(Session, session), engine, "lookup", planned, lambda: False))
+    assert session.runs == runs.replace(" ", "")
+    timed = {fact.label: fact for fact in facts if isinstance(fact, LaneTimed)}
+    assert any(isinstance(fact, LanesRunAgain) for fact in facts) == bool(timed) == (" " in runs)
+    for lane, name, seconds in zip(planned, "pd", (plain_s, drafted_s), strict=True):
+        if timed:
+            assert timed[lane.label].speed.tokens_per_second == pytest.approx(20 / seconds)
+            is_first_counted = seconds >= racing.LONG_S
+            assert timed[lane.label].num_runs == session.runs.count(name) - (not is_first_counted)
