@@ -117,3 +117,14 @@ def test_each_alternative_is_what_its_title_says(large: Preset) -> None:
 def test_without_bitsandbytes_no_4_bit(large: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     assert alternatives(large, NEED, 12 * GB) == []
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name not in SIZED])
+def test_nothing_of_the_process_is_changed_for_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page asks while a model is loaded, which would get another dtype than its own."""
+
+    def change(dtype: torch.dtype) -> None:
+        raise AssertionError(f"the default was made {dtype}")
+
+    monkeypatch.setattr(torch, "set_default_dtype", change)
+    assert need_of(load_preset(name)) is not None

@@ -5,6 +5,7 @@ configuration; refusing models that cannot fit what is free; measuring what load
 Non-job: choosing something smaller.
 """
 
+import copy
 import gc
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -263,7 +264,13 @@ def _cache_bytes(config: PretrainedConfig, dtype: torch.dtype) -> list[int]:
 
 
 def _weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantization: Quantization, *, is_packed: bool) -> int:
-    """Exact for plain weights: the model is built without memory and counted."""
+    """Exact for plain weights: the model is built without memory and counted.
+
+    Its configuration says no dtype, because transformers builds a model in one by changing the default of the whole
+    process: beside a load in another thread, that load would get the wrong one, and the process might keep it.
+    """
+    config = copy.deepcopy(config)
+    config.dtype = None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     keep_text(model)

@@ -94,7 +94,10 @@ def test_no_thread_that_stays_computes(tmp_path: Path, monkeypatch: pytest.Monke
         handlers.show_result("", None)
 
     handlers.open_page()
-    ended(workspace.switch(preset))
+    products._measured.cache_clear()
+    shelf._needs.clear()
+    handlers.switch(preset.name)
+    ended(workspace.job)
     ended(workspace.start_opening(Wanted((report,))))
     for question in ("What was closed?", "When?"):
         handlers.ask(question, Seen(workspace.view))
@@ -103,6 +106,11 @@ def test_no_thread_that_stays_computes(tmp_path: Path, monkeypatch: pytest.Monke
         ended(workspace.job)
     handlers.race()
     ended(workspace.race_job)
+    first = workspace.talk.path[-1].id
+    handlers._begin(lambda: workspace.ask("Which one?", 1))
+    ended(workspace.answer_job)
+    handlers.show_branch(first)
+    workspace.place_at(30, 4)
     handlers.new_chat(None)
     handlers.open_conversation(workspace.talk.summaries()[0].id)
     ended(workspace.job)
