@@ -17,7 +17,7 @@ the certainty grows by the curvature of the token's log-likelihood, the mean mov
 """
 
 import math
-from collections.abc import Set
+from collections.abc import Hashable, Set
 
 _RIGHT_BY_LENGTH = {1: 0.70, 2: 0.83, 3: 0.87, 5: 0.91, 8: 0.94, 12: 0.955, 16: 0.965}  # of matches up to so long
 _GUESSED = 2.0  # certainty of these guesses: as if so much had been seen …
@@ -33,6 +33,9 @@ Weights = tuple[Weight, Weight, Weight, Weight, Weight]  # length, token before,
 
 class CopyBelief:
     """Learned over all answers of a drafter: it is the model's way of copying rather than a text's.
+
+    An answer that is made once more, as in a race, begins with what was known when it was made first: else it would be
+    drafted the better the more often it is made, and its speed would say nothing of new answers.
 
     Matches longer than `max_length` count as this long. `special_ids` are tokens that are not text.
     """
@@ -50,13 +53,33 @@ class CopyBelief:
         self._copied: dict[int, Weight] = {}
         self._moods = {False: [0.0, _MOOD], True: [0.0, _MOOD]}
         self._mood = self._moods[False]
+        self._answer: Hashable = None
+        self._before_it: dict[int, tuple[Weight, float, float]] = {}  # weights that it changed, as they were
 
-    def begin(self, *, is_drawn: bool) -> None:
-        """A new answer; `is_drawn`: its tokens are drawn at a temperature, which other answers say little about. One
-        that nothing was learned from, as where a prompt is only read, is none."""
+    def begin(self, answer: Hashable, *, is_drawn: bool) -> None:
+        """The answer that is made now; the same `answer` as the last one's is that one once more. `is_drawn`: its
+        tokens are drawn at a temperature, which other answers say little about."""
+        if answer == self._answer:
+            for weight, mean, certainty in self._before_it.values():
+                weight[:] = mean, certainty
+        self._answer = answer
+        self._before_it.clear()
         self._mood = self._moods[is_drawn]
+        self._note(self._mood)
         if self._mood[1] != _MOOD:
             self._mood[:] = self._mood[0] * _MOOD_KEPT, _MOOD
+
+    def learn(self, weights: Weights, share: float, *, was_right: bool) -> None:
+        """What became of such a copy in this answer."""
+        for weight in weights:
+            if id(weight) not in self._before_it:
+                self._note(weight)
+        learn(weights, share, was_right=was_right)
+
+    def _note(self, weight: Weight) -> None:
+        """Note what a weight is before this answer changes it."""
+        mean, certainty = weight
+        self._before_it[id(weight)] = weight, mean, certainty
 
     def weights(self, length: int, before: int, token_id: int) -> Weights:
         """Of a copy behind a match of `length` tokens, of which `before` is the last. Called for every node of every

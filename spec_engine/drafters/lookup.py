@@ -19,13 +19,14 @@ from spec_engine.cache.slots import num_shared
 from spec_engine.cache.store import TextMemory
 from spec_engine.config import LookupConfig
 from spec_engine.drafters.base import DrafterContext
-from spec_engine.drafters.copy_belief import CopyBelief, Weights, chance_of, learn
+from spec_engine.drafters.copy_belief import CopyBelief, Weights, chance_of
 from spec_engine.drafters.suffix_automaton import Match, SuffixAutomaton
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus
 from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
+_NUM_TELLING = 64  # last tokens of a prompt that tell, with its length, whether it is the one before
 _READ_CHUNK = 4096  # tokens indexed between two chances to stop, some 50 milliseconds
 
 
@@ -84,7 +85,7 @@ class CopyTree:
         node = 0
         for token_id in following:
             for copy in below.get(node, ()):
-                learn(copy.weights, copy.share, was_right=copy.token_id == token_id)
+                self._belief.learn(copy.weights, copy.share, was_right=copy.token_id == token_id)
             if (node, token_id) not in nodes:
                 break
             node = nodes[node, token_id]
@@ -118,10 +119,14 @@ class CopyTree:
 class LookupSession:
     """One answer's view of the shared index."""
 
-    def __init__(self, index: SuffixAutomaton, config: LookupConfig, belief: CopyBelief) -> None:
+    def __init__(
+        self, index: SuffixAutomaton, config: LookupConfig, belief: CopyBelief, sampling: SamplingParams
+    ) -> None:
         self._index = index
         self._config = config
         self._belief = belief
+        self._sampling = sampling
+        self._has_begun = False
         self._newest: CopyTree | None = None  # what was proposed since the last step
 
     @property
@@ -150,6 +155,11 @@ class LookupSession:
     def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
         """What followed the longest match of the text and `root`; a bare root where there is none."""
         self._newest = None
+        if not self._has_begun:
+            self._has_begun = True
+            tokens = self._index.tokens
+            answer = self._sampling, len(tokens), tuple(tokens[-_NUM_TELLING:]), root
+            self._belief.begin(answer, is_drawn=self._sampling.temperature > 0)
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)
@@ -172,8 +182,7 @@ class LookupDrafter:
         self._belief = CopyBelief(config.max_match, special_ids)
 
     def begin(self, sampling: SamplingParams) -> LookupSession:
-        self._belief.begin(is_drawn=sampling.temperature > 0)
-        return LookupSession(self._index, self._config, self._belief)
+        return LookupSession(self._index, self._config, self._belief, sampling)
 
 
 def build(context: DrafterContext) -> LookupDrafter:

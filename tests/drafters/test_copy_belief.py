@@ -65,13 +65,13 @@ def test_special_tokens_are_learned_of_together() -> None:
 def test_an_answer_that_does_not_quote_is_taken_as_such_and_drawn_ones_are_apart() -> None:
     belief = CopyBelief(16)
     before = chance(belief)
-    belief.begin(is_drawn=True)
+    belief.begin("one", is_drawn=True)
     for number in range(20):
         learn(belief.weights(1, 100 + number, 200 + number), 1.0, was_right=False)
     in_it = chance(belief)
-    belief.begin(is_drawn=False)
+    belief.begin("two", is_drawn=False)
     greedy = chance(belief)
-    belief.begin(is_drawn=True)
+    belief.begin("three", is_drawn=True)
     drawn = chance(belief)
     assert in_it < drawn < greedy <= before
 
@@ -105,15 +105,34 @@ def test_wrong_copies_elsewhere_say_little() -> None:
     assert before > chance(belief, 16, 1, 2) > 0.8
 
 
-def test_a_prompt_that_is_only_read_is_no_answer() -> None:
+def test_an_answer_of_which_nothing_was_learned_is_none() -> None:
     belief = CopyBelief(16)
     for number in range(10):
         learn(belief.weights(1, 100 + number, 200 + number), 1.0, was_right=False)
-    belief.begin(is_drawn=False)
+    belief.begin("one", is_drawn=False)
     once = chance(belief)
-    for _ in range(5):
-        belief.begin(is_drawn=False)
+    for number in range(5):
+        belief.begin(number, is_drawn=False)
     assert chance(belief) == once
+
+
+def test_an_answer_that_is_made_again_begins_with_what_was_known_before_it() -> None:
+    belief = CopyBelief(16)
+
+    def answer(name: str, *, was_right: bool) -> float:
+        belief.begin(name, is_drawn=False)
+        before = chance(belief, 3, WORD, STOP)
+        for number in range(8):
+            belief.learn(belief.weights(3, WORD, STOP), 1.0, was_right=was_right)
+            belief.learn(belief.weights(number, WORD, 1000 + number), 1.0, was_right=was_right)
+        return before
+
+    first = answer("one", was_right=False)
+    assert answer("one", was_right=False) == answer("one", was_right=False) == first
+    second = answer("two", was_right=True)
+    assert second < first  # what the first one taught, once
+    assert answer("two", was_right=True) == second
+    assert answer("one", was_right=False) > second  # it is no longer the last one
 
 
 @pytest.mark.parametrize("was_right", [True, False])

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -217,3 +217,32 @@ def test_drawn_answers_and_special_tokens_are_told_apart() -> None:
     session = drafter.begin(SamplingParams())
     list(session.reuse((*text, 35)))
     assert math.exp(other_mark.log_q[1]) < 0.75 * math.exp(session.propose(36, 1).log_q[1])
+
+
+def test_an_answer_is_drafted_alike_however_often_it_is_made() -> None:
+    """Else the race of an answer that was made a moment ago would say nothing of new ones."""
+    chance = random.Random(3)
+    prompt = [chance.randrange(40) for _ in range(300)]
+    answer = [token for start in (20, 150, 90, 210, 20) for token in prompt[start : start + chance.randrange(3, 9)]]
+    drafter = LookupDrafter(LookupConfig(), 100)
+
+    def sizes(prompt: list[int]) -> list[int]:
+        """Of the trees on the way through the answer, a token a step."""
+        session, trees = drafter.begin(SamplingParams()), []
+        for _ in session.reuse(prompt):
+            pass
+        for token_id, following in pairwise(answer):
+            trees.append(len(session.propose(token_id, 16)))
+            session.observe(Step((token_id,), 0, None, bonus=following))
+        return trees
+
+    first = sizes(prompt)
+    for _ in session_of_a_prompt_that_is_only_read(drafter, prompt):
+        pass
+    assert sizes(prompt) == first
+    assert sizes(prompt) == first
+    assert sizes([*prompt, 99]) != first  # another answer has learned from this one
+
+
+def session_of_a_prompt_that_is_only_read(drafter: LookupDrafter, prompt: list[int]) -> Iterator[int]:
+    return drafter.begin(SamplingParams()).reuse(prompt[:100])
