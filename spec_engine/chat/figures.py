@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from spec_engine.chat.store import StoredTurn
 
-_OF_A_PART: Final = ("metrics", "plain_tokens_per_second", "temperature", "seed")
+_SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_OF_A_PART: Final = ("metrics", "plain_tokens_per_second", *_SAMPLING)
 
 
 @dataclass(frozen=True, slots=True)

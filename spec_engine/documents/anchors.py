@@ -109,6 +109,7 @@ class Document:
     is_locked: bool = False
     text: str = field(init=False, repr=False, compare=False)
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _sha256: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once it was asked for
 
     def __post_init__(self) -> None:
         blocks = tuple(block for block in self.blocks if block.text)
@@ -121,7 +122,14 @@ class Document:
     @property
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of the UTF-8 text; titles and problems do not enter."""
-        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+        if not self._sha256:
+            self._sha256.append(hashlib.sha256(self.text.encode("utf-8")).hexdigest())
+        return self._sha256[0]
+
+    @property
+    def mark(self) -> str:
+        """A short name of the text, by which an address tells whether it is about this document."""
+        return self.sha256[:8]
 
     def block_at(self, char_offset: int) -> int:
         """Index of the block that holds the character; a separator belongs to the block before it.

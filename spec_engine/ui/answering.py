@@ -5,7 +5,8 @@ Non-job: when one may begin (`workspace`), the store (`chat.store`).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 
 from spec_engine.chat.figures import lengthened
@@ -24,11 +25,16 @@ class AnswerWork:
 
     Args:
         locate: names the part of the document that holds a token of the prompt; "" behind the document.
-        read: what of the document is read, in words.
+        read: what is kept with the answer of what is read for it.
     """
 
     def __init__(
-        self, session: Session, talk: Talk, keeper: AnswerKeeper, locate: Callable[[int], str], read: str = ""
+        self,
+        session: Session,
+        talk: Talk,
+        keeper: AnswerKeeper,
+        locate: Callable[[int], str],
+        read: Mapping[str, object],
     ) -> None:
         self._session = session
         self._talk = talk
@@ -83,8 +89,7 @@ class AnswerWork:
 
     def _details(self, sampling: SamplingParams, max_tokens: int) -> dict[str, object]:
         """Figures, settings, and the parts that the model looked at most often."""
-        details: dict[str, object] = {"temperature": sampling.temperature, "seed": sampling.seed, "read": self._read}
-        details["max_tokens"] = max_tokens
+        details: dict[str, object] = {**asdict(sampling), **self._read, "max_tokens": max_tokens}
         if self._finished:
             metrics = self._finished.metrics
             details["metrics"] = metrics.as_dict()

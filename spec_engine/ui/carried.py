@@ -39,10 +39,9 @@ def told(title: str, own: GenerationDefaults, before: GenerationDefaults, after:
 
 def drawn(details: Mapping[str, object], now: GenerationDefaults) -> GenerationDefaults:
     """The settings of an answer that was kept `details` of: its own as far as they say so, else those of `now`."""
-    heat, seed = details.get("temperature"), details.get("seed")
-    if not isinstance(heat, int | float) or not isinstance(seed, int):
-        return now
-    return replace(now, temperature=float(heat), seed=seed)
+    names = [each.name for each in fields(now) if each.name != "max_tokens"]  # that is the whole answer's
+    own = {name: details[name] for name in names if isinstance(details.get(name), int | float)}
+    return replace(now, **own)  # type: ignore[arg-type]
 
 
 def told_of_more(details: Mapping[str, object], now: GenerationDefaults) -> str:

@@ -4,7 +4,7 @@ Job: one value that the workspace exchanges as a whole.
 Non-job: opening files (`documents.read`), the conversation about it (`workspace`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -70,6 +70,18 @@ class OpenedDocument:
             return f"all of {self.whole.source_name}"
         first, last = (number + 1 for number in self.chosen)
         return f"parts {first} to {last} of {num_parts} of {self.whole.source_name}"
+
+    @property
+    def as_read(self) -> dict[str, object]:
+        """What is kept with an answer of what was read for it."""
+        return {"read": self.extent, "text_hash": self.used.sha256}
+
+    def was_read_for(self, details: Mapping[str, object]) -> bool:
+        """Whether an answer with these details is about what is read now; by its name alone where an earlier version
+        kept no more, and yes where it kept nothing."""
+        if text_hash := details.get("text_hash"):
+            return text_hash == self.used.sha256
+        return details.get("read") in (None, "", self.extent)
 
     def locate(self, token: int) -> str:
         """Label of the part that holds a token of the prompt, as exact as the parts' counts are; "" behind the last."""

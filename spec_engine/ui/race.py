@@ -42,7 +42,7 @@ class LaneCompared:
 
 @dataclass(frozen=True, slots=True)
 class LanesRunAgain:
-    """The answer was written too fast for speeds to be told: all lanes run again, unseen."""
+    """A run was over too soon for its speed to be told: lanes run again, unseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class LiveRace:
 
     def __init__(self, planned: Iterable[Lane]) -> None:
         self.lanes = [RaceLane(lane.label) for lane in planned]
-        self.runs_again = False  # unseen, until every lane is timed
+        self.runs_again = False  # unseen, until lanes are timed
         self._running: RaceLane | None = None
 
     def apply(self, facts: Iterable[object]) -> None:

@@ -15,7 +15,7 @@ from spec_engine.config import DrafterKind
 from spec_engine.events import Event, Finished
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.race import Lane, LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, RaceFact
-from spec_engine.ui.speed import TIMED_S, speed_of
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, TIMED_S, speed_of
 
 AGAIN_S: Final = 4.0  # after which no lane runs again that has run again
 LONG_S: Final = 2.0  # of decoding: how a machine warms up does not count in it
@@ -79,4 +79,5 @@ def _timed(
 
 def _is_short(runs: Sequence[Finished], is_late: bool) -> bool:
     """Whether a lane has to run again; once it `is_late` one run is enough."""
-    return not runs if is_late else sum(run.metrics.decode_s for run in runs) < TIMED_S
+    seconds, num_tokens = sum(run.metrics.decode_s for run in runs), sum(len(run.token_ids) for run in runs)
+    return not runs if is_late else seconds < TIMED_S or num_tokens < MIN_BASELINE_TOKENS

@@ -6,7 +6,7 @@ Non-job: keeping answers (`answering`, `chat.store`), markup (`readouts`).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, cast, get_args
 
 from spec_engine.chat.compare import Comparison
@@ -34,10 +34,11 @@ def recalled(turn: StoredTurn) -> LiveAnswer | None:
 
 
 def kept_speed(plain: MeasuredSpeed, race: Comparison | None = None) -> dict[str, object]:
-    """What is kept of the speed of plain decoding behind an answer, and of a race whose texts agreed."""
+    """What is kept of the speed of plain decoding behind an answer, and of a race: None for one whose texts
+    did not agree, in place of an earlier one."""
     kept: dict[str, object] = {f"plain_{name}": value for name, value in asdict(plain).items()}
-    if race is not None and race.difference is None:
-        kept["race"] = asdict(race)
+    if race is not None:
+        kept["race"] = asdict(race) if race.difference is None else None
     return kept
 
 
@@ -52,9 +53,12 @@ def recalled_speed(turn: StoredTurn) -> MeasuredSpeed | None:
 
 
 def recalled_race(turn: StoredTurn) -> Comparison | None:
-    """The last race over a kept answer; None where there was none, or its texts did not agree."""
+    """The last race over a kept answer; None where there was none, its texts did not agree, or another version wrote
+    other figures."""
     race = turn.details.get("race")
-    return Comparison(**race) if isinstance(race, Mapping) else None
+    if not isinstance(race, Mapping) or race.keys() != {each.name for each in fields(Comparison)}:
+        return None
+    return Comparison(**race)
 
 
 def _metrics_of(details: Mapping[str, Any]) -> GenerationMetrics | None:

@@ -243,7 +243,7 @@ def race(state: LiveRace, *, is_running: bool) -> str:
 
 
 def _timing(state: LiveRace, is_running: bool) -> str:
-    """How the speeds of a short answer are told."""
+    """How speeds are told where a run is over too soon."""
     if state.runs_again:
         return quiet(text.RACE_AGAIN if is_running else text.RACE_UNTIMED)
     most = max((lane.timed.num_runs for lane in state.lanes if lane.timed), default=1)
@@ -264,6 +264,8 @@ def _lane(lane: RaceLane, plain_rate: float, *, is_running: bool, is_over: bool)
     elif is_running and not answer.text:
         share = f" {text.percent(answer.num_read / answer.num_prompt)}" if answer.num_prompt else ""
         figures = [f"{escape(text.RACE_READING)}{share}"]
+    if is_over and not figures:
+        figures = [text.plural(len(answer.token_ids), "token")]
     line = " · ".join(figures) if figures else escape(text.RACE_WAITING)
     verdict = ""
     if (result := lane.comparison) is not None:

@@ -17,7 +17,7 @@ from spec_engine.chat.session import Session
 from spec_engine.chat.store import StoredTurn
 from spec_engine.config import GenerationDefaults, Preset
 from spec_engine.errors import RequestError
-from spec_engine.events import Event, TokensAccepted
+from spec_engine.events import Event
 from spec_engine.model.memory import MemoryUse
 from spec_engine.model.watch import LoadProgress, LoadWatch
 from spec_engine.ui import text
@@ -95,6 +95,7 @@ class PageState:
         self.job: Job[Fact] | None = None
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
+        self._unanswered = ""  # the question whose answer ended before its first word
         self.search = ""  # what the list of conversations is searched for
         self.baseline: MeasuredSpeed | None = None  # the last that was measured, perhaps behind an earlier question
         self._going_on: tuple[Job[Fact], Cut] | None = None  # the last job that wrote more of an answer
@@ -149,14 +150,6 @@ class PageState:
         return f"{target.id}@{target.revision or ''}" if target else ""
 
     @property
-    def was_stopped_early(self) -> bool:
-        """Whether the last answer ended before anything of it was shown."""
-        job = self.answer_job
-        return (
-            job is not None and not job.is_running and not any(isinstance(fact, TokensAccepted) for fact in job.facts)
-        )
-
-    @property
     def kept_answer(self) -> StoredTurn | None:
         """The last answer that is shown, where the model and preset in use gave it, but before it was shown again."""
         path, preset = self.talk.path, self.preset
@@ -182,9 +175,10 @@ class PageState:
             return text.IS_PLAIN_ALREADY
         if not session.can_replay:
             return text.RACE_NOT_KEPT if path[-1].model == self._model else text.RACE_OTHER_MODEL
-        read, opened = path[-1].details.get("read"), self.opened
-        is_other = bool(read) and opened is not None and read != opened.extent
-        return text.RACE_OTHER_DOCUMENT if is_other else self.why_not_ask and f"{self.why_not_ask}."
+        opened = self.opened
+        if opened is not None and not opened.was_read_for(path[-1].details):
+            return text.RACE_OTHER_DOCUMENT
+        return self.why_not_ask and f"{self.why_not_ask}."
 
     @property
     def trouble(self) -> str:
@@ -245,9 +239,7 @@ class PageState:
 
     def take_back_question(self) -> str:
         """The question whose answer was stopped before its first word, once; "" when there is none."""
-        if not self.was_stopped_early:
-            return ""
-        question, self.pending_question = self.pending_question, ""
+        question, self._unanswered = self._unanswered, ""
         return question
 
     def stretches(self, turn: StoredTurn) -> list[Stretch]:
@@ -312,8 +304,8 @@ class PageState:
     def _forget_answer(self) -> None:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.remark, self.job = "", "", None
-        self.answer_job, self.comparison, self.baseline, self.pending_question = None, None, None, ""
-        self._measured_behind = self.race_job = None
+        self.answer_job = self.comparison = self.baseline = self._measured_behind = self.race_job = None
+        self.pending_question = self._unanswered = ""
         self._session = self._new_session(len(self.talk.path))
         self._opened_by = 0
         self.view += 1  # last: a page that is put together meanwhile has not come so far

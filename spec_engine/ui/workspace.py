@@ -9,6 +9,7 @@ The conversation belongs to the process, not to a tab: this is an application of
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -62,11 +63,10 @@ class Workspace(DocumentSide):
             session = self._new_session(num_kept)
             if self.why_not_ask or session is None or self.preset is None:
                 raise RequestError(self.why_not_ask)
-            preset, self._session = self.preset, session
+            preset, shown = self.preset, self._shown
             keeper = self.talk.begin(question, num_kept, model=self._model, preset=preset.name)
-            self.pending_question, self.comparison, self.race_job = question, None, None
-            self.answer_job = Job("answer", lambda job: self._answer(job, session, keeper, question))
-            return self._begin(self.answer_job)
+            self.pending_question = question
+            return self._begin_answer(lambda job: self._answer(job, session, keeper, question, shown), session)
 
     def go_on(self) -> Job[Fact]:
         """Begin to write more of the last answer, which was cut. Raises `RequestError` when that is impossible now."""
@@ -75,12 +75,10 @@ class Workspace(DocumentSide):
             session, path = self._new_session(len(self.talk.path)), self.talk.path
             if session is None or not self.can_go_on:
                 raise RequestError(self.why_not_ask or self.why_not_go_on or text.NOTHING_TO_CONTINUE)
-            shown = self.answer_job, self._session, self.comparison, self.race_job
-            keeper = self.talk.go_on()
-            self.pending_question, self.comparison, self.race_job, self._session = "", None, None, session
-            self.answer_job = Job("answer", lambda job: self._go_on(job, session, keeper, shown))
-            self._going_on = self.answer_job, Cut(path[-1], tuple(self.stretches(path[-1])))
-            job = self._begin(self.answer_job)
+            shown, keeper = self._shown, self.talk.go_on()
+            self.pending_question = ""
+            cut = Cut(path[-1], tuple(self.stretches(path[-1])))
+            job = self._begin_answer(lambda job: self._answer(job, session, keeper, "", shown), session, cut)
             self.remark = told_of_more(path[-1].details, self.settings)
             return job
 
@@ -166,8 +164,29 @@ class Workspace(DocumentSide):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str) -> None:
-        """The answer job."""
+    @property
+    def _shown(self) -> _Shown:
+        """What the last answer has left for the page."""
+        return self.answer_job, self._session, self.comparison, self.race_job
+
+    def _begin_answer(self, work: Callable[[Job[Fact]], None], session: Session, cut: Cut | None = None) -> Job[Fact]:
+        """Begin an answer job, of more of an answer with what that was before. The lock is held."""
+        job = Job("answer", work)
+        self.answer_job, self._session, self.comparison, self.race_job = job, session, None, None
+        self._going_on = (job, cut) if cut else None
+        return self._begin(job)
+
+    def _answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str, shown: _Shown) -> None:
+        """The answer job. Where not a token came, what the page had before is there again, and it gets the question
+        back."""
+        try:
+            self._make_answer(job, session, keeper, question)
+        finally:
+            if not any(isinstance(fact, TokensAccepted) for fact in job.facts):
+                self._unanswered = question
+                self.answer_job, self._session, self.comparison, self.race_job = shown
+
+    def _make_answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str) -> None:
         given, sampling = self.settings, sampling_by(self.settings)
         trouble = ""
         if self._document_paths and self.opened:
@@ -175,17 +194,9 @@ class Workspace(DocumentSide):
                 self.talk.keep_document(self._document_paths, self.opened.chosen, self.opened.used.sha256)
             except StoreError as error:
                 trouble = str(error)
-        read = self.opened.extent if self.opened else ""
+        read = self.opened.as_read if self.opened else {}
         work = AnswerWork(session, self.talk, keeper, self.locate, read)
         self._trouble = work.run(question, sampling, given.max_tokens, job.is_cancelled, job.report) or trouble
-
-    def _go_on(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, shown: _Shown) -> None:
-        """The job that writes more of an answer. Where nothing was added, what was shown of the old one is again."""
-        try:
-            self._answer(job, session, keeper, "")
-        finally:
-            if not any(isinstance(fact, TokensAccepted) for fact in job.facts):
-                self.answer_job, self._session, self.comparison, self.race_job = shown
 
     def calibrate(self) -> Job[Fact] | None:
         """Measure plain decoding briefly behind the last prompt; None when that was done or makes no sense."""
@@ -232,13 +243,14 @@ class Workspace(DocumentSide):
         self._note_plain(race.plain_speed, race.comparison)
         self.comparison = race.comparison or self.comparison  # one that was stopped takes nothing back
 
-    def _note_plain(self, measured: MeasuredSpeed | None, comparison: Comparison | None = None) -> None:
-        """Keep the speed of plain runs, if it could be told, with the answer that they are about, and the race."""
+    def _note_plain(self, measured: MeasuredSpeed | None, race: Comparison | None = None) -> None:
+        """Keep the speed of plain runs, if it could be told, and a race, with the answer that they are about. With one
+        that another preset gave they are not kept: its target may be the same, its draft and precision are not."""
         if measured is None:
             return
-        self.baseline = measured
-        if self.talk.path:
-            self.talk.annotate(self.talk.path[-1].id, kept_speed(measured, comparison))
+        self.baseline, path = measured, self.talk.path
+        if path and self.preset is not None and path[-1].preset == self.preset.name:
+            self.talk.annotate(path[-1].id, kept_speed(measured, race))
 
 
 def sampling_by(settings: GenerationDefaults) -> SamplingParams:

@@ -252,7 +252,6 @@ def test_a_job_that_fails_at_once_is_told(workspace: Workspace, handlers: Handle
 def test_a_page_that_catches_up_gets_back_its_question(workspace: Workspace, views: Following) -> None:
     """Stopped before the first word, and the news of it lost."""
     chat = views._chat
-    workspace.pending_question = "What was it?"
-    workspace.answer_job = Job[Fact]("answer", lambda job: None)
+    workspace._unanswered = "What was it?"
     learned = views.catch_up("1.1+", None)
     assert learned[chat.box]["value"] == "What was it?"  # type: ignore[index]

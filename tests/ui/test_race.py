@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from spec_engine.chat.compare import Difference
 from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig
+from spec_engine.documents.anchors import Anchor, Block
 from spec_engine.errors import RequestError
 from spec_engine.events import TokensAccepted
 from spec_engine.ui.race import LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, LiveRace, lanes
-from spec_engine.ui.recalled import recalled, recalled_race, recalled_speed
+from spec_engine.ui.recalled import kept_speed, recalled, recalled_race, recalled_speed
 from spec_engine.ui.render import race as race_markup
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.text import (
@@ -248,17 +250,42 @@ def test_an_answer_of_another_model_cannot_be_raced(report: Path) -> None:
 
 def test_a_race_over_a_kept_answer_draws_as_it_was_drawn(report: Path, tmp_path: Path) -> None:
     workspace = ready(report, Loader(step_s=0.001), History(tmp_path / "kept"))
-    workspace.settings = replace(workspace.settings, temperature=0.8, seed=5)
+    workspace.settings = replace(workspace.settings, temperature=0.8, seed=5, top_k=7, top_p=0.5)
     done(workspace.ask("What?"))
     conversation = workspace.talk.conversation
     assert conversation is not None
     workspace.new_chat()
-    workspace.settings = replace(workspace.settings, temperature=0.0, seed=9)
+    workspace.settings = replace(workspace.settings, temperature=0.0, seed=9, top_k=0, top_p=1.0)
     done(workspace.start_opening(Wanted(conversation=conversation)))
     done(workspace.race())
     assert workspace.trouble == ""
     drawn = workspace._engine.requests[-1].sampling  # type: ignore[union-attr]
-    assert (drawn.temperature, drawn.seed) == (0.8, 5)
+    assert (drawn.temperature, drawn.seed, drawn.top_k, drawn.top_p) == (0.8, 5, 7, 0.5)
+
+
+def test_a_race_is_kept_with_an_answer_of_its_own_preset_alone(report: Path) -> None:
+    """The target may be the same with another draft, or in another precision."""
+    workspace = ready(report, Loader(step_s=0.001))
+    done(workspace.ask("What?"))
+    own, other = workspace.preset, replace(preset("other"), target=preset("builtin").target)
+    assert own is not None
+    done(workspace.switch(other))
+    assert workspace.can_compare
+    done(workspace.race())
+    assert workspace.comparison is not None
+    done(workspace.switch(own))
+    turn = workspace.kept_answer
+    assert turn is not None
+    assert (recalled_race(turn), recalled_speed(turn)) == (None, None)
+    done(workspace.race())
+    turn = workspace.talk.path[-1]
+    assert recalled_race(turn) is not None
+    assert recalled_race(replace(turn, details={**turn.details, "race": {"num_compared": 9}})) is None
+    assert workspace.baseline is not None
+    assert workspace.comparison is not None
+    apart = replace(workspace.comparison, difference=Difference(1, 2, 3, 0.5, 0.5))
+    workspace.talk.annotate(turn.id, kept_speed(workspace.baseline, apart))
+    assert recalled_race(workspace.talk.path[-1]) is None  # texts that differ take an earlier race's place
 
 
 def test_an_answer_about_another_document_cannot_be_raced(report: Path, tmp_path: Path) -> None:
@@ -268,8 +295,14 @@ def test_an_answer_about_another_document_cannot_be_raced(report: Path, tmp_path
     assert workspace.can_compare
     assert workspace.opened is not None
     whole = workspace.opened
-    workspace.opened = replace(whole, whole=replace(whole.whole, source_name="other.txt"))
+    changed = replace(whole.used, blocks=(*whole.used.blocks, Block(Anchor("line", "last", 0), "One more.")))
+    workspace.opened = replace(whole, whole=changed, used=changed)  # of the same name
     assert not workspace.can_compare
+    assert workspace.why_not_race == RACE_OTHER_DOCUMENT
+    turn = workspace.talk.path[-1]
+    workspace.talk.annotate(turn.id, {"text_hash": ""})  # as an earlier version kept it: by its name alone
+    assert workspace.can_compare
+    workspace.opened = replace(whole, whole=replace(whole.whole, source_name="other.txt"))
     assert workspace.why_not_race == RACE_OTHER_DOCUMENT
     with pytest.raises(RequestError, match="is about another document"):
         workspace.race()
@@ -301,4 +334,6 @@ def test_a_speed_that_was_not_measured_to_the_end_is_not_shown(report: Path) -> 
     race = LiveRace(lanes(preset("builtin").draft))
     race.apply(facts[: again + 1])
     assert "tokens/s" in race_markup(race, is_running=True)
-    assert "tokens/s" not in race_markup(race, is_running=False)
+    over = race_markup(race, is_running=False)
+    assert "tokens/s" not in over
+    assert RACE_WAITING not in over

@@ -12,6 +12,7 @@ from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.ui import racing
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.race import LanesRunAgain, LaneTimed, lanes
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS
 
 
 class Paced:
@@ -33,17 +34,17 @@ class Repeating:
 
     last_question_token_ids = ()
 
-    def __init__(self, read_s: float) -> None:
-        self.read_s, self.now, self.runs = read_s, 0.0, ""
+    def __init__(self, read_s: float, num_tokens: int = 20) -> None:
+        self.read_s, self.num_tokens, self.now, self.runs = read_s, num_tokens, 0.0, ""
 
     def replay(self, engine: Paced, **_: object) -> Iterator[Finished]:
         decode_s = engine.plain_s if engine.name == "p" else engine.drafted_s
         self.runs += engine.name
         self.now += self.read_s + decode_s
         recorder = MetricsRecorder(10, 0)
-        for _step in range(20):
-            recorder.add(StepRecord(0, 0, 1, 0, 0.0, decode_s / 20))
-        yield Finished("stop", tuple(range(20)), "", recorder.summary(decode_s))
+        for _step in range(self.num_tokens):
+            recorder.add(StepRecord(0, 0, 1, 0, 0.0, decode_s / self.num_tokens))
+        yield Finished("stop", tuple(range(self.num_tokens)), "", recorder.summary(decode_s))
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,14 @@ def test_lanes_run_in_turn_until_each_is_known(
             assert timed[lane.label].speed.tokens_per_second == pytest.approx(20 / seconds)
             is_first_counted = seconds >= racing.LONG_S
             assert timed[lane.label].num_runs == session.runs.count(name) - (not is_first_counted)
+
+
+def test_an_answer_of_a_few_tokens_runs_until_they_say_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine takes long enough over three tokens, but three of them say nothing of a speed."""
+    session: Any = Repeating(0.0, num_tokens=3)
+    monkeypatch.setattr(racing.time, "monotonic", lambda: session.now)
+    engine = cast(PageEngine, Paced("d", 0.4, 0.3))
+    facts = list(racing.raced(cast(Session, session), engine, "lookup", lanes(DraftConfig("lookup")), lambda: False))
+    timed = [fact for fact in facts if isinstance(fact, LaneTimed)]
+    assert len(timed) == 2
+    assert all(fact.speed.num_tokens >= MIN_BASELINE_TOKENS for fact in timed)

@@ -126,7 +126,7 @@ def test_a_stopped_answer_is_kept_as_it_was_shown(report: Path) -> None:
     done(job)
     shown = "".join(fact.text for fact in job.facts if isinstance(fact, TokensAccepted))
     assert [turn.answer for turn in workspace.turns] == [shown]
-    assert not workspace.was_stopped_early
+    assert workspace.take_back_question() == ""
 
 
 def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> None:
@@ -134,7 +134,7 @@ def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> 
     job = workspace.ask("What?")
     workspace.stop()
     done(job)
-    assert (workspace.turns, workspace.was_stopped_early) == ((), True)
+    assert workspace.turns == ()
     assert not workspace.can_compare  # nothing was written
     assert (workspace.take_back_question(), workspace.take_back_question()) == ("What?", "")
 
@@ -439,6 +439,32 @@ def test_a_new_answer_that_was_stopped_at_once_leaves_the_old_one(report: Path) 
     done(job)
     assert questions(workspace) == ["First?", "Second?"]
     assert len(workspace.talk.branches()) == 1
+
+
+@pytest.mark.parametrize("num_kept", [0, 1, 2])  # the first question edited, the second one, and a new one
+def test_what_was_stopped_at_once_leaves_the_figures_and_the_race_of_what_is_shown(report: Path, num_kept: int) -> None:
+    loader = Loader(step_s=0.001)
+    workspace = ready(report, loader)
+    engine = loader.engines[-1]
+    done(workspace.ask("First?"))
+    engine.answer = "An answer with other words than the first one has. " * 3
+    done(workspace.ask("Second?"))
+    done(workspace.race())
+    shown = workspace.answer_job, workspace.comparison, workspace.race_job
+    engine.chunk_s, engine.step_s, engine.cached[0] = 0.3, 0.3, ()
+    job = workspace.ask("Otherwise?", num_kept)
+    assert (workspace.comparison, workspace.race_job) == (None, None)
+    workspace.stop()
+    done(job)
+    engine.chunk_s, engine.step_s = 0.0, 0.001
+    assert workspace.take_back_question() == "Otherwise?"
+    assert (workspace.answer_job, workspace.comparison, workspace.race_job) == shown
+    assert (workspace.can_compare, workspace.why_not_race) == (True, "")
+    done(workspace.race())
+    prompt = engine.tokenizer.decode(engine.requests[-1].prompt_token_ids)
+    assert "First?" in prompt
+    assert "Second?" in prompt
+    assert "Otherwise?" not in prompt
 
 
 def test_a_new_chat_leaves_the_old_one_in_the_list(report: Path) -> None:
