@@ -24,15 +24,23 @@ from spec_engine.documents.pdf_forms import loaded_page
 from spec_engine.errors import UnreadableDocument
 
 _MARK: Final = (255, 196, 0, 96)  # red, green, blue, opacity
-_LEAST_LETTERS: Final = 12  # a shorter passage could stand anywhere
+_LEAST_LETTERS: Final = 12  # a shorter piece of a passage could stand anywhere
 _MAX_PIXELS: Final = 8_000_000
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def page_picture(path: Path, index: int, passage: str = "", passwords: Sequence[str] = (), width: int = 1000) -> bytes:
+def page_picture(
+    path: Path,
+    index: int,
+    passage: str = "",
+    passwords: Sequence[str] = (),
+    width: int = 1000,
+    around: tuple[str, str] = ("", ""),
+) -> bytes:
     """Page `index` of a PDF as PNG, `width` pixels wide, with `passage` marked where it is found. A locked file
-    is opened with the one of `passwords` that fits.
+    is opened with the one of `passwords` that fits. Of several places of the passage, its own is told by the text
+    `around` it, before and behind.
 
     Raises `UnreadableDocument` when the file or the page cannot be drawn.
     """
@@ -43,7 +51,7 @@ def page_picture(path: Path, index: int, passage: str = "", passwords: Sequence[
             with closing(loaded_page(pdf, index).page) as page, closing(page.get_textpage()) as textpage:
                 scale = min(width / page.get_width(), (_MAX_PIXELS / (page.get_width() * page.get_height())) ** 0.5)
                 picture = page.render(scale=scale, may_draw_forms=False).to_pil().convert("RGBA")
-                boxes = list(_boxes(page, textpage, passage, picture.size))
+                boxes = list(_boxes(page, textpage, (around[0], passage, around[1]), picture.size))
     except (pdfium.PdfiumError, OSError) as error:
         raise UnreadableDocument(f"{path.name} cannot be drawn: {error}. Open the document again.") from error
     marks = Image.new("RGBA", picture.size, (0, 0, 0, 0))
@@ -65,14 +73,17 @@ def _open(data: bytes, passwords: Sequence[str]) -> pdfium.PdfDocument:
     return pdfium.PdfDocument(data, password=attempts[-1])
 
 
-def _boxes(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, passage: str, size: tuple[int, int]) -> Iterator[Box]:
-    """Where the lines of the passage stand; nowhere if it is not found."""
+def _boxes(
+    page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, part: tuple[str, str, str], size: tuple[int, int]
+) -> Iterator[Box]:
+    """Where the lines of the passage stand that is the middle of a `part`; nowhere if it is not found."""
     letters, indices = [], []
     for index in range(textpage.count_chars()):
         for letter in _letters(chr(raw.FPDFText_GetUnicode(textpage, index))):
             letters.append(letter)
             indices.append(index)
-    found = _find("".join(letters), _letters(passage))
+    before, passage, behind = map(_letters, part)
+    found = _find("".join(letters), before, passage, behind)
     if found is None:
         return
     first, last = indices[found[0]], indices[found[1] - 1]
@@ -82,14 +93,29 @@ def _boxes(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, passage: str, siz
         yield min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-def _find(text: str, passage: str) -> tuple[int, int] | None:
-    """Start and end of the passage; of a beginning or an end of it where no more is found."""
-    for share in (1.0, 0.75, 0.5, 0.25):
+def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] | None:
+    """Start and end of the passage; of a beginning or an end of it where no more is found. Of several places the one is
+    taken that comes as the passage does in its part, or where the part has more or fewer the one that is nearest."""
+    if places := _all(text, passage):
+        own = _all(before + passage + behind, passage)
+        is_alike = len(own) == len(places)
+        start = places[own.index(len(before))] if is_alike else min(places, key=lambda at: abs(at - len(before)))
+        return start, start + len(passage)
+    for share in (0.75, 0.5, 0.25):
         size = round(len(passage) * share)
         for piece in (passage[:size], passage[len(passage) - size :]):
             if size >= _LEAST_LETTERS and (start := text.find(piece)) >= 0:
                 return start, start + size
     return None
+
+
+def _all(text: str, passage: str) -> list[int]:
+    """Where a passage begins, every time; an empty one nowhere."""
+    places, at = [], text.find(passage) if passage else -1
+    while at >= 0:
+        places.append(at)
+        at = text.find(passage, at + 1)
+    return places
 
 
 def _letters(text: str) -> str:

@@ -46,7 +46,8 @@ document.addEventListener("keydown", (event) => {
   };
   if (document.querySelector("dialog[open]")) return; // its own keys come first
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
-  if (event.key === "Escape") { if (!isListOpen) press("#se-stop"); } // else it closes the list
+  const isClearing = event.target.type === "search" && event.target.value !== "";
+  if (event.key === "Escape") { if (!isListOpen && !isClearing) press("#se-stop"); } // else it closes the list or clears
   else if (event.altKey && event.code === "KeyC") { event.preventDefault(); press("#se-continue"); }
   else if (event.altKey && event.code === "KeyN") { event.preventDefault(); press("#se-new"); }
   else if (event.key === "/" && !isTyping) {
@@ -96,9 +97,11 @@ document.addEventListener("click", (event) => {
 });
 
 // A link to a place in the document shows it in a dialog over the page; with a modifier key it opens as a page of its own.
+let newestPlace = 0, leftList = { address: "", top: 0 }; // what is asked for last is shown; a list is come back to where it was
 const showPlace = async (address) => {
-  const answer = await fetch(address);
+  const own = newestPlace += 1, answer = await fetch(address);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (own !== newestPlace) return;
   let dialog = document.querySelector("#se-place");
   if (!dialog) {
     dialog = document.createElement("dialog");
@@ -111,9 +114,17 @@ const showPlace = async (address) => {
   close.setAttribute("aria-label", "Close");
   close.addEventListener("click", () => dialog.close());
   const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: "This place is not there any more." });
+  if (dialog.querySelector(".se-found")) leftList = { address: dialog.dataset.address, top: dialog.scrollTop };
+  dialog.dataset.address = answer.url;
   dialog.replaceChildren(close, place);
   if (!dialog.open) dialog.showModal();
-  close.focus({ preventScroll: true });
+  const field = place.querySelector("input[type=search]");
+  (field ?? close).focus({ preventScroll: true });
+  field?.setSelectionRange(field.value.length, field.value.length);
+  if (field) {
+    dialog.scrollTop = leftList.address === answer.url ? leftList.top : 0;
+    return;
+  }
   const show = () => {
     const mark = [...dialog.querySelectorAll("mark")].find((one) => one.checkVisibility({ contentVisibilityAuto: true }));
     if (mark) mark.scrollIntoView({ block: "center" });

@@ -7,6 +7,7 @@ Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who m
 
 from html import escape
 from typing import Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
@@ -39,9 +40,11 @@ def places_of(workspace: DocumentSide) -> APIRouter:
         return _page(workspace, place)
 
     @router.get("/document/parts/{number}", include_in_schema=False)
-    def part(number: int, start: int = 0, end: int = 0, words: str = "") -> HTMLResponse:
+    def part(number: int, start: int = 0, end: int = 0, words: str = "", of: str = "") -> HTMLResponse:
         """A part of the open document, perhaps with some of its characters marked, which `words` were searched for."""
-        first = max(0, start)
+        first, opened = max(0, start), workspace.opened
+        if opened is not None and of not in ("", opened.used.mark):
+            raise HTTPException(404, text.NO_PLACE)
         return _page(workspace, Place(number, first, max(first, end)), words)
 
     @router.get("/document/find", include_in_schema=False)
@@ -65,12 +68,14 @@ def places_of(workspace: DocumentSide) -> APIRouter:
         """The page of a PDF that a part was read from, with some of its characters marked."""
         document = workspace.opened.used if workspace.opened else None
         source = workspace.page_of(number)
-        if document is None or source is None or number >= len(document.blocks) or of not in ("", document.sha256[:8]):
+        if document is None or source is None or number >= len(document.blocks) or of not in ("", document.mark):
             raise HTTPException(404, text.NO_PLACE)
         path, page, passwords = source
-        passage = document.blocks[number].text[max(0, start) : max(0, end)]
+        words, start, end = document.blocks[number].text, max(0, start), max(0, end)
+        passage, around = words[start:end], (words[:start], words[max(start, end) :])
         try:
-            return Response(page_picture(path, page, passage, passwords), media_type="image/png", headers=_NO_STORE)
+            drawn = page_picture(path, page, passage, passwords, around=around)
+            return Response(drawn, media_type="image/png", headers=_NO_STORE)
         except SpecEngineError as error:
             raise HTTPException(404, str(error)) from error
 
@@ -83,15 +88,20 @@ def _page(workspace: DocumentSide, place: Place, words: str = "") -> HTMLRespons
     if document is None or not 0 <= place.part < len(document.blocks):
         raise HTTPException(404, text.NO_PLACE)
     labels = [block.anchor.label for block in document.blocks]
-    picture = ""
+    picture, passage = "", document.blocks[place.part].text[place.start : place.end]
+    can_be_drawn = any(map(str.isalnum, passage))  # pages are marked by letters and digits
     if workspace.page_of(place.part) is not None:
-        marked = f"start={place.start}&amp;end={place.end}&amp;of={document.sha256[:8]}"
+        marked = f"start={place.start}&amp;end={place.end}&amp;of={document.mark}"
         address = f"/document/pictures/{place.part}.png?{marked}"
-        picture = f'<img src="{address}" alt="{escape(text.PLACE_PICTURE.format(label=labels[place.part]))}">'
-    shown, is_open = _marked(document.blocks[place.part].text, place), "" if picture else " open"
-    back = render_document.back_to_found(words) if words else ""
+        name = (text.PLACE_PICTURE if can_be_drawn else text.PAGE_PICTURE).format(label=labels[place.part])
+        picture = f'<img src="{address}" alt="{escape(name)}">'
+    is_open = " open" if not picture or (passage and not can_be_drawn) else ""
+    shown, back = _marked(document.blocks[place.part].text, place), ""
+    query = f"?{escape(urlencode({'words': words}))}" if words else ""
+    if words:
+        back = render_document.back_to_found(words)
     links = "".join(
-        f'<a class="se-place-link" href="/document/parts/{number}">{escape(label)}</a>'
+        f'<a class="se-place-link" href="/document/parts/{number}{query}">{escape(label)}</a>'
         for number, label in ((place.part - 1, f"‹ {labels[place.part - 1]}"), (place.part + 1, ""))
         if 0 <= number < len(labels)
         for label in [label or f"{labels[number]} ›"]

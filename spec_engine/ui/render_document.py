@@ -131,18 +131,19 @@ def found(document: Document | None, words: str, places: Sequence[Place]) -> str
 
 def _found(document: Document, words: str, place: Place) -> str:
     """One place in the list."""
-    block = document.blocks[place.part]
-    first, last = max(0, place.start - _AROUND), place.end + _AROUND
-    before, behind = block.text[first : place.start], block.text[place.end : last]
+    label, offset, whole = document.blocks[place.part].anchor.label, document.span(place.part)[0], document.text
+    start, end = offset + place.start, offset + place.end
+    first, last = max(0, start - _AROUND), end + _AROUND
+    before, behind = whole[first:start], whole[end:last]
     if first and re.search(r"\s", before.strip()):  # whole words
         before = f"… {before.split(maxsplit=1)[1]}"
-    if last < len(block.text) and re.search(r"\s", behind.strip()):
+    if last < len(whole) and re.search(r"\s", behind.strip()):
         behind = f"{behind.rsplit(maxsplit=1)[0]} …"
-    query = urlencode({"start": place.start, "end": place.end, "words": words})
+    query = urlencode({"start": place.start, "end": place.end, "words": words, "of": document.mark})
     address = escape(f"/document/parts/{place.part}?{query}")
     return (
-        f'<li><a class="se-place-link" href="{address}">{escape(block.anchor.label)}</a> '
-        f"{escape(before)}<mark>{escape(block.text[place.start : place.end])}</mark>{escape(behind)}</li>"
+        f'<li><a class="se-place-link" href="{address}">{escape(label)}</a> '
+        f"{escape(before)}<mark>{escape(whole[start:end])}</mark>{escape(behind)}</li>"
     )
 
 

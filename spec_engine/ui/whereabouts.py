@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Final
 
 from spec_engine.chat.prompt import WORD_JOINER
-from spec_engine.documents.anchors import Block, Document
+from spec_engine.documents.anchors import Block, Document, spelled
 from spec_engine.documents.together import distinct
 
 _MOST_PARTS: Final = 6  # that are named as looked at most …
 _LEAST_SHARE: Final = 0.5  # … and how often each was, against the first of them
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
 _SLACK: Final = 16  # characters around its counted place where a passage is looked for
-_ALIKE: Final = ("'’‘ʼ", '"“”„«»', "-‐‑‒–—")  # what a keyboard has for what is printed
+_ALIKE: Final = ("'’‘ʼ´", '"“”„«»', "-‐‑‒–—\N{MINUS SIGN}")  # what a keyboard has for what is printed
+_DOTS: Final = re.compile(r"(\.\.\.|…)")  # one character or three
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Characters `start` to `end` of a part of a document; none for the part as such."""
+    """Characters `start` to `end` of a part of a document, beyond its end for what goes on in the next one; none for
+    the part as such."""
 
     part: int
     start: int = 0
@@ -33,19 +35,27 @@ class Place:
 
 
 def find_words(document: Document, words: str) -> list[Place]:
-    """Where words stand in a document, in its order, whatever their case, and however the text is broken into lines."""
-    pattern = r"\s+".join("".join(map(_spelled, word)) for word in words.split())
+    """Where words stand in a document, in its order, whatever their case, and however the text is broken into lines and
+    parts."""
+    pattern = r"\s+".join(_spelled(word) for word in spelled(words).split())
     if not pattern:
         return []
-    found = re.compile(pattern, re.IGNORECASE)
-    return [
-        Place(number, *match.span())
-        for number, block in enumerate(document.blocks)
-        for match in found.finditer(block.text)
-    ]
+    places = []
+    for match in re.finditer(pattern, document.text, re.IGNORECASE):
+        part = document.block_at(match.start())
+        first, _ = document.span(part)
+        places.append(Place(part, match.start() - first, match.end() - first))
+    return places
 
 
-def _spelled(letter: str) -> str:
+def _spelled(word: str) -> str:
+    """A pattern for a word and what looks like it."""
+    return "".join(
+        _DOTS.pattern if _DOTS.fullmatch(piece) else "".join(map(_alike, piece)) for piece in _DOTS.split(word)
+    )
+
+
+def _alike(letter: str) -> str:
     """A pattern for a letter and what looks like it."""
     alike = next((letters for letters in _ALIKE if letter in letters), letter)
     return f"[{re.escape(alike)}]" if len(alike) > 1 else re.escape(letter)

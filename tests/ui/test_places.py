@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 from spec_engine.chat.prompt import WORD_JOINER, build
 from spec_engine.config import ModelRef, Preset, load_preset
 from spec_engine.documents.anchors import Anchor, Block, Document
-from spec_engine.documents.pdf_page import _letters, page_picture
+from spec_engine.documents.pdf_page import _find, _letters, page_picture
 from spec_engine.errors import UnreadableDocument
 from spec_engine.model.load import load_tokenizer
 from spec_engine.ui.render_document import found
@@ -208,13 +208,66 @@ def _plain(words: str) -> str:
         ("1.5 (", ["1.5\t("]),
         ("15", []),
         (" \n", []),
+        ("cafe\u0301", ["café"]),  # as some systems spell what they copy
+        ("lost -5 ...", ["lost \N{MINUS SIGN}5 …"]),
+        ("lost \N{MINUS SIGN}5 …", ["lost \N{MINUS SIGN}5 …"]),
     ],
 )
 def test_words_are_found_as_they_are_printed(words: str, found: list[str]) -> None:
-    parts = ("", "The Fund’s\n well-known “rule”,", "the fund's Well–Known 1.5\t(net)")
+    parts = ("", "The Fund’s\n well-known “rule”,", "the fund's Well–Known 1.5\t(net) lost \N{MINUS SIGN}5 … café")
     document = Document("t", "t.txt", tuple(Block(Anchor("page", f"p. {n}", n), part) for n, part in enumerate(parts)))
     places = find_words(document, words)
     assert [document.blocks[place.part].text[place.start : place.end] for place in places] == found
+
+
+def test_words_are_found_across_the_end_of_a_part(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    workspace.open_documents([pdf(tmp_path)])
+    assert workspace.opened is not None
+    document = workspace.opened.used
+    (place,) = find_words(document, "in 1961 by vote. line 12")
+    assert place.part == 0
+    address = unescape(found(document, "in 1961", [place]).partition('href="')[2].partition('"')[0])
+    assert "<mark>in 1961 by vote.\n\nLine 12</mark>" in found(document, "", [place])
+    shown = client.get(address).text
+    assert "<h2>p. 1</h2>" in shown
+    assert "<mark>in 1961 by vote.</mark>" in shown
+    assert client.get(address.replace("of=", "of=0")).status_code == 404  # found in another document
+    there = unescape(shown.partition("‹ All places")[2].partition('href="')[2].partition('"')[0])
+    assert there.startswith("/document/parts/1?words=")
+    assert "All places of “in 1961”" in client.get(there).text
+
+
+def test_each_place_of_a_word_is_marked_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "twice.pdf"
+    lines = ["The fund is here.", "Refunds are not.", "The fund is there.", "A fun day, a fund."]
+    path.write_bytes(make_pdf([show(paragraph(60, 740, lines))]))
+    body = " ".join(lines)
+    tops = []
+    for match in re.finditer("fund", body, re.IGNORECASE):
+        around = body[: match.start()], body[match.end() :]
+        drawn = [page_picture(path, 0, words, around=around) for words in ("fund", "")]
+        one, other = (Image.open(io.BytesIO(each)).convert("RGB") for each in drawn)
+        area = ImageChops.difference(one, other).getbbox()
+        assert area is not None
+        tops.append(area[1])
+    assert tops == sorted(set(tops))
+    assert len(tops) == 4
+    assert _find("aXbXXc", "a", "X", "b") == (1, 2)  # the page has more of them than the part
+    assert _find("aXbXXc", "abX", "X", "c") == (3, 4)
+
+
+def test_a_passage_without_letters_is_marked_in_the_text(
+    client: TestClient, workspace: Workspace, tmp_path: Path
+) -> None:
+    workspace.open_documents([pdf(tmp_path)])
+    assert workspace.opened is not None
+    body = workspace.opened.used.blocks[0].text
+    for words, is_open in ((".", True), ("fund", False)):
+        start = body.index(words)
+        shown = client.get(f"/document/parts/0?start={start}&end={start + len(words)}").text
+        assert ("<details open>" in shown) == is_open
+        assert ("with the passage marked" in shown) == (not is_open)
+    assert "as it is printed" in client.get("/document/parts/0").text
 
 
 def test_a_search_lists_places_and_leads_to_them(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
