@@ -143,7 +143,7 @@ class BudgetController:
         plain_s = self._plain.seconds
         if len(tree) == 1 or not self._is_adaptive or plain_s is None:
             return tree
-        return tree.first(self._passes.num_worth(tree.log_q, self._token_s(plain_s), plain_s))
+        return tree.first(self._passes.num_worth(tree, self._token_s(plain_s), plain_s))
 
     def record(self, record: StepRecord, tree: DraftTree, path: Sequence[int]) -> None:
         """Learn from a step that ran `tree` and kept its nodes `path`, root first."""
@@ -160,7 +160,7 @@ class BudgetController:
         else:
             self._plain.add_step(record.verify_s + min(beside_s, _SMALL * record.verify_s))
         if len(proposed) > 1:
-            self._passes.record(proposed.log_q, len(tree) - 1, len(path) - 1, record.verify_s, plain_s)
+            self._passes.record(proposed, len(tree) - 1, len(path) - 1, record.verify_s, plain_s)
         is_dear = record.draft_s > _SMALL * plain_s
         if is_dear or self._num_dear or len(path) > 1:
             self._book_cost(is_vain=is_dear and not proposed.num_passes and len(path) == 1, is_right=len(path) > 1)

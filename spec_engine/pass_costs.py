@@ -10,9 +10,10 @@ the pass. Where rows are nearly free the whole tree stays; on a CPU the unlikely
 unsure of the first token already, the pass is a plain one: any rows at all cost something too. Fixed thresholds on the
 draft's probability do the same with one number for every machine (llama.cpp's ``--draft-p-min``).
 
-A drafter whose first tokens are right less often than it says is believed less; only these are counted, because behind
-a wrong one no other can be right. One that says too little is not believed more: which of its nodes are likelier than
-it says, nobody knows.
+A drafter whose first tokens are right less often than it says is believed less; these are counted by themselves,
+because behind a wrong one no other can be right. So is, behind right ones, how many more tokens were right than should
+have been: in text that only shares phrases with what was read, copies begin as often as they say and end far sooner.
+One that says too little is not believed more: which of its nodes are likelier than it says, nobody knows.
 
 Costs are kept as multiples of a plain step, so they hold for other lengths of the context and for a machine that has
 become slower, and as one line through all newest passes with rows: single sizes are too few to tell a row from noise.
@@ -23,12 +24,16 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from spec_engine.tree import DraftTree
+
 _NUM_PASSES = 48  # newest ones that the line goes through
 _MOST = 8.0  # a pass that took more plain steps than this was held up
 _PRIOR_PASSES = 2.0  # passes over a bare root at the price of a plain step, before any was measured
-_MEMORY = 0.95  # weight of drafts that were run against the next one …
+_TRUST = 2.0  # tokens for which a drafter is believed in the first one of a draft …
+_MEMORY = 0.95  # … weight of those before against the next one's …
 _KEPT = 4.0  # … and no more than so many when a new answer begins
-_TRUST = 2.0  # drafts for which a drafter is believed
+_TRUST_DEEP, _MEMORY_DEEP, _KEPT_DEEP = 4.0, 0.9, 16.0  # the same for all tokens behind right first ones
+_UNSURE = 0.01  # a first token is no less likely, where it was right
 _PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
@@ -37,8 +42,8 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._passes: deque[tuple[int, float]] = deque(maxlen=_NUM_PASSES)  # drafted nodes, plain steps that it took
-        self._beliefs = {is_drawn: [0.0, 0.0] for is_drawn in (False, True)}
-        self._belief = self._beliefs[False]  # first tokens that should have been right, and that were
+        self._beliefs = {is_drawn: _Belief() for is_drawn in (False, True)}
+        self._belief = self._beliefs[False]
         self._num_cut = 0  # drafts in a row that were cut to nothing
         self._line: _Line | None = None  # through the passes, until there is another
 
@@ -46,31 +51,27 @@ class PassCosts:
         """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
         self._belief = self._beliefs[is_drawn]
         if is_later:
-            share = _KEPT / max(self._belief[0], _KEPT)
-            self._belief[:] = (share * old for old in self._belief)
+            self._belief.fade()
 
-    def record(self, log_q: Sequence[float], num_run: int, num_accepted: int, seconds: float, plain_s: float) -> None:
-        """A pass behind a draft with these path log-probabilities (the root's first), of which the first `num_run`
-        nodes were run and `num_accepted` kept; it took `seconds` where a plain step takes `plain_s`."""
+    def record(self, tree: DraftTree, num_run: int, num_accepted: int, seconds: float, plain_s: float) -> None:
+        """A pass behind a draft of which the first `num_run` nodes were run and `num_accepted` kept; it took `seconds`
+        where a plain step takes `plain_s`."""
         self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
         self._line = None
-        if num_run == 0:
-            return
-        new = chance(log_q[1]), num_accepted > 0
-        self._belief[:] = (_MEMORY * old + found for old, found in zip(self._belief, new, strict=True))
+        if num_run:
+            self._belief.learn(tree, num_run, num_accepted)
 
-    def num_worth(self, log_q: Sequence[float], token_s: float, plain_s: float) -> int:
-        """How many of a tree's first nodes to run: `log_q` is best first, root included, and a token costs `token_s`
-        seconds otherwise. All of them where the clock is too coarse to tell."""
-        if len(log_q) == 1 or token_s <= 0:
-            return len(log_q) - 1
+    def num_worth(self, tree: DraftTree, token_s: float, plain_s: float) -> int:
+        """How many of a tree's first nodes to run: they are best first, and a token costs `token_s` seconds otherwise.
+        All of them where the clock is too coarse to tell."""
+        if len(tree) == 1 or token_s <= 0:
+            return len(tree) - 1
         line = self._fitted()
-        expected, confirmed = self._belief
-        trust = min((confirmed + _TRUST) / (expected + _TRUST), 1.0)
         best, best_gain, gain = 0, 0.0, -line.first * plain_s
-        worth, price = trust * token_s, line.row * plain_s
-        for num_nodes in range(1, len(log_q)):
-            gain += worth * chance(log_q[num_nodes]) - price
+        price, first = line.row * plain_s, self._belief.first * token_s
+        worth = (0.0, first, first * self._belief.deep)  # of a sure node at each depth
+        for num_nodes in range(1, len(tree)):
+            gain += worth[min(tree.depths[num_nodes], 2)] * chance(tree.log_q[num_nodes]) - price
             if gain >= best_gain:
                 best, best_gain = num_nodes, gain
         self._num_cut = 0 if best else self._num_cut + 1
@@ -90,6 +91,50 @@ class PassCosts:
         if self._line is None:
             self._line = _fit(sorted(self._passes, key=lambda one: one[1])[:-1])
         return self._line
+
+
+class _Belief:
+    """How far a drafter's chances are believed: of a draft's first token, and of those behind a right one."""
+
+    def __init__(self) -> None:
+        self._first = [0.0, 0.0]  # tokens that should have been right, and that were
+        self._deep = [0.0, 0.0]
+
+    @property
+    def first(self) -> float:
+        """What chances of first tokens are to be multiplied by."""
+        return _trust(self._first, _TRUST)
+
+    @property
+    def deep(self) -> float:
+        """The same of chances that a draft goes on behind a right first token."""
+        return _trust(self._deep, _TRUST_DEEP)
+
+    def fade(self) -> None:
+        """A new answer: the last ones count for less."""
+        for counts, kept in ((self._first, _KEPT), (self._deep, _KEPT_DEEP)):
+            share = kept / max(counts[0], kept)
+            counts[:] = (share * old for old in counts)
+
+    def learn(self, tree: DraftTree, num_run: int, num_accepted: int) -> None:
+        """What became of the first `num_run` nodes of a draft."""
+        _count(self._first, _MEMORY, chance(tree.log_q[1]), num_accepted > 0)
+        if num_accepted == 0:
+            return
+        levels = [0.0, 0.0]  # chances of first tokens, and of those behind them
+        for depth, log_q in zip(tree.depths[1 : num_run + 1], tree.log_q[1 : num_run + 1], strict=True):
+            levels[depth > 1] += chance(log_q)
+        if levels[1] > 0:
+            _count(self._deep, _MEMORY_DEEP, levels[1] / max(levels[0], _UNSURE), num_accepted - 1)
+
+
+def _trust(counts: Sequence[float], prior: float) -> float:
+    expected, confirmed = counts
+    return min((confirmed + prior) / (expected + prior), 1.0)
+
+
+def _count(counts: list[float], memory: float, expected: float, confirmed: int) -> None:
+    counts[:] = memory * counts[0] + expected, memory * counts[1] + confirmed
 
 
 class _Line(NamedTuple):

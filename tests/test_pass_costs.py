@@ -7,13 +7,19 @@ from itertools import pairwise
 import pytest
 
 from spec_engine.pass_costs import PassCosts, chance
+from spec_engine.tree import DraftTree
 
 BARE_S = 1.0
 
 
-def chain(chance: float, num_nodes: int = 8) -> list[float]:
-    """Path log-probabilities of a chain whose tokens are right with this chance."""
-    return [depth * math.log(chance) for depth in range(num_nodes + 1)]
+def chain(chance: float, num_nodes: int = 8) -> DraftTree:
+    """A chain whose tokens are right with this chance."""
+    return chain_of([depth * math.log(chance) for depth in range(num_nodes + 1)])
+
+
+def chain_of(log_q: list[float]) -> DraftTree:
+    """A chain with these path log-probabilities."""
+    return DraftTree.chain([0] * len(log_q), log_q)
 
 
 def measured(row_s: float, noise: float = 0.0, plain_s: float = BARE_S) -> PassCosts:
@@ -117,12 +123,33 @@ def test_what_says_it_is_hopeless_is_tried_now_and_then() -> None:
 def test_odd_probabilities_do_no_harm(odd: float) -> None:
     costs = measured(0.2)
     for log_q in ([0.0, odd], [0.0, -0.1, odd], [odd, odd, odd]):
-        size = costs.num_worth(log_q, 1.0, BARE_S)
+        size = costs.num_worth(chain_of(log_q), 1.0, BARE_S)
         assert 0 <= size < len(log_q)
-        costs.record(log_q, size, 0, 1.0, BARE_S)
+        costs.record(chain_of(log_q), size, 0, 1.0, BARE_S)
+        costs.record(chain_of(log_q), len(log_q) - 1, 1, 1.0, BARE_S)
     assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8
     assert 0.0 <= chance(odd) <= 1.0
 
 
 def test_a_clock_that_is_too_coarse_cuts_nothing() -> None:
     assert measured(0.2).num_worth(chain(0.1), 0.0, 0.0) == 8
+
+
+def test_drafts_that_begin_right_and_end_too_soon_are_believed_in_their_first_token() -> None:
+    """In text that shares phrases with what was read, every copy is right once and wrong then."""
+    costs = measured(0.2)
+    for _ in range(20):
+        costs.record(chain(0.97), 8, 1, BARE_S + 0.2 * 8, BARE_S)
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 1
+    for _ in range(20):
+        costs.record(chain(0.97), 8, 8, BARE_S + 0.2 * 8, BARE_S)
+    assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8  # other text
+
+
+def test_what_stands_beside_a_right_first_token_was_not_to_follow_it() -> None:
+    """Of five first tokens one is right; the two nodes behind it, as likely as they say, are right too."""
+    costs = measured(0.05)
+    fan = DraftTree((0,) * 8, (-1, 0, 1, 2, 0, 0, 0, 0), (0, 1, 2, 3, 1, 1, 1, 1), (0.0, *[math.log(0.2)] * 7))
+    for _ in range(40):
+        costs.record(fan, 7, 3, BARE_S + 0.05 * 7, BARE_S)
+    assert costs.num_worth(fan, 1.0, BARE_S) == 7
