@@ -118,13 +118,11 @@ class _Belief:
 
     def learn(self, tree: DraftTree, num_run: int, num_accepted: int) -> None:
         """What became of the first `num_run` nodes of a draft."""
-        _count(self._first, _MEMORY, chance(tree.log_q[1]), num_accepted > 0)
-        if num_accepted == 0:
-            return
         levels = [0.0, 0.0]  # chances of first tokens, and of those behind them
         for depth, log_q in zip(tree.depths[1 : num_run + 1], tree.log_q[1 : num_run + 1], strict=True):
             levels[depth > 1] += chance(log_q)
-        if levels[1] > 0:
+        _count(self._first, _MEMORY, min(levels[0], 1.0), num_accepted > 0)
+        if num_accepted and levels[1] > 0:
             _count(self._deep, _MEMORY_DEEP, levels[1] / max(levels[0], _UNSURE), num_accepted - 1)
 
 

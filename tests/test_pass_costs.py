@@ -153,3 +153,21 @@ def test_what_stands_beside_a_right_first_token_was_not_to_follow_it() -> None:
     for _ in range(40):
         costs.record(fan, 7, 3, BARE_S + 0.05 * 7, BARE_S)
     assert costs.num_worth(fan, 1.0, BARE_S) == 7
+    costs = PassCosts()
+    for _ in range(40):
+        costs.record(
+            fan, 7, 1, BARE_S, BARE_S
+        )  # one of the five is right, and what should follow in two of five is not
+    assert costs._belief.first > 0.9
+    expected = 10 * (1 - 0.9**40) * 0.4  # tokens, by the memory of older drafts
+    assert costs._belief.deep == pytest.approx(4.0 / (expected + 4.0), abs=0.01)
+    costs.begin()
+    assert costs._belief.deep == pytest.approx(4.0 / (expected + 4.0), abs=0.01)  # so little fades not
+
+
+def test_several_first_tokens_are_believed_by_what_they_say_together() -> None:
+    costs = PassCosts()
+    fan = DraftTree((0,) * 6, (-1, 0, 0, 0, 0, 0), (0, 1, 1, 1, 1, 1), (0.0, *[math.log(0.18)] * 5))
+    for number in range(40):
+        costs.record(fan, 5, int(number % 3 == 0), BARE_S, BARE_S)
+    assert costs._belief.first < 0.6  # nine in ten should have been right, a third was

@@ -24,7 +24,8 @@ class Figures:
     Attributes:
         num_tokens: with a closing stop token.
         tokens_per_second: the tokens that were measured by the time that decoding them took.
-        gain: against plain decoding, over the parts behind which that was measured; None where it was behind none.
+        gain: against plain decoding, in the race over it; without one over the parts behind which that was measured;
+            None where it was behind none.
         num_draft_tokens, mean_acceptance_length: as in `GenerationMetrics`, over all steps.
         num_prompt_tokens, num_reused_tokens: of the first part that was measured.
     """
@@ -51,7 +52,7 @@ def figures_of(turn: StoredTurn) -> Figures | None:
     return Figures(
         num_tokens=max(num_tokens, len(turn.token_ids)),
         tokens_per_second=_rate(metrics),
-        gain=_gain(known),
+        gain=_raced(turn.details) or _gain(known),
         num_draft_tokens=sum(each["num_draft_tokens"] for each in metrics),
         mean_acceptance_length=_ratio(depth, num_steps),
         num_prompt_tokens=metrics[0]["num_prompt_tokens"],
@@ -85,6 +86,14 @@ def _rate(metrics: Sequence[Mapping[str, Any]]) -> float:
     timed = [each for each in metrics if each["tokens_per_second"] > 0]
     num_tokens = sum(each["num_generated_tokens"] for each in timed)
     return _ratio(num_tokens, sum(_seconds(each, each["tokens_per_second"]) for each in timed))
+
+
+def _raced(details: Mapping[str, object]) -> float | None:
+    """The gain of the race over an answer; None where there is none."""
+    race = details.get("race")
+    rates = [race.get(name) for name in ("drafted_rate", "plain_rate")] if isinstance(race, Mapping) else []
+    known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
+    return known[0] / known[1] if len(known) == 2 else None
 
 
 def _gain(parts: Sequence[Mapping[str, Any]]) -> float | None:

@@ -12,6 +12,7 @@ import io
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from spec_engine.errors import UnreadableDocument
 
 _MARK: Final = (255, 196, 0, 96)  # red, green, blue, opacity
 _LEAST_LETTERS: Final = 12  # a shorter piece of a passage could stand anywhere
+_AROUND: Final = 60  # letters on each side by which places of a passage are told apart
 _MAX_PIXELS: Final = 8_000_000
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -95,10 +97,14 @@ def _boxes(
 
 def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] | None:
     """Start and end of the passage; of a beginning or an end of it where no more is found. Of several places the one is
-    taken that comes as the passage does in its part, or where the part has more or fewer the one that is nearest."""
+    taken around which most is as in its part, where columns may be in another order than on the page; of equal ones
+    that which comes as the passage does there, or, where the part has more or fewer, the nearest."""
     if places := _all(text, passage):
-        own = _all(before + passage + behind, passage)
-        is_alike = len(own) == len(places)
+        alike = [_num_alike(text, at, before, passage, behind) for at in places]
+        places = [at for at, number in zip(places, alike, strict=True) if number == max(alike)]
+        part = before + passage + behind
+        own = [at for at in _all(part, passage) if _num_alike(part, at, before, passage, behind) >= max(alike)]
+        is_alike = len(own) == len(places) and len(before) in own
         start = places[own.index(len(before))] if is_alike else min(places, key=lambda at: abs(at - len(before)))
         return start, start + len(passage)
     for share in (0.75, 0.5, 0.25):
@@ -107,6 +113,17 @@ def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] 
             if size >= _LEAST_LETTERS and (start := text.find(piece)) >= 0:
                 return start, start + size
     return None
+
+
+def _num_alike(text: str, at: int, before: str, passage: str, behind: str) -> int:
+    """How many letters around a place are those that stand around the passage in its part."""
+    left, right = text[max(0, at - _AROUND) : at], text[at + len(passage) :][:_AROUND]
+    return _num_shared(left[::-1], before[::-1][:_AROUND]) + _num_shared(right, behind[:_AROUND])
+
+
+def _num_shared(one: str, other: str) -> int:
+    """Letters with which both begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _all(text: str, passage: str) -> list[int]:

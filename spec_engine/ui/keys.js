@@ -44,7 +44,9 @@ document.addEventListener("keydown", (event) => {
     const button = document.querySelector(selector);
     if (button && button.offsetParent !== null && !button.disabled) button.click();
   };
-  if (document.querySelector("dialog[open]")) return; // its own keys come first
+  const dialog = document.querySelector("dialog[open]"); // its own keys come first
+  if (dialog && event.key === "Escape" && event.target.type === "search") { event.preventDefault(); dialog.close(); }
+  if (dialog) return;
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
   const isClearing = event.target.type === "search" && event.target.value !== "";
   if (event.key === "Escape") { if (!isListOpen && !isClearing) press("#se-stop"); } // else it closes the list or clears
@@ -56,12 +58,20 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// In the list of conversations arrows go from one to the next; what opens one is Enter or the space bar.
+// The list of conversations is one stop of the Tab key, at the one that has the focus or is shown; arrows go from one to
+// the next; what opens one is Enter or the space bar.
+const CONVERSATION = "#se-conversations input[type=radio]";
+const makeOneStop = () => {
+  const all = [...document.querySelectorAll(CONVERSATION)];
+  const stop = all.find((one) => one === document.activeElement) ?? all.find((one) => one.checked) ?? all[0];
+  for (const one of all) one.tabIndex = one === stop ? 0 : -1;
+};
+document.addEventListener("focusin", (event) => { if (event.target.matches?.(CONVERSATION)) makeOneStop(); });
 document.addEventListener("keydown", (event) => {
-  const one = event.target.closest?.("#se-conversations input[type=radio]");
+  const one = event.target.closest?.(CONVERSATION);
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
   if (!one || event.altKey || event.ctrlKey || event.metaKey) return;
-  const all = [...document.querySelectorAll("#se-conversations input[type=radio]")];
+  const all = [...document.querySelectorAll(CONVERSATION)];
   if (step) all[(all.indexOf(one) + step + all.length) % all.length].focus();
   else if (event.key === "Enter") one.click();
   else return;
@@ -97,7 +107,8 @@ document.addEventListener("click", (event) => {
 });
 
 // A link to a place in the document shows it in a dialog over the page; with a modifier key it opens as a page of its own.
-let newestPlace = 0, leftList = { address: "", top: 0 }; // what is asked for last is shown; a list is come back to where it was
+let newestPlace = 0, leftList = { words: null, top: 0 }; // what is asked for last is shown; a list is come back to where it was
+const wordsOf = (address) => new URL(address).searchParams.get("words");
 const showPlace = async (address) => {
   const own = newestPlace += 1, answer = await fetch(address);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -108,13 +119,14 @@ const showPlace = async (address) => {
     dialog.id = "se-place";
     dialog.setAttribute("aria-label", "A place in the document");
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("close", () => { newestPlace += 1; });
     document.body.append(dialog);
   }
   const close = Object.assign(document.createElement("button"), { textContent: "×", title: "Close", className: "se-close" });
   close.setAttribute("aria-label", "Close");
   close.addEventListener("click", () => dialog.close());
   const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: "This place is not there any more." });
-  if (dialog.querySelector(".se-found")) leftList = { address: dialog.dataset.address, top: dialog.scrollTop };
+  if (dialog.querySelector(".se-found")) leftList = { words: wordsOf(dialog.dataset.address), top: dialog.scrollTop };
   dialog.dataset.address = answer.url;
   dialog.replaceChildren(close, place);
   if (!dialog.open) dialog.showModal();
@@ -122,7 +134,7 @@ const showPlace = async (address) => {
   (field ?? close).focus({ preventScroll: true });
   field?.setSelectionRange(field.value.length, field.value.length);
   if (field) {
-    dialog.scrollTop = leftList.address === answer.url ? leftList.top : 0;
+    dialog.scrollTop = leftList.words === wordsOf(answer.url) ? leftList.top : 0;
     return;
   }
   const show = () => {
@@ -208,6 +220,7 @@ document.addEventListener("click", (event) => {
 
 // Parts that fold away say whether they are open.
 const tellFolds = () => {
+  makeOneStop();
   const left = document.querySelector(".se-fold");
   if (left && left.getAttribute("aria-expanded") !== String(isLeftOpen())) left.setAttribute("aria-expanded", isLeftOpen());
   for (const fold of document.querySelectorAll("button.label-wrap")) {
@@ -235,14 +248,20 @@ setInterval(() => {
   if (navigator.userActivation?.hasBeenActive !== false) shown?.scrollIntoView({ block: "nearest" });
 }, 300);
 
-// A race that begins is brought into view.
+// A race that begins is brought into view and kept there as its lanes grow, until it is over or somebody scrolls.
 document.addEventListener("click", (event) => {
   if (!event.target.closest?.("#se-compare")) return;
-  const started = performance.now();
+  const stop = new AbortController();
+  for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+    document.addEventListener(kind, () => stop.abort(), { passive: true, signal: stop.signal });
+  }
+  let until = performance.now() + 5000; // until it runs, and a moment longer, as what stands above it comes back
   const show = () => {
-    const lanes = document.querySelector("#se-race .se-lane");
-    if (lanes) lanes.scrollIntoView({ block: "nearest" });
-    else if (performance.now() - started < 5000) setTimeout(show, 100);
+    const now = performance.now();
+    if (document.querySelector("#se-race .se-lane--running")) until = now + 1500;
+    if (stop.signal.aborted || now > until) return stop.abort();
+    document.querySelector("#se-race .se-lanes")?.scrollIntoView({ block: "nearest" });
+    setTimeout(show, 100);
   };
   show();
 });

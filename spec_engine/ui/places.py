@@ -5,6 +5,7 @@ place as text and, of a PDF, as a picture of its page; ``/document/find?words=WO
 Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who may ask (`guard`).
 """
 
+from collections.abc import Iterator
 from html import escape
 from typing import Final
 from urllib.parse import urlencode
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
+from spec_engine.documents.anchors import Document
 from spec_engine.documents.pdf_page import page_picture
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render_document, text
@@ -97,21 +99,36 @@ def _page(workspace: DocumentSide, place: Place, words: str = "") -> HTMLRespons
         picture = f'<img src="{address}" alt="{escape(name)}">'
     is_open = " open" if not picture or (passage and not can_be_drawn) else ""
     shown, back = _marked(document.blocks[place.part].text, place), ""
-    query = f"?{escape(urlencode({'words': words}))}" if words else ""
     if words:
         back = render_document.back_to_found(words)
-    links = "".join(
-        f'<a class="se-place-link" href="/document/parts/{number}{query}">{escape(label)}</a>'
-        for number, label in ((place.part - 1, f"‹ {labels[place.part - 1]}"), (place.part + 1, ""))
-        if 0 <= number < len(labels)
-        for label in [label or f"{labels[number]} ›"]
-    )
+    links = "".join(_link(address, label) for address, label in _beside(document, place, words))
     header = f"<header><h2>{escape(labels[place.part])}</h2><nav>{back}{links}</nav></header>"
     body = (
         f'<main class="se-place">{header}{picture}'
         f"<details{is_open}><summary>{escape(text.PLACE_TEXT)}</summary><p>{shown}</p></details></main>"
     )
     return _as_page(f"{labels[place.part]} · {document.source_name}", body)
+
+
+def _beside(document: Document, place: Place, words: str) -> Iterator[tuple[str, str]]:
+    """What comes before and behind a place, by address and name: of `words` that were searched for their other places,
+    else the neighbouring parts."""
+    places = find_words(document, words) if words else []
+    if place in places:
+        own = places.index(place)
+        for number, name in ((own - 1, "‹ {}"), (own + 1, "{} ›")):
+            if 0 <= number < len(places):
+                label = text.FIND_NUMBER.format(number=text.count(number + 1), all=text.count(len(places)))
+                yield render_document.address_of(document, words, places[number]), name.format(label)
+        return
+    for number, name in ((place.part - 1, "‹ {}"), (place.part + 1, "{} ›")):
+        if 0 <= number < len(document.blocks):
+            address = f"/document/parts/{number}?{urlencode({'of': document.mark})}"
+            yield address, name.format(document.blocks[number].anchor.label)
+
+
+def _link(address: str, label: str) -> str:
+    return f'<a class="se-place-link" href="{escape(address)}">{escape(label)}</a>'
 
 
 def _as_page(title: str, body: str) -> HTMLResponse:

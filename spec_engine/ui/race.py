@@ -65,6 +65,7 @@ class RaceLane:
     answer: LiveAnswer = field(default_factory=LiveAnswer)
     comparison: Comparison | None = None
     timed: LaneTimed | None = None
+    runs_again: bool = False  # what was seen of it tells no speed
 
     @property
     def is_whole(self) -> bool:
@@ -79,7 +80,7 @@ class RaceLane:
     @property
     def is_told(self) -> bool:
         """Whether its speed can be told, also where it was stopped."""
-        return self.timed is not None or self.answer.metrics.decode_s >= TIMED_S
+        return self.timed is not None or (not self.runs_again and self.answer.metrics.decode_s >= TIMED_S)
 
     @property
     def tokens_per_second(self) -> float:
@@ -117,6 +118,8 @@ class LiveRace:
                 self._lane(fact.label).comparison = fact.comparison
             elif isinstance(fact, LanesRunAgain):
                 self.runs_again, self._running = True, None
+                for lane in self.lanes:
+                    lane.runs_again = True
             elif isinstance(fact, LaneTimed):
                 self.runs_again, self._lane(fact.label).timed = False, fact
             elif isinstance(fact, Event) and self._running is not None:

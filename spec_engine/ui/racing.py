@@ -7,6 +7,8 @@ Non-job: which lanes there are (`race`), when a race may begin (`workspace`).
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from statistics import median_high
 from typing import Final
 
 from spec_engine.chat.compare import compare
@@ -15,10 +17,10 @@ from spec_engine.config import DrafterKind
 from spec_engine.events import Event, Finished
 from spec_engine.ui.engines import PageEngine
 from spec_engine.ui.race import Lane, LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, RaceFact
-from spec_engine.ui.speed import MIN_BASELINE_TOKENS, TIMED_S, speed_of
+from spec_engine.ui.speed import MIN_BASELINE_TOKENS, TIMED_S, MeasuredSpeed, speed_of
 
 AGAIN_S: Final = 4.0  # after which no lane runs again that has run again
-LONG_S: Final = 2.0  # of decoding: how a machine warms up does not count in it
+LONG_S: Final = 2.0  # of decoding: a lane that takes so long runs again once
 
 
 def raced(
@@ -26,9 +28,11 @@ def raced(
 ) -> Iterator[RaceFact | Event]:
     """What happens while the last answer, all of it, is replayed in each of the `planned` lanes, the plain one first.
 
-    `engine` drafts by `kind`, and is the lane that is set up as it is. Where a run took less than `TIMED_S` the lanes
-    run again, in turn and every second time in the reverse order, until each has decoded for so long or `AGAIN_S` are
-    over. The first runs, in which a machine still warms up, are not counted, unless one took `LONG_S`.
+    `engine` drafts by `kind`, and is the lane that is set up as it is. Where a run took less than `TIMED_S` all lanes
+    run again, in rounds and every second time in the reverse order, until each has decoded for so long or `AGAIN_S` are
+    over; one whose run takes `LONG_S` runs again once. What was seen first, while the machine warmed up, counts no more
+    then. All run in the same rounds, and a lane's speed is that of its middle run, so that a moment in which the
+    machine has something else to do speaks neither for one lane nor against it.
     """
     runners = {
         lane.label: engine
@@ -51,33 +55,40 @@ def raced(
             yield LaneCompared(label, comparison)
     if min(run.metrics.decode_s for run in first.values()) < TIMED_S:
         yield LanesRunAgain()
-        runs = {label: [run] if run.metrics.decode_s >= LONG_S else [] for label, run in first.items()}
-        yield from _timed(session, runners, runs, cancelled)
+        yield from _timed(session, runners, first, cancelled)
 
 
 def _timed(
-    session: Session,
-    runners: dict[str, PageEngine],
-    runs: dict[str, list[Finished]],
-    cancelled: Callable[[], bool],
+    session: Session, runners: dict[str, PageEngine], first: dict[str, Finished], cancelled: Callable[[], bool]
 ) -> Iterator[LaneTimed]:
-    """The lanes' speeds over their `runs` and further ones; nothing where those are stopped, or together too short to
-    tell."""
+    """The lanes' speeds over further runs; nothing where those are stopped, or together too short to tell."""
     deadline, order = time.monotonic() + AGAIN_S, list(runners)
-    while waiting := [label for label in order if _is_short(runs[label], time.monotonic() > deadline)]:
-        for label in waiting:
+    runs: dict[str, list[Finished]] = {label: [] for label in order}
+    while any(_is_short(own, time.monotonic() > deadline) for own in runs.values()):
+        for label in order:
+            own = runs[label]
+            is_long = all(run.metrics.decode_s >= LONG_S for run in (first[label], *own))  # held up once it is not
+            if own and is_long and not _is_short(own, is_late=False):
+                continue
             events = session.replay(runners[label], is_whole=True, cancelled=cancelled)
-            runs[label] += [event for event in events if isinstance(event, Finished)]
+            own += [event for event in events if isinstance(event, Finished)]
             if cancelled():
                 return
         order.reverse()
-    speeds = {label: speed_of(*own) for label, own in runs.items()}
-    for label, speed in speeds.items():
-        if speed is not None:
-            yield LaneTimed(label, speed, len(runs[label]))
+    for label, own in runs.items():
+        if (speed := _middle(own)) is not None:
+            yield LaneTimed(label, speed, len(own))
 
 
 def _is_short(runs: Sequence[Finished], is_late: bool) -> bool:
     """Whether a lane has to run again; once it `is_late` one run is enough."""
     seconds, num_tokens = sum(run.metrics.decode_s for run in runs), sum(len(run.token_ids) for run in runs)
     return not runs if is_late else seconds < TIMED_S or num_tokens < MIN_BASELINE_TOKENS
+
+
+def _middle(runs: Sequence[Finished]) -> MeasuredSpeed | None:
+    """The speed of a lane's middle run, of two the faster, as runs are held up and never helped; None where all
+    together are too short to tell."""
+    told = speed_of(*runs)
+    rates = [run.metrics.tokens_per_second for run in runs if run.metrics.tokens_per_second > 0]
+    return replace(told, tokens_per_second=median_high(rates)) if told else None

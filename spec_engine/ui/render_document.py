@@ -139,12 +139,17 @@ def _found(document: Document, words: str, place: Place) -> str:
         before = f"… {before.split(maxsplit=1)[1]}"
     if last < len(whole) and re.search(r"\s", behind.strip()):
         behind = f"{behind.rsplit(maxsplit=1)[0]} …"
-    query = urlencode({"start": place.start, "end": place.end, "words": words, "of": document.mark})
-    address = escape(f"/document/parts/{place.part}?{query}")
+    address = escape(address_of(document, words, place))
     return (
         f'<li><a class="se-place-link" href="{address}">{escape(label)}</a> '
         f"{escape(before)}<mark>{escape(whole[start:end])}</mark>{escape(behind)}</li>"
     )
+
+
+def address_of(document: Document, words: str, place: Place) -> str:
+    """Where a place that words were found in is shown."""
+    query = urlencode({"start": place.start, "end": place.end, "words": words, "of": document.mark})
+    return f"/document/parts/{place.part}?{query}"
 
 
 def back_to_found(words: str) -> str:

@@ -44,6 +44,7 @@ FIND_LABEL: Final = "Search the document"
 FIND_BUTTON: Final = "Search"
 FIND_NOTHING: Final = "“{words}” does not stand in what was read."
 FIND_FIRST: Final = ", of which the first {number} are listed"
+FIND_NUMBER: Final = "{number} of {all}"
 FIND_BACK: Final = "‹ All places of “{words}”"
 PARTS_HEADING: Final = "All parts and their tokens"
 PREVIEW_CHARS: Final = 6000
@@ -120,7 +121,7 @@ KEYS_HINT: Final = (
 WELCOME_STEPS: Final = (
     (
         "Drop a report,",
-        "paste a text, or try the sample. All of it is read into the model's context: no search, nothing cut.",
+        "paste a text, or try the sample. All of it is read into the model's context; nothing is cut or left out.",
     ),
     ("Ask.", "The answer streams in. The document is read once; further questions start at once."),
     (
@@ -239,7 +240,9 @@ RACE_WAITING: Final = "waits for its turn"
 RACE_STOPPED: Final = "stopped"
 RACE_NOT_RUN: Final = "not run"
 RACE_AGAIN: Final = "A run is over too soon to tell its speed, so lanes run some more times."
-RACE_TIMED: Final = "A run is over too soon to tell its speed, so speeds are means over up to {runs} runs of a lane."
+RACE_TIMED: Final = (
+    "A run is over too soon to tell its speed, so speeds are those of the middle one of up to {runs} runs."
+)
 RACE_UNTIMED: Final = "A run is over too soon to tell its speed, and the race was over before it was known."
 NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
 SAME_ANSWER: Final = (

@@ -20,7 +20,7 @@ _MOST_PARTS: Final = 6  # that are named as looked at most …
 _LEAST_SHARE: Final = 0.5  # … and how often each was, against the first of them
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
 _SLACK: Final = 16  # characters around its counted place where a passage is looked for
-_ALIKE: Final = ("'’‘ʼ´", '"“”„«»', "-‐‑‒–—\N{MINUS SIGN}")  # what a keyboard has for what is printed
+_ALIKE: Final = ("'’‘ʼ´`′‚‹›", '"“”„«»″', "-‐‑‒–—\N{MINUS SIGN}")  # what a keyboard has for what is printed
 _DOTS: Final = re.compile(r"(\.\.\.|…)")  # one character or three
 
 

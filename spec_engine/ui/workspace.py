@@ -39,8 +39,9 @@ MAX_SEED: Final = 2**53 - 1  # that a browser holds exactly
 CALIBRATION_S: Final = 8.0  # a slow machine measures fewer tokens
 
 
-# What an answer leaves for the page: its job and session, and the last race over it.
-_Shown = tuple[Job[Fact] | None, Session | None, Comparison | None, Job[Fact] | None]
+# What an answer leaves for the page: its job and session, the last race over it, and what it was before it was gone on
+# with.
+_Shown = tuple[Job[Fact] | None, Session | None, Comparison | None, Job[Fact] | None, tuple[Job[Fact], Cut] | None]
 
 
 class Workspace(DocumentSide):
@@ -167,7 +168,7 @@ class Workspace(DocumentSide):
     @property
     def _shown(self) -> _Shown:
         """What the last answer has left for the page."""
-        return self.answer_job, self._session, self.comparison, self.race_job
+        return self.answer_job, self._session, self.comparison, self.race_job, self._going_on
 
     def _begin_answer(self, work: Callable[[Job[Fact]], None], session: Session, cut: Cut | None = None) -> Job[Fact]:
         """Begin an answer job, of more of an answer with what that was before. The lock is held."""
@@ -184,7 +185,7 @@ class Workspace(DocumentSide):
         finally:
             if not any(isinstance(fact, TokensAccepted) for fact in job.facts):
                 self._unanswered = question
-                self.answer_job, self._session, self.comparison, self.race_job = shown
+                self.answer_job, self._session, self.comparison, self.race_job, self._going_on = shown
 
     def _make_answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str) -> None:
         given, sampling = self.settings, sampling_by(self.settings)

@@ -55,6 +55,10 @@ def test_arrows_go_through_the_conversations_and_enter_opens_one(open_page: Open
     press("Enter")
     one = page.locator("#se-conversations input[type=radio]")
     one.first.focus()
+    press("Shift+Tab")
+    expect(page.locator("#se-search input, #se-search textarea")).to_be_focused()
+    press("Tab")  # one stop for all of them, where one was last
+    expect(one.first).to_be_focused()
     for number in (1, 2, 0, 1):
         press("ArrowDown")
         expect(one.nth(number)).to_be_focused()

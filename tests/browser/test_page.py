@@ -103,6 +103,37 @@ def test_upload_ask_watch_stop_ask_again_new_chat(open_page: Opener, report: Pat
     expect(page.locator("#se-document")).to_contain_text("report.pdf")
 
 
+def test_lanes_stay_in_view_as_they_grow_until_somebody_scrolls(open_page: Opener, report: Path) -> None:
+    page = open_page((1440, 620))
+    drop(page, report)
+    limit_answers(page, 160)
+    for number in (1, 2):  # less than 100 points from the end Gradio keeps the end of the conversation in view
+        ask(page, "When was the fund closed?")
+        expect(bot_messages(page)).to_have_count(number)
+        page.locator("#se-ask:visible:enabled").wait_for()
+    race, lanes = page.locator("#se-compare:enabled"), page.locator("#se-race .se-lanes")
+    race.click()
+    page.locator("#se-race .se-lane--running").wait_for()
+    page.locator("#se-race .se-lane--running").wait_for(state="detached")
+    page.wait_for_timeout(800)  # what stands above them comes back
+    bottom = "() => Math.round(document.querySelector('#se-race .se-lanes').getBoundingClientRect().bottom)"
+    view = "() => Math.round(document.querySelector('#se-talk').getBoundingClientRect().bottom)"
+    expect(lanes).to_be_in_viewport()
+    assert page.evaluate(bottom) <= page.evaluate(view) + 1
+    race.click()
+    page.locator("#se-race .se-lane--running").wait_for()
+    page.locator("#se-talk").hover(position={"x": 100, "y": 20})  # above the lanes, which scroll by themselves
+    top = "() => document.querySelector('#se-talk').scrollTop"
+    for _ in range(5):  # a busy browser may miss one
+        page.mouse.wheel(0, -2000)
+        page.wait_for_timeout(100)
+        if page.evaluate(top) == 0:
+            break
+    page.locator("#se-race .se-lane--running").wait_for(state="detached")
+    page.wait_for_timeout(800)
+    assert page.evaluate(top) == 0
+
+
 def test_the_plain_run_shows_an_identical_text_and_a_measured_speed_up(open_page: Opener, report: Path) -> None:
     page = open_page()
     drop(page, report)

@@ -54,3 +54,15 @@ def test_parts_that_a_crash_broke_off_count_as_tokens_alone() -> None:
     figures = figures_of(turn(52, dict(FIRST.details), "interrupted"))  # while it was gone on with
     assert figures is not None
     assert (figures.num_tokens, figures.tokens_per_second) == (52, 20.0)
+
+
+def test_the_gain_is_that_of_the_race_where_there_was_one() -> None:
+    """What was measured beside a page that was being drawn is not compared with runs that were not."""
+    race = {"num_compared": 40, "difference": None, "drafted_rate": 90.0, "plain_rate": 30.0, "is_whole": True}
+    figures = figures_of(turn(40, {**FIRST.details, "race": race}))
+    assert figures is not None
+    assert figures.gain == pytest.approx(3.0)
+    for none in (None, {}, {**race, "plain_rate": 0.0}):
+        figures = figures_of(turn(40, {**FIRST.details, "race": none}))
+        assert figures is not None
+        assert figures.gain == pytest.approx(2.0)

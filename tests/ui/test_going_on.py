@@ -143,6 +143,13 @@ def test_a_stop_keeps_what_was_added_and_one_at_once_changes_nothing(workspace: 
     assert offers(handlers)
     done(workspace.go_on())
     assert workspace.talk.path[-1].answer == ANSWER
+    shown = workspace.cut_of(workspace.answer_job)
+    assert shown is not None
+    engine_of(workspace).cached[0], engine_of(workspace).chunk_s = (), 0.1
+    job = workspace.ask("Something else?")
+    job.stop()
+    done(job)
+    assert workspace.cut_of(workspace.answer_job) is shown  # what was there before is still told from what was added
 
 
 def test_a_failure_keeps_what_was_there(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

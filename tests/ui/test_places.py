@@ -18,7 +18,7 @@ from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.documents.pdf_page import _find, _letters, page_picture
 from spec_engine.errors import UnreadableDocument
 from spec_engine.model.load import load_tokenizer
-from spec_engine.ui.render_document import found
+from spec_engine.ui.render_document import address_of, found
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
@@ -121,7 +121,8 @@ def test_a_place_is_served_with_its_page(client: TestClient, workspace: Workspac
     assert page.status_code == 200
     assert "<h2>p. 2</h2>" in page.text
     assert "<mark>" in page.text
-    assert 'href="/document/parts/0">‹ p. 1<' in page.text
+    assert 'href="/document/parts/0?of=' in page.text
+    assert ">‹ p. 1<" in page.text
     address = page.text.partition('<img src="')[2].partition('"')[0].replace("&amp;", "&")
     picture = client.get(address)
     assert picture.headers["content-type"] == "image/png"
@@ -232,9 +233,22 @@ def test_words_are_found_across_the_end_of_a_part(client: TestClient, workspace:
     assert "<h2>p. 1</h2>" in shown
     assert "<mark>in 1961 by vote.</mark>" in shown
     assert client.get(address.replace("of=", "of=0")).status_code == 404  # found in another document
-    there = unescape(shown.partition("‹ All places")[2].partition('href="')[2].partition('"')[0])
-    assert there.startswith("/document/parts/1?words=")
-    assert "All places of “in 1961”" in client.get(there).text
+    assert "All places of “in 1961”" in shown
+
+
+def test_places_that_were_found_lead_to_the_next_one(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    workspace.open_documents([pdf(tmp_path)])
+    assert workspace.opened is not None
+    document = workspace.opened.used
+    places = find_words(document, "by vote")
+    shown = client.get(address_of(document, "by vote", places[11])).text
+    assert ">‹ 11 of 24</a>" in shown
+    following = unescape(shown.partition("‹ 11 of 24</a>")[2].partition('href="')[2].partition('"')[0])
+    shown = client.get(following).text
+    assert "<h2>p. 2</h2>" in shown
+    assert "<mark>by vote</mark>" in shown
+    assert client.get(address_of(document, "by vote", places[23])).text.count("se-place-link") == 2  # back, and all
+    assert client.get(following.replace("of=", "of=0")).status_code == 404
 
 
 def test_each_place_of_a_word_is_marked_where_it_is(tmp_path: Path) -> None:
@@ -252,8 +266,10 @@ def test_each_place_of_a_word_is_marked_where_it_is(tmp_path: Path) -> None:
         tops.append(area[1])
     assert tops == sorted(set(tops))
     assert len(tops) == 4
-    assert _find("aXbXXc", "a", "X", "b") == (1, 2)  # the page has more of them than the part
-    assert _find("aXbXXc", "abX", "X", "c") == (3, 4)
+    assert _find("aXbXXc", "a", "X", "b") == (1, 2)
+    assert _find("aXbXXc", "abX", "X", "c") == (4, 5)
+    assert _find("aXaXaXa", "aXa", "X", "a") == (3, 4)  # of equal ones the nearest
+    assert _find("l1levyr1levy", "r1", "levy", "l1levy") == (8, 12)  # the page has its columns in another order
 
 
 def test_a_passage_without_letters_is_marked_in_the_text(

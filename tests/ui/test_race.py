@@ -337,3 +337,4 @@ def test_a_speed_that_was_not_measured_to_the_end_is_not_shown(report: Path) -> 
     over = race_markup(race, is_running=False)
     assert "tokens/s" not in over
     assert RACE_WAITING not in over
+    assert (race.plain_speed, race.comparison) == (None, None)
