@@ -141,6 +141,9 @@ def test_drafts_that_begin_right_and_end_too_soon_are_believed_in_their_first_to
     for _ in range(20):
         costs.record(chain(0.97), 8, 1, BARE_S + 0.2 * 8, BARE_S)
     assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 1
+    believed = costs._belief.deep
+    costs.begin()
+    assert believed < 0.15 < costs._belief.deep < 0.3  # another answer: so much of it is forgotten
     for _ in range(20):
         costs.record(chain(0.97), 8, 8, BARE_S + 0.2 * 8, BARE_S)
     assert costs.num_worth(chain(0.97), 1.0, BARE_S) == 8  # other text

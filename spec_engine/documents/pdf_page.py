@@ -117,8 +117,9 @@ def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] 
 
 def _num_alike(text: str, at: int, before: str, passage: str, behind: str) -> int:
     """How many letters around a place are those that stand around the passage in its part."""
-    left, right = text[max(0, at - _AROUND) : at], text[at + len(passage) :][:_AROUND]
-    return _num_shared(left[::-1], before[::-1][:_AROUND]) + _num_shared(right, behind[:_AROUND])
+    end = at + len(passage)
+    left, right = text[max(0, at - _AROUND) : at], text[end : end + _AROUND]
+    return _num_shared(left[::-1], before[-_AROUND:][::-1]) + _num_shared(right, behind[:_AROUND])
 
 
 def _num_shared(one: str, other: str) -> int:

@@ -34,8 +34,8 @@ Weights = tuple[Weight, Weight, Weight, Weight, Weight]  # length, token before,
 class CopyBelief:
     """Learned over all answers of a drafter: it is the model's way of copying rather than a text's.
 
-    An answer that is made once more, as in a race, begins with what was known when it was made first: else it would be
-    drafted the better the more often it is made, and its speed would say nothing of new answers.
+    The last answer, when it is made once more as in a race, begins with what was known before: else it would be drafted
+    the better the more often it is made, and its speed would say nothing of new answers.
 
     Matches longer than `max_length` count as this long. `special_ids` are tokens that are not text.
     """

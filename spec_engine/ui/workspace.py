@@ -174,7 +174,7 @@ class Workspace(DocumentSide):
         """Begin an answer job, of more of an answer with what that was before. The lock is held."""
         job = Job("answer", work)
         self.answer_job, self._session, self.comparison, self.race_job = job, session, None, None
-        self._going_on = (job, cut) if cut else None
+        self._going_on, self._unanswered = (job, cut) if cut else None, ""
         return self._begin(job)
 
     def _answer(self, job: Job[Fact], session: Session, keeper: AnswerKeeper, question: str, shown: _Shown) -> None:

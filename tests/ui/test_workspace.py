@@ -137,6 +137,11 @@ def test_stopped_before_the_first_word_gives_the_question_back(report: Path) -> 
     assert workspace.turns == ()
     assert not workspace.can_compare  # nothing was written
     assert (workspace.take_back_question(), workspace.take_back_question()) == ("What?", "")
+    job = workspace.ask("What?")  # stopped again, and no page is there to take it
+    workspace.stop()
+    done(job)
+    done(workspace.ask("What else?"))
+    assert workspace.take_back_question() == ""
 
 
 def test_the_plain_run_gives_baseline_and_comparison(report: Path) -> None:
