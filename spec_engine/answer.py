@@ -208,7 +208,8 @@ class Answer:
         num_wanted = self._scanner.num_left - 1  # the target itself adds one more
         budget = self._controller.budget() if num_wanted and not self.draft.failure else 0
         if budget:
-            drafted = self.draft.propose(root, budget, self._controller.min_gain(), self._controller.first_gain())
+            gains = self._controller.min_gain(), self._controller.first_gain()
+            drafted = self.draft.propose(root, budget, *gains, self._controller.least_chance())
             tree = self._controller.cut(drafted.within(num_wanted))
         else:
             tree = DraftTree.root(root)

@@ -137,6 +137,13 @@ class BudgetController:
             return math.inf
         return self._gain_of(self._levels.first, plain_s)
 
+    def least_chance(self) -> float:
+        """That the first token of a draft must be right with, to be worth a row; 0 while nobody knows."""
+        plain_s = self._plain.seconds
+        if not self._is_adaptive or plain_s is None:
+            return 0.0
+        return self._passes.least_chance(self._token_s(plain_s), plain_s)
+
     def cut(self, tree: DraftTree) -> DraftTree:
         """The first nodes of a drafted tree, as many as are worth a row of the target's pass."""
         self._proposed = tree

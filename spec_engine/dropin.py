@@ -164,7 +164,8 @@ class CustomGenerate:
             budget = controller.budget() if text.num_left > 1 else 0
             tree = DraftTree.root(accepted.bonus)
             if budget:
-                drafted = draft.propose(accepted.bonus, budget, controller.min_gain(), controller.first_gain())
+                gains = controller.min_gain(), controller.first_gain()
+                drafted = draft.propose(accepted.bonus, budget, *gains, controller.least_chance())
                 tree = controller.cut(drafted.within(text.num_left - 1))
             draft_s = time.perf_counter() - started
 

@@ -34,6 +34,8 @@ _MEMORY = 0.95  # … weight of those before against the next one's …
 _KEPT = 4.0  # … and no more than so many when a new answer begins
 _TRUST_DEEP, _MEMORY_DEEP, _KEPT_DEEP = 4.0, 0.9, 16.0  # the same for all tokens behind right first ones
 _UNSURE = 0.01  # a first token is no less likely, where it was right
+_GOES_ON = 0.95  # chance that a draft goes on behind a right token, at best
+_DEEPEST = 31  # tokens of the longest draft that is reckoned with
 _PROBE_EVERY = 16  # drafts cut to nothing, after which one node is run anyhow
 
 
@@ -46,10 +48,11 @@ class PassCosts:
         self._belief = self._beliefs[False]
         self._num_cut = 0  # drafts in a row that were cut to nothing
         self._line: _Line | None = None  # through the passes, until there is another
+        self._least: float | None = None  # what a sure first token would have to bring, until there is another pass
 
     def begin(self, *, is_drawn: bool = False, is_later: bool = True) -> None:
         """A new answer: how right drafts were in the last one of its kind counts less; see `LevelCosts.begin`."""
-        self._belief = self._beliefs[is_drawn]
+        self._belief, self._least = self._beliefs[is_drawn], None
         if is_later:
             self._belief.fade()
 
@@ -57,7 +60,7 @@ class PassCosts:
         """A pass behind a draft of which the first `num_run` nodes were run and `num_accepted` kept; it took `seconds`
         where a plain step takes `plain_s`."""
         self._passes.append((num_run, min(seconds / max(plain_s, 1e-9), _MOST)))
-        self._line = None
+        self._line = self._least = None
         if num_run:
             self._belief.learn(tree, num_run, num_accepted)
 
@@ -78,6 +81,15 @@ class PassCosts:
         if self._num_cut > _PROBE_EVERY:
             self._num_cut, best = 0, 1
         return best
+
+    def least_chance(self, token_s: float, plain_s: float) -> float:
+        """A draft of which the first token is less likely is not worth its rows, however long it may be; 0 while
+        nothing is known, or where the clock is too coarse to tell. Other arguments as of `num_worth`."""
+        if not self._passes or token_s <= 0:
+            return 0.0
+        if self._least is None:
+            self._least = _least_gain(self._fitted(), self._belief.deep)
+        return self._least * plain_s / (self._belief.first * token_s)
 
     def num_steps(self, num_run: int) -> float | None:
         """Plain steps that a pass over a root and so many nodes takes; None before two with nodes were measured."""
@@ -156,6 +168,17 @@ def _fit(passes: Sequence[tuple[int, float]]) -> _Line:
     row = sum((num - nodes) * (took - steps) for num, took in full) + _PRIOR_PASSES * nodes * steps
     row = min(max(row / spread, 0.0), steps / nodes)
     return _Line(bare_steps, steps - row * nodes, row)
+
+
+def _least_gain(line: _Line, deep: float) -> float:
+    """Plain steps that a right first token must be worth, so that the best of all lengths of drafts pays its rows:
+    behind it others may be right, `deep` for each that should be."""
+    least, right, further = math.inf, 1.0, 1.0
+    for num_nodes in range(1, _DEEPEST + 1):
+        least = min(least, (line.first + line.row * num_nodes) / right)
+        further *= _GOES_ON
+        right += deep * further
+    return least
 
 
 def chance(log_q: float) -> float:

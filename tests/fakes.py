@@ -151,7 +151,9 @@ class OracleDrafter:
     def focus(self, focus: Focus) -> None:
         """No view."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         self.num_proposals += 1
         time.sleep(self._delay_s)
         start = len(self.observed) + 1

@@ -78,8 +78,10 @@ class Answering:
     target: Target
     session: DraftSession
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
-        return self.session.propose(root, max_nodes, min_gain, first_gain)
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
+        return self.session.propose(root, max_nodes, min_gain, first_gain, least_chance)
 
     def focus(self, focus: Focus) -> None:
         self.session.focus(focus)

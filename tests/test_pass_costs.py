@@ -174,3 +174,38 @@ def test_several_first_tokens_are_believed_by_what_they_say_together() -> None:
     for number in range(40):
         costs.record(fan, 5, int(number % 3 == 0), BARE_S, BARE_S)
     assert costs._belief.first < 0.6  # nine in ten should have been right, a third was
+
+
+@pytest.mark.parametrize("row_s", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("token_s", [0.3, 1.0])
+@pytest.mark.parametrize("num_right", [0, 1, 3])
+def test_a_first_token_less_likely_than_the_least_is_worth_no_draft_and_a_likelier_one_may_be(
+    row_s: float, token_s: float, num_right: int
+) -> None:
+    """Whatever was learned of how right drafts are, at the beginning and behind it."""
+    costs = measured(row_s)
+    for _ in range(40):
+        costs.record(chain(0.7), 8, num_right, BARE_S + 8 * row_s, BARE_S)
+    least = costs.least_chance(token_s, BARE_S)
+    assert least > 0
+    for factor, is_worth in ((0.98, False), (1.02, True)):
+        first = math.log(least * factor)
+        tree = chain_of([0.0, *(first + depth * math.log(0.95) for depth in range(31))])
+        if first < 0:
+            assert (costs.num_worth(tree, token_s, BARE_S) > 0) == is_worth
+
+
+def test_before_anything_was_measured_any_chance_will_do() -> None:
+    assert PassCosts().least_chance(1.0, BARE_S) == 0.0
+    assert measured(0.1).least_chance(0.0, BARE_S) == 0.0
+
+
+def test_the_least_chance_follows_what_is_learned() -> None:
+    costs = measured(0.1)
+    before = costs.least_chance(1.0, BARE_S)
+    for _ in range(20):
+        costs.record(chain(0.9), 8, 0, BARE_S + 0.8, BARE_S)
+    doubted = costs.least_chance(1.0, BARE_S)
+    assert doubted > 2 * before
+    costs.begin(is_drawn=True)
+    assert costs.least_chance(1.0, BARE_S) < doubted

@@ -132,11 +132,13 @@ class ReplaySession:
         """The real drafter moves its view."""
         self._session.focus(focus)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """As many nodes and levels as the real drafter proposed, arranged around one path of which the first tokens are
         right."""
         gains = (min_gain, first_gain) if self._may_stop or min_gain == math.inf else (0.0, 0.0)
-        drafted = self._session.propose(root, max_nodes, *gains)
+        drafted = self._session.propose(root, max_nodes, *gains, least_chance)
         num_nodes = len(drafted) - 1
         depth = min(self._depth, num_nodes, drafted.depth if self._may_stop else num_nodes)
         num_right = min(self._profile.draw(self._depth, self._num_steps), depth)

@@ -68,13 +68,18 @@ class DraftSession(Protocol):
     def focus(self, focus: Focus) -> None:
         """Take the view of the context that retrieval chose; a drafter without a view of its own ignores it."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """A tree below `root`, the token that follows all observed ones, with at most `max_nodes` drafted nodes.
 
         A pass of a draft model is run only if it is expected to add `min_gain` accepted tokens; the first one of a tree
         whenever it may, but beside copies only if it is expected to add `first_gain`. At infinity none is run, which is
         how drafting rests: what costs nothing, copies for example, is proposed even then. The tree says how many passes
         it took (`num_passes`).
+
+        Copies of which the first token is less likely than `least_chance` are not worth a row of the target's pass,
+        whatever follows it, and need not be looked for.
 
         The drafted part may be empty. The root is not observed yet: it comes with the next step. Likelier nodes come
         first, and `log_q` is what the drafter believes: the engine runs a node as far as its chance is worth a row.

@@ -97,12 +97,15 @@ class BlendSession:
         """A view of the context, for the model."""
         self._model.focus(focus)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """One tree of at most `max_nodes` drafted nodes from both. The model is asked where copies leave enough open:
         of the next token it can add what they are not sure of, as far as it knows better."""
-        copied = self._copies.propose(root, max_nodes)
+        at_rest = min_gain == math.inf  # else unlikely copies may be what the model proposes too
+        copied = self._copies.propose(root, max_nodes, least_chance=least_chance if at_rest else 0.0)
         copied_chance = math.exp(copied.log_q[1]) if len(copied) > 1 else 0.0
-        if max_nodes < 1 or min_gain == math.inf or copied_chance >= self._config.sure:
+        if max_nodes < 1 or at_rest or copied_chance >= self._config.sure:
             return copied
         if not is_worth_asking(copied_chance, first_gain):
             return copied

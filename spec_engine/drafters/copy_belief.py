@@ -81,6 +81,14 @@ class CopyBelief:
         mean, certainty = weight
         self._before_it[id(weight)] = weight, mean, certainty
 
+    def at_most(self, length: int, before: int) -> float:
+        """About how likely any copy behind a match of `length` tokens is right, of which `before` is the last, whatever
+        is copied: told at once, before it is looked for."""
+        by_length, above = self._by_length, self._before.get(before)
+        log_odds = by_length[length if length < len(by_length) else -1][0] + self._mood[0]
+        log_odds += self._special[2 * (before in self._special_ids)][0] + (above[0] if above else 0.0)
+        return 1 / (1 + math.exp(min(max(-log_odds, -_FARTHEST), _FARTHEST)))
+
     def weights(self, length: int, before: int, token_id: int) -> Weights:
         """Of a copy behind a match of `length` tokens, of which `before` is the last. Called for every node of every
         tree, and so written to be fast; each token that was ever offered keeps its weights."""

@@ -137,7 +137,9 @@ class EagleSession:
         """Look at the rows of the focused tokens' features and those after them."""
         self._memory.cache.focus(focus.token_indices)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; levels that may bring less than `min_gain` are not
         run. Bare where no token was observed yet."""
         if max_nodes < 1 or min_gain == math.inf or self._feature is None:

@@ -60,9 +60,11 @@ class GuardedSession:
         except FAILURES as error:
             self._give_up(error)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         try:
-            return self._session.propose(root, max_nodes, min_gain, first_gain)
+            return self._session.propose(root, max_nodes, min_gain, first_gain, least_chance)
         except FAILURES as error:
             self._give_up(error)
             return DraftTree.root(root)

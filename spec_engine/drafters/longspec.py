@@ -139,7 +139,9 @@ class LongSpecSession:
         if self._is_focused:
             self._memory.focus(focus.token_indices, self._num_done)
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run."""
         if max_nodes < 1 or min_gain == math.inf:
             return DraftTree.root(root)

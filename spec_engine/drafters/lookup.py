@@ -27,6 +27,7 @@ from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 
 _NUM_TELLING = 64  # last tokens of a prompt that tell, with its length, whether it is the one before
+_ASK_EVERY = 8  # of the matches that are thought too unlikely one is followed, so that the belief can be found wrong
 _READ_CHUNK = 4096  # tokens indexed between two chances to stop, some 50 milliseconds
 
 
@@ -127,6 +128,7 @@ class LookupSession:
         self._belief = belief
         self._sampling = sampling
         self._has_begun = False
+        self._num_passed_over = 0  # matches that promised too little
         self._newest: CopyTree | None = None  # what was proposed since the last step
 
     @property
@@ -152,8 +154,11 @@ class LookupSession:
     def focus(self, focus: Focus) -> None:
         """Copies come from everywhere."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
-        """What followed the longest match of the text and `root`; a bare root where there is none."""
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
+        """What followed the longest match of the text and `root`; a bare root where there is none, or one that is not
+        worth following: to grow a tree takes ten times as long as to find the match."""
         self._newest = None
         if not self._has_begun:
             self._has_begun = True
@@ -163,6 +168,10 @@ class LookupSession:
         match = self._index.match(root, self._config.max_match)
         if match is None or match.length < self._config.min_match or max_nodes < 1:
             return DraftTree.root(root)
+        if self._belief.at_most(match.length, root) < least_chance:
+            self._num_passed_over += 1
+            if self._num_passed_over % _ASK_EVERY:
+                return DraftTree.root(root)
         num_nodes = min(max_nodes, self._config.num_draft)
         self._newest = CopyTree(self._index, self._config, self._belief, root)
         return self._newest.grow(match, num_nodes)

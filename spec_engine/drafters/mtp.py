@@ -125,7 +125,9 @@ class MtpSession:
     def focus(self, focus: Focus) -> None:
         """It has no view of its own: the target's rows are seen in place."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         """A tree below `root` of at most `max_nodes` drafted nodes; no level of less than `min_gain` is run. Bare where
         no token was observed yet."""
         if max_nodes < 1 or min_gain == math.inf or self._feature is None:

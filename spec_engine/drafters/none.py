@@ -33,7 +33,9 @@ class NoSession:
     def focus(self, focus: Focus) -> None:
         """No view to change."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         return DraftTree.root(root)
 
 

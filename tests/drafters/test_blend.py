@@ -92,7 +92,9 @@ class Scripted:
     def focus(self, focus: Focus) -> None:
         """No view."""
 
-    def propose(self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0) -> DraftTree:
+    def propose(
+        self, root: int, max_nodes: int, min_gain: float = 0.0, first_gain: float = 0.0, least_chance: float = 0.0
+    ) -> DraftTree:
         self.num_asked += 1
         return self.tree
 

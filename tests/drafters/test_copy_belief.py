@@ -147,3 +147,15 @@ def test_nothing_is_ever_certain(was_right: bool) -> None:
     for _ in range(40):
         learn(belief.weights(3, WORD, 2), 1.0, was_right=not was_right)
     assert (chance(belief, 3, WORD, 2) < 0.5) == was_right
+
+
+def test_what_any_copy_may_be_right_with_is_told_before_it_is_found() -> None:
+    """As long as nothing is known of the copied token itself."""
+    belief = CopyBelief(16, frozenset({7}))
+    for length, before in ((1, 5), (3, 7), (40, 5)):
+        assert belief.at_most(length, before) == pytest.approx(chance(belief, length, before, 2))
+    for _ in range(20):
+        belief.learn(belief.weights(2, 5, 30 + _), 1.0, was_right=False)
+    for length, before in ((1, 5), (2, 5), (2, 6)):
+        assert belief.at_most(length, before) == pytest.approx(chance(belief, length, before, 2))
+    assert belief.at_most(2, 5) < 0.5 * CopyBelief(16).at_most(2, 5)

@@ -246,3 +246,27 @@ def test_an_answer_is_drafted_alike_however_often_it_is_made() -> None:
 
 def session_of_a_prompt_that_is_only_read(drafter: LookupDrafter, prompt: list[int]) -> Iterator[int]:
     return drafter.begin(SamplingParams()).reuse(prompt[:100])
+
+
+def test_matches_that_promise_too_little_are_passed_over_but_one_in_a_few() -> None:
+    """So that what is thought of them can be found wrong; a longer match of the same token is followed."""
+    text = [1, 2, 3, 4, 9, 3, 7, 8]
+    session = begun(LookupDrafter(LookupConfig(), 100), text)
+    at_most = session._belief.at_most(1, 3)
+    assert 0.05 < at_most < session._belief.at_most(3, 3) < 1
+    followed = [len(session.propose(3, 8, least_chance=at_most + 0.01)) > 1 for _ in range(16)]
+    assert followed == 2 * [*7 * [False], True]
+    assert len(session.propose(3, 8, least_chance=at_most - 0.01)) > 1
+    assert len(session.propose(50, 8, least_chance=0.9)) == 1  # no match at all
+    session.observe(Step((1, 2), len(text) + 2))
+    assert len(session.propose(3, 8, least_chance=at_most + 0.01)) > 1
+
+
+def test_what_was_passed_over_teaches_nothing() -> None:
+    text = [1, 2, 3, 4, 9, 3, 7, 8]
+    session = begun(LookupDrafter(LookupConfig(), 100), text)
+    before = session._belief.at_most(1, 3)
+    session.propose(3, 8)
+    session.propose(3, 8, least_chance=0.99)
+    session.observe(Step((3,), 0, bonus=60))
+    assert session._belief.at_most(1, 3) == before
