@@ -97,15 +97,19 @@ def _boxes(
 
 def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] | None:
     """Start and end of the passage; of a beginning or an end of it where no more is found. Of several places the one is
-    taken around which most is as in its part, where columns may be in another order than on the page; of equal ones
-    that which comes as the passage does there, or, where the part has more or fewer, the nearest."""
+    taken that comes as the passage does in its part; unless around others far more is as there: columns may be in
+    another order than on the page, and what was filled in stands behind all labels on the page and between them here,
+    so that a few letters say nothing."""
     if places := _all(text, passage):
-        alike = [_num_alike(text, at, before, passage, behind) for at in places]
-        places = [at for at, number in zip(places, alike, strict=True) if number == max(alike)]
         part = before + passage + behind
-        own = [at for at in _all(part, passage) if _num_alike(part, at, before, passage, behind) >= max(alike)]
-        is_alike = len(own) == len(places) and len(before) in own
-        start = places[own.index(len(before))] if is_alike else min(places, key=lambda at: abs(at - len(before)))
+        own = _all(part, passage)
+        start = _in_order(places, own, len(before))
+        alike = {at: _num_alike(text, at, before, passage, behind) for at in places}
+        most = max(alike.values())
+        if most >= alike[start] + _LEAST_LETTERS:
+            places = [at for at in places if alike[at] == most]
+            own = [at for at in own if _num_alike(part, at, before, passage, behind) >= most]
+            start = _in_order(places, own, len(before))
         return start, start + len(passage)
     for share in (0.75, 0.5, 0.25):
         size = round(len(passage) * share)
@@ -113,6 +117,11 @@ def _find(text: str, before: str, passage: str, behind: str) -> tuple[int, int] 
             if size >= _LEAST_LETTERS and (start := text.find(piece)) >= 0:
                 return start, start + size
     return None
+
+
+def _in_order(places: Sequence[int], own: Sequence[int], at: int) -> int:
+    """The place that comes among all as `at` does among its `own`; where there are more or fewer, the nearest."""
+    return places[own.index(at)] if len(own) == len(places) else min(places, key=lambda place: abs(place - at))
 
 
 def _num_alike(text: str, at: int, before: str, passage: str, behind: str) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from html import escape, unescape
@@ -266,10 +267,33 @@ def test_each_place_of_a_word_is_marked_where_it_is(tmp_path: Path) -> None:
         tops.append(area[1])
     assert tops == sorted(set(tops))
     assert len(tops) == 4
+
+
+def test_places_of_a_passage_are_told_apart_by_what_stands_around_them() -> None:
     assert _find("aXbXXc", "a", "X", "b") == (1, 2)
-    assert _find("aXbXXc", "abX", "X", "c") == (4, 5)
-    assert _find("aXaXaXa", "aXa", "X", "a") == (3, 4)  # of equal ones the nearest
-    assert _find("l1levyr1levy", "r1", "levy", "l1levy") == (8, 12)  # the page has its columns in another order
+    assert _find("aXbXXc", "abX", "X", "c") == (3, 4)  # more of them than in the part: the nearest
+    assert _find("aXaXaXa", "aXa", "X", "a") == (3, 4)
+    one, other = "thefirstcolumnsowntext", "whatstandsintheother"  # the page has its columns in another order
+    second = len(f"{one}levy{other}")
+    assert _find(f"{one}levy{other}levy", other, "levy", f"{one}levy") == (second, second + 4)
+    alike = "x" * 45  # nearer than this all places look the same
+    assert _find(f"{one}{alike}levy{other}{alike}levy", f"{other}{alike}", "levy", f"{one}{alike}levy")[0] > second
+
+
+def test_what_was_filled_in_says_nothing_about_where_a_label_stands() -> None:
+    """The part has values between the labels, pdfium has them behind all of them."""
+    labels = ("town", "signature", "signature", "amountpaid")
+    values = ("12may2024", "annalevy", "", "2500")
+    page = "".join(labels) + "".join(values)
+    before = "town12may2024"
+    assert _find(page, before, "signature", "annalevysignatureamountpaid2500") == (4, 13)
+    assert _find(page, f"{before}signatureannalevy", "signature", "amountpaid2500") == (13, 22)
+
+
+def test_a_letter_that_stands_everywhere_is_found_in_time() -> None:
+    started = time.perf_counter()
+    assert _find("1" * 12_000, "1" * 6_000, "1", "1" * 5_999) == (6_000, 6_001)
+    assert time.perf_counter() - started < 1.5  # 3.4 s where the likeliest was looked for once a place
 
 
 def test_a_passage_without_letters_is_marked_in_the_text(
