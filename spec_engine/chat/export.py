@@ -78,7 +78,8 @@ def footer(turn: StoredTurn) -> str:
         rate = figures.tokens_per_second
         parts.append(f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s")
         if figures.gain is not None:
-            parts.append(f"{figures.gain:.1f} × plain decoding")
+            where = " in the race" if figures.is_raced else ""
+            parts.append(f"{figures.gain:.1f} × plain decoding{where}")
         if figures.num_draft_tokens:
             parts.append(f"{figures.mean_acceptance_length:.1f} tokens a pass")
         if figures.num_reused_tokens:

@@ -26,6 +26,7 @@ class Figures:
         tokens_per_second: the tokens that were measured by the time that decoding them took.
         gain: against plain decoding, in the race over it; without one over the parts behind which that was measured;
             None where it was behind none.
+        is_raced: whether that is the race's, whose runs are others than the one that `tokens_per_second` is of.
         num_draft_tokens, mean_acceptance_length: as in `GenerationMetrics`, over all steps.
         num_prompt_tokens, num_reused_tokens: of the first part that was measured.
     """
@@ -33,6 +34,7 @@ class Figures:
     num_tokens: int
     tokens_per_second: float
     gain: float | None
+    is_raced: bool
     num_draft_tokens: int
     mean_acceptance_length: float
     num_prompt_tokens: int
@@ -48,11 +50,13 @@ def figures_of(turn: StoredTurn) -> Figures | None:
     metrics: list[Mapping[str, Any]] = [part["metrics"] for part in known]
     num_tokens = sum(each["num_generated_tokens"] for each in metrics)
     num_steps = sum(each["num_spec_steps"] for each in metrics)
+    raced = _raced(turn.details)
     depth = sum(each["num_spec_steps"] * each["mean_acceptance_length"] for each in metrics)
     return Figures(
         num_tokens=max(num_tokens, len(turn.token_ids)),
         tokens_per_second=_rate(metrics),
-        gain=_raced(turn.details) or _gain(known),
+        gain=raced or _gain(known),
+        is_raced=raced is not None,
         num_draft_tokens=sum(each["num_draft_tokens"] for each in metrics),
         mean_acceptance_length=_ratio(depth, num_steps),
         num_prompt_tokens=metrics[0]["num_prompt_tokens"],

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import text
@@ -123,7 +123,12 @@ class Job(Generic[Fact]):
                 note_error(self.kind, unforeseen)
             with self._changed:
                 self.error, self._is_running = error, False
+                self._work = _done  # and what it was done with: an answer's work knows the answer before, and so on
                 self._changed.notify_all()
             self._ended.set()
         if error is None:
             self._after()
+
+
+def _done(_: Job[Any]) -> None:
+    """What is left of the work of a job that has ended."""

@@ -171,7 +171,7 @@ class ModelSide(PageState):
             old, self._engine, self.preset = self._engine, engine, preset
             self._use_settings(preset)
             self.baseline, self.comparison, self.answer_job, self._measured_behind = None, None, None, None
-            self.race_job = None  # its lanes are those of the model before
+            self.race_job = self._going_on = None  # lanes, and stretches, of the model before
             self.memory, self.opened = engine.memory, opened
             self.reuse_trouble = reuse_trouble(engine.tokenizer)
             self._session = self._new_session(len(self.talk.path))

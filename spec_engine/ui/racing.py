@@ -30,9 +30,9 @@ def raced(
 
     `engine` drafts by `kind`, and is the lane that is set up as it is. Where a run took less than `TIMED_S` all lanes
     run again, in rounds and every second time in the reverse order, until each has decoded for so long or `AGAIN_S` are
-    over; one whose run takes `LONG_S` runs again once. What was seen first, while the machine warmed up, counts no more
-    then. All run in the same rounds, and a lane's speed is that of its middle run, so that a moment in which the
-    machine has something else to do speaks neither for one lane nor against it.
+    over; one whose runs take `LONG_S` runs again once, all others in the same rounds. A lane's speed is that of its
+    middle run, of two the faster, so that a moment in which the machine has something else to do speaks neither for
+    one lane nor against it. What was seen first, while the machine warmed up, counts only beside a single other run.
     """
     runners = {
         lane.label: engine
@@ -76,8 +76,9 @@ def _timed(
                 return
         order.reverse()
     for label, own in runs.items():
-        if (speed := _middle(own)) is not None:
-            yield LaneTimed(label, speed, len(own))
+        told = own if len(own) > 1 else [first[label], *own]
+        if (speed := _middle(told)) is not None:
+            yield LaneTimed(label, speed, len(told))
 
 
 def _is_short(runs: Sequence[Finished], is_late: bool) -> bool:

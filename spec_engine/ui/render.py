@@ -247,7 +247,9 @@ def _timing(state: LiveRace, is_running: bool) -> str:
     if state.runs_again:
         return quiet(text.RACE_AGAIN if is_running else text.RACE_UNTIMED)
     most = max((lane.timed.num_runs for lane in state.lanes if lane.timed), default=1)
-    return quiet(text.RACE_TIMED.format(runs=most)) if most > 1 else ""
+    if most == 2:
+        return quiet(text.RACE_TIMED_TWICE)
+    return quiet(text.RACE_TIMED.format(runs=most)) if most > 2 else ""
 
 
 def _lane(lane: RaceLane, plain_rate: float, *, is_running: bool, is_over: bool) -> str:

@@ -305,6 +305,7 @@ class PageState:
         """Another conversation is shown, or none: figures and messages of the last answer are not about it."""
         self._trouble, self.remark, self.job = "", "", None
         self.answer_job = self.comparison = self.baseline = self._measured_behind = self.race_job = None
+        self._going_on = None
         self.pending_question = self._unanswered = ""
         self._session = self._new_session(len(self.talk.path))
         self._opened_by = 0

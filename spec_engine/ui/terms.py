@@ -40,6 +40,6 @@ ANSWER_COLUMNS: Final = (
     ("#", "The answer's number"),
     ("tokens", "How long it is"),
     ("tokens/s", HELP["mean"]),
-    ("gain", HELP["speedup"]),
+    ("gain", f"{HELP['speedup']} Of an answer that was raced, in the race."),
     ("per pass", HELP["acceptance_length"]),
 )

@@ -243,6 +243,7 @@ RACE_AGAIN: Final = "A run is over too soon to tell its speed, so lanes run some
 RACE_TIMED: Final = (
     "A run is over too soon to tell its speed, so speeds are those of the middle one of up to {runs} runs."
 )
+RACE_TIMED_TWICE: Final = "A run is over too soon to tell its speed, so speeds are those of the faster one of two runs."
 RACE_UNTIMED: Final = "A run is over too soon to tell its speed, and the race was over before it was known."
 NOTHING_TO_REPEAT: Final = "There is no answer to repeat yet. Ask a question first."
 SAME_ANSWER: Final = (

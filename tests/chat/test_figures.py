@@ -62,7 +62,10 @@ def test_the_gain_is_that_of_the_race_where_there_was_one() -> None:
     figures = figures_of(turn(40, {**FIRST.details, "race": race}))
     assert figures is not None
     assert figures.gain == pytest.approx(3.0)
+    assert figures.is_raced
+    assert "20.0 tokens/s · 3.0 × plain decoding in the race ·" in footer(turn(40, {**FIRST.details, "race": race}))
     for none in (None, {}, {**race, "plain_rate": 0.0}):
         figures = figures_of(turn(40, {**FIRST.details, "race": none}))
         assert figures is not None
         assert figures.gain == pytest.approx(2.0)
+        assert not figures.is_raced

@@ -1,5 +1,6 @@
 """An answer that was cut is gone on with: where that is offered, what the page shows meanwhile, what is kept."""
 
+import gc
 import shutil
 import sqlite3
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from spec_engine.chat.export import to_markdown
 from spec_engine.chat.history import History
+from spec_engine.chat.session import Session
 from spec_engine.chat.store import StoredTurn
 from spec_engine.errors import RequestError
 from spec_engine.events import Finished, PromptReady, TokensAccepted
@@ -17,6 +19,7 @@ from spec_engine.metrics import StepRecord
 from spec_engine.ui import render, text
 from spec_engine.ui.going_on import Cut
 from spec_engine.ui.handlers import Handlers
+from spec_engine.ui.job import Job
 from spec_engine.ui.live import LiveAnswer, Stretch
 from spec_engine.ui.views import Updates
 from spec_engine.ui.workspace import Workspace
@@ -274,3 +277,26 @@ def test_half_a_character_goes_when_the_rest_of_it_comes() -> None:
     answer.apply([PromptReady(10, 9, 0, "Fünf "), TokensAccepted((5,), (False,), "€", ("€",), record, 0.1)])
     assert (answer.text, answer.new_text) == ("Fünf €", "€")
     assert [(stretch.text, stretch.num_tokens) for stretch in answer.stretches] == [("Fünf", 2), (" ", 2), ("€", 1)]
+
+
+def test_answers_hold_no_earlier_ones(workspace: Workspace) -> None:
+    """Each has to know the one before for when it is stopped at once: but not a whole conversation, prompts and all."""
+
+    def alive() -> tuple[int, int]:
+        gc.collect()
+        held = gc.get_objects()
+        jobs = sum(type(each) is Job and each.kind == "answer" for each in held)
+        return jobs - jobs_before, sum(type(each) is Session for each in held) - sessions_before
+
+    jobs_before = sessions_before = 0
+    jobs_before, sessions_before = alive()
+    for _ in range(3):
+        cut(workspace)
+        done(workspace.go_on())
+    assert alive() == (1, 0)
+    done(workspace.switch(preset("other")))
+    assert alive() == (0, 0)
+    done(workspace.ask("And now?"))
+    assert alive() == (1, 0)
+    workspace.new_chat()
+    assert alive() == (0, 0)

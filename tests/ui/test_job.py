@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -109,3 +110,23 @@ def test_an_unknown_error_goes_to_the_terminal_not_to_the_page(monkeypatch: pyte
     assert run_to_end(job) == [1]
     assert job.error == text.UNEXPECTED
     assert printed.get(timeout=5) is ZeroDivisionError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_job_worked_with_is_let_go_when_it_has_ended(fails: bool) -> None:
+    """The work of an answer knows what the answer before has left, for when it is stopped at once."""
+
+    class Tool:
+        """Something that takes memory."""
+
+        def use(self) -> None:
+            if fails:
+                raise ModelNotFound("It is not there.")
+
+    tool = Tool()
+    kept = weakref.ref(tool)
+    job: Job[int] = Job("answer", lambda _, tool=tool: tool.use())  # type: ignore[misc]
+    del tool
+    run_to_end(job)
+    assert (job.error is None) != fails
+    assert kept() is None
