@@ -209,3 +209,20 @@ def test_the_least_chance_follows_what_is_learned() -> None:
     assert doubted > 2 * before
     costs.begin(is_drawn=True)
     assert costs.least_chance(1.0, BARE_S) < doubted
+
+
+def test_first_tokens_are_expected_right_once_at_most() -> None:
+    """Merged drafts may say more than one together; then it is one that was right or none."""
+    costs = PassCosts()
+    fan = DraftTree((0,) * 4, (-1, 0, 0, 0), (0, 1, 1, 1), (0.0, *[math.log(0.9)] * 3))
+    for _ in range(40):
+        costs.record(fan, 3, 1, BARE_S, BARE_S)
+    assert costs._belief.first == pytest.approx(1.0)
+
+
+def test_a_wrong_first_token_says_nothing_of_those_behind_it() -> None:
+    costs = PassCosts()
+    for _ in range(40):
+        costs.record(chain(0.9), 8, 0, BARE_S, BARE_S)
+    assert costs._belief.first < 0.2
+    assert costs._belief.deep == 1.0

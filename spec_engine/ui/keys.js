@@ -45,7 +45,7 @@ document.addEventListener("keydown", (event) => {
     if (button && button.offsetParent !== null && !button.disabled) button.click();
   };
   const dialog = document.querySelector("dialog[open]"); // its own keys come first
-  if (dialog && event.key === "Escape" && event.target.type === "search") { event.preventDefault(); dialog.close(); }
+  if (dialog && event.key === "Escape" && event.target.type === "search" && !event.isComposing) { event.preventDefault(); dialog.close(); }
   if (dialog) return;
   const isTyping = event.target.matches("input, textarea, [contenteditable]");
   const isClearing = event.target.type === "search" && event.target.value !== "";
@@ -107,11 +107,11 @@ document.addEventListener("click", (event) => {
 });
 
 // A link to a place in the document shows it in a dialog over the page; with a modifier key it opens as a page of its own.
-let newestPlace = 0, leftList = { words: null, top: 0 }; // what is asked for last is shown; a list is come back to where it was
-const wordsOf = (address) => new URL(address).searchParams.get("words");
+let newestPlace = 0, leftList = { name: null, top: 0 }; // what is asked for last is shown; a list is come back to where it was
+const nameOf = (place, address) => `${new URL(address).searchParams.get("words")} ${place.querySelector("[role=status]")?.textContent}`;
 const showPlace = async (address) => {
-  const own = newestPlace += 1, answer = await fetch(address);
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const own = newestPlace += 1, answer = await fetch(address).catch(() => null); // null: the program has ended
+  const page = new DOMParser().parseFromString(await answer?.text().catch(() => "") ?? "", "text/html");
   if (own !== newestPlace) return;
   let dialog = document.querySelector("#se-place");
   if (!dialog) {
@@ -125,16 +125,17 @@ const showPlace = async (address) => {
   const close = Object.assign(document.createElement("button"), { textContent: "×", title: "Close", className: "se-close" });
   close.setAttribute("aria-label", "Close");
   close.addEventListener("click", () => dialog.close());
-  const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: "This place is not there any more." });
-  if (dialog.querySelector(".se-found")) leftList = { words: wordsOf(dialog.dataset.address), top: dialog.scrollTop };
-  dialog.dataset.address = answer.url;
+  const missing = answer ? "This place is not there any more." : "The program does not answer. Start it again, then reload this page.";
+  const place = page.querySelector("main") ?? Object.assign(document.createElement("main"), { textContent: missing });
+  if (dialog.querySelector(".se-found")) leftList = { name: nameOf(dialog, dialog.dataset.address), top: dialog.scrollTop };
+  dialog.dataset.address = answer?.url ?? new URL(address, location).href;
   dialog.replaceChildren(close, place);
   if (!dialog.open) dialog.showModal();
   const field = place.querySelector("input[type=search]");
   (field ?? close).focus({ preventScroll: true });
   field?.setSelectionRange(field.value.length, field.value.length);
   if (field) {
-    dialog.scrollTop = leftList.words === wordsOf(answer.url) ? leftList.top : 0;
+    dialog.scrollTop = leftList.name === nameOf(place, dialog.dataset.address) ? leftList.top : 0;
     return;
   }
   const show = () => {
@@ -258,7 +259,7 @@ document.addEventListener("click", (event) => {
   let until = performance.now() + 5000; // until it runs, and a moment longer, as what stands above it comes back
   const show = () => {
     const now = performance.now();
-    if (document.querySelector("#se-race .se-lane--running")) until = now + 1500;
+    if (document.querySelector("#se-race [aria-busy]")) until = now + 1500;
     if (stop.signal.aborted || now > until) return stop.abort();
     document.querySelector("#se-race .se-lanes")?.scrollIntoView({ block: "nearest" });
     setTimeout(show, 100);

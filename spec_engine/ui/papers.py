@@ -164,14 +164,15 @@ class DocumentSide(ModelSide):
         prompt = session.last_prompt_token_ids or session.prompt(text.ASK_READY)
         return find_place(opened.used, engine.tokenizer.decode, prompt, token, num_tokens)
 
-    def page_of(self, part: int) -> tuple[Path, int, tuple[str, ...]] | None:
-        """File, page index and possible passwords of the page that a part was read from; None when it is no page of a
-        PDF."""
-        opened, paths = self.opened, self._document_paths
-        if opened is None or not paths or not 0 <= part < len(opened.used.blocks):
+    def page_of(self, document: Document, part: int) -> tuple[Path, int, tuple[str, ...]] | None:
+        """File, page index and possible passwords of the page that a part of the document was read from; None when it
+        is no page of a PDF, or the document is not the open one any more."""
+        with self._lock:
+            opened, paths, passwords = self.opened, self._document_paths, self._passwords
+        if opened is None or opened.used is not document or not paths or not 0 <= part < len(document.blocks):
             return None
-        source = source_of(opened.used.blocks[part], paths)
-        return (*source, self._passwords) if source else None
+        source = source_of(document.blocks[part], paths)
+        return (*source, passwords) if source else None
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 

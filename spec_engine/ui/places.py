@@ -36,18 +36,17 @@ def places_of(workspace: DocumentSide) -> APIRouter:
     @router.get("/document/at/{token}", include_in_schema=False)
     def at(token: int, n: int = 1) -> HTMLResponse:
         """The place of some tokens of the last prompt."""
+        document = _open_document(workspace)
         place = workspace.place_at(max(0, token), min(max(1, n), _MAX_TOKENS))
-        if place is None:
+        if place is None or document is not _open_document(workspace):
             raise HTTPException(404, text.NO_PLACE)
-        return _page(workspace, place)
+        return _page(workspace, document, place)
 
     @router.get("/document/parts/{number}", include_in_schema=False)
     def part(number: int, start: int = 0, end: int = 0, words: str = "", of: str = "") -> HTMLResponse:
         """A part of the open document, perhaps with some of its characters marked, which `words` were searched for."""
-        first, opened = max(0, start), workspace.opened
-        if opened is not None and of not in ("", opened.used.mark):
-            raise HTTPException(404, text.NO_PLACE)
-        return _page(workspace, Place(number, first, max(first, end)), words)
+        first, document = max(0, start), _open_document(workspace, of)
+        return _page(workspace, document, Place(number, first, max(first, end)), words)
 
     @router.get("/document/find", include_in_schema=False)
     def find(words: str = "") -> HTMLResponse:
@@ -59,18 +58,16 @@ def places_of(workspace: DocumentSide) -> APIRouter:
     @router.get("/document/named", include_in_schema=False)
     def named(label: str) -> HTMLResponse:
         """The part of the open document that is called so."""
-        document = workspace.opened.used if workspace.opened else None
-        numbers = [
-            number for number, block in enumerate(document.blocks if document else ()) if block.anchor.label == label
-        ]
-        return _page(workspace, Place(numbers[0] if numbers else -1))
+        document = _open_document(workspace)
+        numbers = [number for number, block in enumerate(document.blocks) if block.anchor.label == label]
+        return _page(workspace, document, Place(numbers[0] if numbers else -1))
 
     @router.get("/document/pictures/{number}.png", include_in_schema=False)
     def picture(number: int, start: int = 0, end: int = 0, of: str = "") -> Response:
         """The page of a PDF that a part was read from, with some of its characters marked."""
-        document = workspace.opened.used if workspace.opened else None
-        source = workspace.page_of(number)
-        if document is None or source is None or number >= len(document.blocks) or of not in ("", document.mark):
+        document = _open_document(workspace, of)
+        source = workspace.page_of(document, number)
+        if source is None:
             raise HTTPException(404, text.NO_PLACE)
         path, page, passwords = source
         words, start, end = document.blocks[number].text, max(0, start), max(0, end)
@@ -84,15 +81,22 @@ def places_of(workspace: DocumentSide) -> APIRouter:
     return router
 
 
-def _page(workspace: DocumentSide, place: Place, words: str = "") -> HTMLResponse:
-    """A place as a page, with a way back to the other places of `words`."""
-    document = workspace.opened.used if workspace.opened else None
-    if document is None or not 0 <= place.part < len(document.blocks):
+def _open_document(workspace: DocumentSide, mark: str = "") -> Document:
+    """The open document, if its `Document.mark` is that; "" for any."""
+    opened = workspace.opened
+    if opened is None or mark not in ("", opened.used.mark):
+        raise HTTPException(404, text.NO_PLACE)
+    return opened.used
+
+
+def _page(workspace: DocumentSide, document: Document, place: Place, words: str = "") -> HTMLResponse:
+    """A place of the document as a page, with a way back to the other places of `words`."""
+    if not 0 <= place.part < len(document.blocks):
         raise HTTPException(404, text.NO_PLACE)
     labels = [block.anchor.label for block in document.blocks]
     picture, passage = "", document.blocks[place.part].text[place.start : place.end]
     can_be_drawn = any(map(str.isalnum, passage))  # pages are marked by letters and digits
-    if workspace.page_of(place.part) is not None:
+    if workspace.page_of(document, place.part) is not None:
         marked = f"start={place.start}&amp;end={place.end}&amp;of={document.mark}"
         address = f"/document/pictures/{place.part}.png?{marked}"
         name = (text.PLACE_PICTURE if can_be_drawn else text.PAGE_PICTURE).format(label=labels[place.part])

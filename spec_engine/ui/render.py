@@ -236,8 +236,9 @@ def race(state: LiveRace, *, is_running: bool) -> str:
         _lane(lane, plain_rate, is_running=is_running and lane is state.running, is_over=not is_running)
         for lane in state.lanes
     )
+    busy = ' aria-busy="true"' if is_running else ""
     return (
-        f'<section class="se-lanes" aria-label="{escape(text.RACE_HEADING)}"><h3>{escape(text.RACE_HEADING)}</h3>'
+        f'<section class="se-lanes"{busy} aria-label="{escape(text.RACE_HEADING)}"><h3>{escape(text.RACE_HEADING)}</h3>'
         f'<div class="se-lanes-row">{cells}</div>{_timing(state, is_running)}</section>'
     )
 

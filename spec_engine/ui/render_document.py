@@ -93,7 +93,7 @@ def preview(document: Document | None, budget: Budget | None = None) -> str:
             break
         label = block.anchor.label
         size = "" if num_tokens is None else f' <span class="se-tokens">{text.plural(num_tokens, "token")}</span>'
-        link = f'<a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
+        link = f'<a class="se-place-link" href="document/parts/{number}?of={document.mark}">{escape(label)}</a>'
         heading = f"<h4>{link}{size}</h4>" if label != last_label else ""
         parts.append(f"{heading}<p>{escape(block.text[:num_left])}</p>")
         num_left, last_label = num_left - len(block.text), label
@@ -164,7 +164,7 @@ def _parts_table(document: Document, budget: Budget | None) -> str:
     if budget is None or len(document.blocks) < 2:
         return ""
     rows = "".join(
-        f'<li><a class="se-place-link" href="document/parts/{number}">{escape(label)}</a>'
+        f'<li><a class="se-place-link" href="document/parts/{number}?of={document.mark}">{escape(label)}</a>'
         f"<b>{text.count(num_tokens)}</b></li>"
         for number, (label, num_tokens) in enumerate(zip(budget.labels, budget.num_tokens_by_block, strict=True))
     )

@@ -5,7 +5,6 @@ from a part to the page of its file; `most_seen`, the parts that were looked at 
 Non-job: showing a place (`places`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Final
 
 from spec_engine.chat.prompt import WORD_JOINER
 from spec_engine.documents.anchors import Block, Document, spelled
+from spec_engine.documents.search import find_all
 from spec_engine.documents.together import distinct
 
 _MOST_PARTS: Final = 6  # that are named as looked at most …
 _LEAST_SHARE: Final = 0.5  # … and how often each was, against the first of them
 _HEAD: Final = 60  # characters by which the document's beginning is found in a prompt
 _SLACK: Final = 16  # characters around its counted place where a passage is looked for
-_ALIKE: Final = ("'’‘ʼ´`′‚‹›", '"“”„«»″', "-‐‑‒–—\N{MINUS SIGN}")  # what a keyboard has for what is printed
-_DOTS: Final = re.compile(r"(\.\.\.|…)")  # one character or three
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +33,14 @@ class Place:
 
 
 def find_words(document: Document, words: str) -> list[Place]:
-    """Where words stand in a document, in its order, whatever their case, and however the text is broken into lines and
-    parts."""
-    pattern = r"\s+".join(_spelled(word) for word in spelled(words).split())
-    if not pattern:
-        return []
+    """Where words stand in a document, in its order, as a reader would find them (`documents.search`), and however the
+    text is broken into lines and parts."""
     places = []
-    for match in re.finditer(pattern, document.text, re.IGNORECASE):
-        part = document.block_at(match.start())
+    for start, end in find_all(document.text, spelled(words)):
+        part = document.block_at(start)
         first, _ = document.span(part)
-        places.append(Place(part, match.start() - first, match.end() - first))
+        places.append(Place(part, start - first, end - first))
     return places
-
-
-def _spelled(word: str) -> str:
-    """A pattern for a word and what looks like it."""
-    return "".join(
-        _DOTS.pattern if _DOTS.fullmatch(piece) else "".join(map(_alike, piece)) for piece in _DOTS.split(word)
-    )
-
-
-def _alike(letter: str) -> str:
-    """A pattern for a letter and what looks like it."""
-    alike = next((letters for letters in _ALIKE if letter in letters), letter)
-    return f"[{re.escape(alike)}]" if len(alike) > 1 else re.escape(letter)
 
 
 def find_place(

@@ -329,7 +329,7 @@ def test_files_of_different_passwords_are_one_document(report: Path, tmp_path: P
     done(workspace.unlock("tahini"))
     assert opened_names(workspace) == "sesame.pdf, tahini.pdf"
     for part, path in enumerate(paths):
-        source = workspace.page_of(part)
+        source = workspace.page_of(workspace.opened.used, part)
         assert source is not None
         assert source[:2] == (path, 0)
         assert page_picture(source[0], source[1], passwords=source[2])

@@ -19,11 +19,12 @@ from spec_engine.documents.anchors import Anchor, Block, Document
 from spec_engine.documents.pdf_page import _find, _letters, page_picture
 from spec_engine.errors import UnreadableDocument
 from spec_engine.model.load import load_tokenizer
-from spec_engine.ui.render_document import address_of, found
+from spec_engine.ui import places
+from spec_engine.ui.render_document import address_of, found, preview
 from spec_engine.ui.server import build_app
 from spec_engine.ui.shelf import PresetShelf
 from spec_engine.ui.state import Wanted
-from spec_engine.ui.whereabouts import find_place, find_words, most_seen, source_of, standing_out
+from spec_engine.ui.whereabouts import Place, find_place, find_words, most_seen, source_of, standing_out
 from spec_engine.ui.workspace import Workspace
 from tests.documents.files import make_pdf, paragraph, show
 from tests.ui.fakes import ScriptedEngine, WordTokenizer
@@ -248,6 +249,7 @@ def test_places_that_were_found_lead_to_the_next_one(client: TestClient, workspa
     shown = client.get(following).text
     assert "<h2>p. 2</h2>" in shown
     assert "<mark>by vote</mark>" in shown
+    assert client.get(address_of(document, "by vote", places[0])).text.count("se-place-link") == 2
     assert client.get(address_of(document, "by vote", places[23])).text.count("se-place-link") == 2  # back, and all
     assert client.get(following.replace("of=", "of=0")).status_code == 404
 
@@ -329,6 +331,40 @@ def test_a_search_lists_places_and_leads_to_them(client: TestClient, workspace: 
     assert "<li>" not in client.get("/document/find").text
     assert client.get("/document/parts/0?start=-9&end=-5").text.count("<mark>") == 0
     assert client.get("/document/parts/0?start=99999999&end=3").status_code == 200
+
+
+def test_a_place_is_of_one_document_though_another_is_opened_meanwhile(workspace: Workspace, tmp_path: Path) -> None:
+    """While an address is answered: text, mark and picture never come from two of them."""
+    workspace.open_documents([pdf(tmp_path)])
+    assert workspace.opened is not None
+    document = workspace.opened.used
+    assert workspace.page_of(document, 0) is not None
+    workspace.open_documents([pdf(tmp_path, "other.pdf")])
+    assert workspace.page_of(document, 0) is None
+    assert workspace.opened.used is not document
+    assert workspace.page_of(workspace.opened.used, 0) is not None
+    other = tmp_path / "other.txt"
+    other.write_text("Entirely different text.")
+    shown = places._page(workspace, document, Place(1, 0, 7))  # asked for before, put together after that
+    workspace.open_documents([other])
+    assert "<img" not in places._page(workspace, document, Place(1, 0, 7)).body.decode()
+    assert f"<mark>{document.blocks[1].text[:7]}</mark>" in shown.body.decode()
+
+
+def test_parts_that_are_listed_are_those_of_their_document(
+    client: TestClient, workspace: Workspace, tmp_path: Path
+) -> None:
+    """A page that stayed open shows no part of the document that another tab has opened since."""
+    workspace.open_documents([pdf(tmp_path)])
+    assert workspace.opened is not None
+    listed = preview(workspace.opened.used, workspace.opened.budget)
+    addresses = [unescape(address) for address in re.findall(r'href="([^"]+)"', listed)]
+    assert len(addresses) == 4  # two parts, each in the list of all and above its text
+    assert all(client.get(f"/{address}").status_code == 200 for address in addresses)
+    other = tmp_path / "other.txt"
+    other.write_text("Entirely different text. " * 9)
+    workspace.open_documents([other])
+    assert all(client.get(f"/{address}").status_code == 404 for address in addresses)
 
 
 def test_what_stands_around_a_place_is_whole_words() -> None:

@@ -11,10 +11,12 @@ from spec_engine.chat.history import History
 from spec_engine.config import DraftConfig, ModelRef, RetrievalConfig
 from spec_engine.documents.anchors import Anchor, Block
 from spec_engine.errors import RequestError
-from spec_engine.events import TokensAccepted
+from spec_engine.events import Finished, TokensAccepted
+from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.ui.race import LaneCompared, LanesRunAgain, LaneStarted, LaneTimed, LiveRace, lanes
 from spec_engine.ui.recalled import kept_speed, recalled, recalled_race, recalled_speed
 from spec_engine.ui.render import race as race_markup
+from spec_engine.ui.speed import MeasuredSpeed
 from spec_engine.ui.state import Wanted
 from spec_engine.ui.text import (
     ASK_NEEDS_FIT,
@@ -25,6 +27,7 @@ from spec_engine.ui.text import (
     RACE_PLAIN,
     RACE_STOPPED,
     RACE_TIMED,
+    RACE_TIMED_TWICE,
     RACE_UNTIMED,
     RACE_WAITING,
 )
@@ -338,3 +341,27 @@ def test_a_speed_that_was_not_measured_to_the_end_is_not_shown(report: Path) -> 
     assert "tokens/s" not in over
     assert RACE_WAITING not in over
     assert (race.plain_speed, race.comparison) == (None, None)
+
+
+def test_the_speed_of_the_run_that_was_seen_is_none_once_lanes_run_again() -> None:
+    """Also where it took long enough: lanes are compared over the same rounds."""
+    race = LiveRace(lanes(DraftConfig("lookup")))
+    recorder = MetricsRecorder(10, 0)
+    recorder.add(StepRecord(0, 0, 20, 0, 0.0, 0.9))
+    race.apply([LaneStarted(RACE_PLAIN), Finished("stop", tuple(range(20)), "", recorder.summary(0.9))])
+    assert race.plain_speed is not None
+    assert race.lanes[0].is_told
+    assert "aria-busy" in race_markup(race, is_running=True)
+    race.apply([LanesRunAgain()])
+    assert race.plain_speed is None
+    assert not race.lanes[0].is_told
+    assert "aria-busy" in race_markup(race, is_running=True)
+    assert "aria-busy" not in race_markup(race, is_running=False)
+
+
+@pytest.mark.parametrize(("num_runs", "words"), [(2, RACE_TIMED_TWICE), (3, RACE_TIMED.format(runs=3))])
+def test_it_is_told_which_run_speeds_are_of(num_runs: int, words: str) -> None:
+    race = LiveRace(lanes(DraftConfig("lookup")))
+    speed = MeasuredSpeed(20.0, 40, 10)
+    race.apply([LanesRunAgain(), *(LaneTimed(lane.label, speed, num_runs) for lane in race.lanes)])
+    assert words in race_markup(race, is_running=False)

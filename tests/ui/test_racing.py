@@ -86,6 +86,16 @@ def test_an_answer_of_a_few_tokens_runs_until_they_say_something(monkeypatch: py
     assert all(fact.speed.num_tokens >= MIN_BASELINE_TOKENS for fact in timed)
 
 
+def test_a_long_run_of_a_few_tokens_says_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: Any = Repeating(0.0, num_tokens=3)
+    monkeypatch.setattr(racing.time, "monotonic", lambda: session.now)
+    monkeypatch.setattr(racing, "AGAIN_S", 60.0)
+    engine = cast(PageEngine, Paced("d", 2.5, 0.3))
+    facts = list(racing.raced(cast(Session, session), engine, "lookup", lanes(DraftConfig("lookup")), lambda: False))
+    assert session.runs == "pd" + "pd" + "dp" + "pd"  # until there are eight tokens
+    assert len([fact for fact in facts if isinstance(fact, LaneTimed)]) == 2
+
+
 @pytest.mark.parametrize(("plain_s", "drafted_s"), [(0.25, 0.1), (0.9, 0.3), (3.0, 0.3)])
 @pytest.mark.parametrize("slow_lane", "pd")
 @pytest.mark.parametrize("slow_run", range(6))
