@@ -11,7 +11,7 @@ import ctypes
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -46,16 +46,10 @@ def page_picture(
 
     Raises `UnreadableDocument` when the file or the page cannot be drawn.
     """
-    try:
-        with PDFIUM, closing(_open(path.read_bytes(), passwords)) as pdf:
-            if not 0 <= index < len(pdf):
-                raise UnreadableDocument(f"{path.name} has no page {index + 1}. Open the document again.")
-            with closing(loaded_page(pdf, index).page) as page, closing(page.get_textpage()) as textpage:
-                scale = min(width / page.get_width(), (_MAX_PIXELS / (page.get_width() * page.get_height())) ** 0.5)
-                picture = page.render(scale=scale, may_draw_forms=False).to_pil().convert("RGBA")
-                boxes = list(_boxes(page, textpage, (around[0], passage, around[1]), picture.size))
-    except (pdfium.PdfiumError, OSError) as error:
-        raise UnreadableDocument(f"{path.name} cannot be drawn: {error}. Open the document again.") from error
+    with _loaded(path, index, passwords) as (page, textpage):
+        scale = min(width / page.get_width(), (_MAX_PIXELS / (page.get_width() * page.get_height())) ** 0.5)
+        picture = page.render(scale=scale, may_draw_forms=False).to_pil().convert("RGBA")
+        boxes = list(_boxes(page, textpage, (around[0], passage, around[1]), picture.size))
     marks = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(marks)
     for left, top, right, bottom in boxes:
@@ -63,6 +57,30 @@ def page_picture(
     written = io.BytesIO()
     Image.alpha_composite(picture, marks).convert("RGB").save(written, "PNG", optimize=False)
     return written.getvalue()
+
+
+def mark_height(
+    path: Path, index: int, passage: str, passwords: Sequence[str] = (), around: tuple[str, str] = ("", "")
+) -> float | None:
+    """How far down its picture the mark of a passage begins, from 0 to 1; None where it is not found. Arguments and
+    errors as of `page_picture`, which takes ten times as long."""
+    size = 1000, 1000
+    with _loaded(path, index, passwords) as (page, textpage):
+        tops = [top for _, top, _, _ in _boxes(page, textpage, (around[0], passage, around[1]), size)]
+    return min(max(min(tops) / size[1], 0.0), 1.0) if tops else None
+
+
+@contextmanager
+def _loaded(path: Path, index: int, passwords: Sequence[str]) -> Iterator[tuple[pdfium.PdfPage, pdfium.PdfTextPage]]:
+    """A page and its text, while nobody else uses pdfium; its errors as those of a document."""
+    try:
+        with PDFIUM, closing(_open(path.read_bytes(), passwords)) as pdf:
+            if not 0 <= index < len(pdf):
+                raise UnreadableDocument(f"{path.name} has no page {index + 1}. Open the document again.")
+            with closing(loaded_page(pdf, index).page) as page, closing(page.get_textpage()) as textpage:
+                yield page, textpage
+    except (pdfium.PdfiumError, OSError) as error:
+        raise UnreadableDocument(f"{path.name} cannot be drawn: {error}. Open the document again.") from error
 
 
 def _open(data: bytes, passwords: Sequence[str]) -> pdfium.PdfDocument:

@@ -46,6 +46,7 @@ class DocumentPane:
     range_note: gr.HTML
     range_use: gr.Button
     range_all: gr.Button
+    preview_box: gr.Accordion
     preview: gr.HTML
     max_tokens: gr.Number
     temperature: gr.Number

@@ -105,10 +105,12 @@ class Handlers:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def open_page(self) -> Updates:
-        """A page was opened or reloaded; its search field is empty."""
+        """A page was opened or reloaded. Its search field is empty; a question that was not answered is in its box."""
         self._workspace.search, self._workspace.offered = "", None
         self._workspace.forget_told()
-        return {**self._views.everything(notice=self._workspace.news), **self._views.settings.all()}
+        shown = {**self._views.everything(notice=self._workspace.news), **self._views.settings.all()}
+        question = self._workspace.take_back_question()
+        return {**shown, self._page.chat.box: self._views.box(question)} if question else shown
 
     def show_result(self, beat: str, given: Given | None, typed: str | None = None, *settings: Any) -> Updates:
         """A job has ended, perhaps before it could be followed. A page that has come that far is sent nothing, as that

@@ -144,7 +144,12 @@ const showPlace = async (address) => {
     else dialog.scrollTop = 0;
     return mark;
   };
-  if (!show()) place.querySelector("details")?.addEventListener("toggle", show, { once: true }); // text behind a picture
+  if (show()) return;
+  place.querySelector("details")?.addEventListener("toggle", show, { once: true }); // text behind a picture
+  const picture = place.querySelector("img[data-mark]");
+  const showMark = () => { dialog.scrollTop = picture.offsetTop + picture.dataset.mark * picture.height - dialog.clientHeight / 2; };
+  if (picture?.complete) showMark();
+  else picture?.addEventListener("load", showMark, { once: true });
 };
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a.se-place-link");

@@ -61,7 +61,7 @@ def _document_pane(shelf: PresetShelf, fold: gr.HTML) -> DocumentPane:
         fit_others = tuple(gr.Button("", size="sm", elem_classes="se-example") for _ in range(NUM_OTHERS))
         fit_anyway = gr.Button(text.NEED_ANYWAY, size="sm", elem_id="se-fit-anyway")
     drop = gr.File(label=text.DROP_LABEL, type="filepath", file_count="multiple", height=72, elem_id="se-drop")
-    sample = gr.Button(text.SAMPLE_BUTTON, size="sm", elem_id="se-sample")
+    sample = gr.Button(text.SAMPLE_BUTTON, size="sm", variant="primary", elem_id="se-sample")
     paste = _pasting()
     with gr.Column(visible=False, elem_id="se-locked") as locked_row:
         password = gr.Textbox(label=text.PASSWORD_LABEL, type="password", elem_id="se-password")
@@ -70,7 +70,7 @@ def _document_pane(shelf: PresetShelf, fold: gr.HTML) -> DocumentPane:
     add = gr.UploadButton(text.ADD_BUTTON, file_count="multiple", size="sm", visible=False, elem_id="se-add")
     add_note = _html(render.quiet(text.ADD_NOTE), visible=False)
     range_row, range_first, range_last, range_note, range_use, range_all = _parts()
-    with gr.Accordion(text.PREVIEW_LABEL, open=False, elem_id="se-preview"):
+    with gr.Accordion(text.PREVIEW_LABEL, open=False, visible=False, elem_id="se-preview") as preview_box:
         _html(render_document.search_form())
         preview = _html(render_document.preview(None))
     max_tokens, temperature, seed, settings_note, settings_known = _settings()
@@ -97,6 +97,7 @@ def _document_pane(shelf: PresetShelf, fold: gr.HTML) -> DocumentPane:
         range_note=range_note,
         range_use=range_use,
         range_all=range_all,
+        preview_box=preview_box,
         preview=preview,
         max_tokens=max_tokens,
         temperature=temperature,

@@ -7,6 +7,7 @@ Non-job: finding it (`whereabouts`), drawing pages (`documents.pdf_page`), who m
 
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
@@ -14,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
 from spec_engine.documents.anchors import Document
-from spec_engine.documents.pdf_page import page_picture
+from spec_engine.documents.pdf_page import mark_height, page_picture
 from spec_engine.errors import SpecEngineError
 from spec_engine.ui import render_document, text
 from spec_engine.ui.papers import DocumentSide
@@ -96,11 +97,12 @@ def _page(workspace: DocumentSide, document: Document, place: Place, words: str 
     labels = [block.anchor.label for block in document.blocks]
     picture, passage = "", document.blocks[place.part].text[place.start : place.end]
     can_be_drawn = any(map(str.isalnum, passage))  # pages are marked by letters and digits
-    if workspace.page_of(document, place.part) is not None:
+    if (source := workspace.page_of(document, place.part)) is not None:
         marked = f"start={place.start}&amp;end={place.end}&amp;of={document.mark}"
         address = f"/document/pictures/{place.part}.png?{marked}"
         name = (text.PLACE_PICTURE if can_be_drawn else text.PAGE_PICTURE).format(label=labels[place.part])
-        picture = f'<img src="{address}" alt="{escape(name)}">'
+        height = _mark_height(source, document.blocks[place.part].text, place) if can_be_drawn else ""
+        picture = f'<img src="{address}" alt="{escape(name)}"{height}>'
     is_open = " open" if not picture or (passage and not can_be_drawn) else ""
     shown, back = _marked(document.blocks[place.part].text, place), ""
     if words:
@@ -112,6 +114,17 @@ def _page(workspace: DocumentSide, document: Document, place: Place, words: str 
         f"<details{is_open}><summary>{escape(text.PLACE_TEXT)}</summary><p>{shown}</p></details></main>"
     )
     return _as_page(f"{labels[place.part]} · {document.source_name}", body)
+
+
+def _mark_height(source: tuple[Path, int, tuple[str, ...]], words: str, place: Place) -> str:
+    """What tells the page how far down the picture the passage is; "" where that is not known."""
+    path, page, passwords = source
+    around = words[: place.start], words[place.end :]
+    try:
+        height = mark_height(path, page, words[place.start : place.end], passwords, around)
+    except SpecEngineError:  # the picture says so
+        return ""
+    return "" if height is None else f' data-mark="{height:.3f}"'
 
 
 def _beside(document: Document, place: Place, words: str) -> Iterator[tuple[str, str]]:

@@ -96,6 +96,7 @@ class PageState:
         self.answer_job: Job[Fact] | None = None  # the last answer, finished or not
         self.pending_question = ""
         self._unanswered = ""  # the question whose answer ended before its first word
+        self.is_edited = False  # the last question took the place of another
         self.search = ""  # what the list of conversations is searched for
         self.baseline: MeasuredSpeed | None = None  # the last that was measured, perhaps behind an earlier question
         self._going_on: tuple[Job[Fact], Cut] | None = None  # the last job that wrote more of an answer

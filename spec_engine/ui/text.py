@@ -147,6 +147,7 @@ BUSY_OPENING_ASK: Final = "The document is still being opened; the question is k
 NOT_OPENED: Final = "The document was not opened; the question is kept."
 EMPTY_QUESTION: Final = "Type a question first."
 STOPPED_EARLY: Final = "Stopped before the first word; the question is back in the box."
+STOPPED_EDIT: Final = "Stopped before the first word; the edited question is in the box, to be asked behind the others."
 STOPPED_WHILE_TYPING: Final = "Stopped before the first word. What you type was left alone."
 QUESTION_WAS: Final = "The question was: {question}"
 REACHED_LIMIT: Final = "The answer ends here because it reached its limit, {tokens}."

@@ -62,12 +62,14 @@ class Views:
             doc.fit_note,
             *doc.fit_others,
             doc.drop,
+            doc.sample,
             doc.add,
             doc.add_note,
             doc.paste.add,
             doc.locked_row,
             doc.password,
             doc.card,
+            doc.preview_box,
             doc.preview,
             chat.chat,
             chat.branches,
@@ -121,7 +123,8 @@ class Views:
         question, trouble = self._workspace.take_back_question(), self._workspace.trouble
         is_free = not typed or not typed.strip()
         asked = "" if is_free or not question else f" {text.QUESTION_WAS.format(question=question)}"
-        early = (text.STOPPED_EARLY if is_free else text.STOPPED_WHILE_TYPING) if question else ""
+        in_box = text.STOPPED_EDIT if self._workspace.is_edited else text.STOPPED_EARLY
+        early = (in_box if is_free else text.STOPPED_WHILE_TYPING) if question else ""
         # A refusal while the job ran has no reason now.
         updates = self.everything((trouble or early) + asked, given)
         self._workspace.told = trouble, self._workspace.remark
@@ -198,6 +201,8 @@ class Views:
                 opened.budget if opened else None,
                 reliable_length=preset.reliable_length if preset else 0,
             ),
+            doc.sample: gr.update(variant="secondary" if opened else "primary"),  # the shortest way to see it work
+            doc.preview_box: gr.update(visible=opened is not None),
             doc.preview: render_document.preview(*(opened.used, opened.budget) if opened else (None,)),
             doc.add: gr.update(visible=opened is not None, interactive=not workspace.is_answering),
             doc.add_note: gr.update(visible=opened is not None and bool(workspace.talk.path)),

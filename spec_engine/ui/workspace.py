@@ -64,7 +64,7 @@ class Workspace(DocumentSide):
             session = self._new_session(num_kept)
             if self.why_not_ask or session is None or self.preset is None:
                 raise RequestError(self.why_not_ask)
-            preset, shown = self.preset, self._shown
+            preset, shown, self.is_edited = self.preset, self._shown, num_kept < len(self.talk.path)
             keeper = self.talk.begin(question, num_kept, model=self._model, preset=preset.name)
             self.pending_question = question
             return self._begin_answer(lambda job: self._answer(job, session, keeper, question, shown), session)

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 from spec_engine.config import Preset
 from tests.browser.conftest import WIDE, playwright, unfold
 from tests.browser.server import running_server
+from tests.browser.test_places import LINK
 
 expect = playwright.expect
 
@@ -28,6 +29,11 @@ def test_a_lost_connection_is_told_in_plain_words_and_nothing_typed_is_lost(
     expect(toast).to_contain_text("Nothing is lost")
     expect(toast).not_to_contain_text("Attempting")
     expect(toast).not_to_contain_text("Error")
+    page.evaluate(f"document.body.appendChild({LINK.format('document/find?words=fund')}).click()")
+    dialog = page.locator("dialog#se-place")
+    expect(dialog).to_contain_text("The program does not answer. Start it again, then reload this page.")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
     page.evaluate("window.isOld = true")
     with running_server(presets, urlsplit(address).port or 0):
         page.wait_for_function("!window.isOld")

@@ -9,6 +9,7 @@ from tests.browser.test_page import ask, bot_messages, drop, report
 __all__ = ["report"]  # a fixture
 
 expect = playwright.expect
+LINK = "Object.assign(document.createElement('a'), {{href: '{}', className: 'se-place-link'}})"
 
 
 def test_a_page_of_the_document_opens_over_the_page(open_page: Opener, report: Path) -> None:
@@ -64,10 +65,28 @@ def test_the_marked_passage_is_in_view(open_page: Opener, tmp_path: Path) -> Non
     page = open_page()
     drop(page, path)
     page.locator("#se-ask:enabled").wait_for()
-    link = "Object.assign(document.createElement('a'), {href: 'document/at/4000?n=32', className: 'se-place-link'})"
-    page.evaluate(f"document.body.appendChild({link}).click()")
+    page.evaluate(f"document.body.appendChild({LINK.format('document/at/4000?n=32')}).click()")
     expect(page.locator("dialog#se-place mark")).to_be_in_viewport()
     assert page.locator("dialog#se-place").evaluate("dialog => dialog.scrollTop") > 100
+
+
+def test_the_picture_of_a_page_opens_at_its_mark(open_page: Opener, report: Path) -> None:
+    page = open_page((1200, 320))  # of a page at a time little is seen
+    drop(page, report)
+    page.locator("#se-ask:enabled").wait_for()
+    page.evaluate(f"document.body.appendChild({LINK.format('document/find?words=district 12')}).click()")
+    dialog = page.locator("dialog#se-place")
+    dialog.locator(".se-found a").first.click()
+    is_seen = """() => {
+        const picture = document.querySelector("#se-place img[data-mark]");
+        if (!picture?.naturalHeight) return false;
+        const { top, height } = picture.getBoundingClientRect();
+        const dialog = picture.closest("dialog").getBoundingClientRect();
+        const mark = top + picture.dataset.mark * height;
+        return dialog.top < mark && mark < dialog.bottom - 10;
+    }"""
+    page.wait_for_function(is_seen)
+    assert dialog.evaluate("dialog => dialog.scrollTop") > 20
 
 
 def test_earlier_answers_show_their_authors(open_page: Opener, report: Path) -> None:

@@ -19,6 +19,7 @@ from spec_engine.ui.state import Fact, Wanted
 from spec_engine.ui.views import Updates
 from spec_engine.ui.workspace import MAX_SEED, Workspace
 from tests.documents.files import make_pdf, paragraph, show
+from tests.ui.fakes import ScriptedEngine
 from tests.ui.test_following import handlers, workspace
 from tests.ui.test_workspace import ANSWER, Loader, done, preset, ready, report
 
@@ -137,6 +138,39 @@ def test_a_stopped_question_comes_back_into_an_empty_box(report: Path, handlers:
     shown = handlers._views.result(None, typed)
     assert shown[chat.box]["value"] == "What?"  # type: ignore[index]
     assert text.STOPPED_EARLY in str(shown[chat.notice])
+
+
+def test_a_stopped_question_comes_back_into_a_page_that_was_reloaded(report: Path, handlers: Handlers) -> None:
+    """It was lost where the page that it was asked on did not see the end."""
+    handlers._views._workspace = handlers._workspace = stopped(report)
+    box = handlers._page.chat.box
+    assert handlers.open_page()[box]["value"] == "What?"  # type: ignore[index]
+    assert "value" not in handlers.open_page().get(box, {})  # type: ignore[operator]
+
+
+def test_a_stopped_edit_is_told_from_a_new_question(report: Path, handlers: Handlers) -> None:
+    workspace = handlers._views._workspace = handlers._workspace = ready(report, Loader())
+    done(workspace.ask("What?"))
+    for num_kept, told in ((0, text.STOPPED_EDIT), (None, text.STOPPED_EARLY)):
+        engine = workspace._engine
+        assert isinstance(engine, ScriptedEngine)
+        engine.chunk_s, engine.cached[0] = 0.2, ()
+        job = workspace.ask("What else?", num_kept)
+        workspace.stop()
+        done(job)
+        shown = handlers._views.result(None, "")
+        assert told in str(shown[handlers._page.chat.notice])
+        assert shown[handlers._page.chat.box]["value"] == "What else?"  # type: ignore[index]
+
+
+def test_the_sample_is_the_first_step_until_there_is_a_document(workspace: Workspace, handlers: Handlers) -> None:
+    """And nothing can be searched before."""
+    doc = handlers._page.document
+    shown = handlers._views.everything(None)
+    assert (shown[doc.sample]["variant"], shown[doc.preview_box]["visible"]) == ("secondary", True)  # type: ignore[index]
+    workspace.opened = None
+    shown = handlers._views.everything(None)
+    assert (shown[doc.sample]["variant"], shown[doc.preview_box]["visible"]) == ("primary", False)  # type: ignore[index]
 
 
 def test_a_stopped_question_overwrites_nothing_that_is_typed(report: Path, handlers: Handlers) -> None:

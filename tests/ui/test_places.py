@@ -16,7 +16,7 @@ from PIL import Image, ImageChops
 from spec_engine.chat.prompt import WORD_JOINER, build
 from spec_engine.config import ModelRef, Preset, load_preset
 from spec_engine.documents.anchors import Anchor, Block, Document
-from spec_engine.documents.pdf_page import _find, _letters, page_picture
+from spec_engine.documents.pdf_page import _find, _letters, mark_height, page_picture
 from spec_engine.errors import UnreadableDocument
 from spec_engine.model.load import load_tokenizer
 from spec_engine.ui import places
@@ -290,6 +290,36 @@ def test_what_was_filled_in_says_nothing_about_where_a_label_stands() -> None:
     before = "town12may2024"
     assert _find(page, before, "signature", "annalevysignatureamountpaid2500") == (4, 13)
     assert _find(page, f"{before}signatureannalevy", "signature", "amountpaid2500") == (13, 22)
+
+
+def test_a_place_tells_how_far_down_its_picture_it_is(client: TestClient, workspace: Workspace, tmp_path: Path) -> None:
+    """The page scrolls to it; a mark near the end of a page was below what is seen."""
+    path = pdf(tmp_path)
+    workspace.open_documents([path])
+    assert workspace.opened is not None
+    document = workspace.opened.used
+    heights = []
+    for place in find_words(document, "by vote")[:12]:
+        shown = client.get(address_of(document, "by vote", place)).text
+        height = float(shown.partition('data-mark="')[2].partition('"')[0])
+        block = document.blocks[place.part].text
+        drawn = [
+            Image.open(io.BytesIO(page_picture(path, place.part, words, around=around))).convert("RGB")
+            for words, around in (
+                (block[place.start : place.end], (block[: place.start], block[place.end :])),
+                ("", ("", "")),
+            )
+        ]
+        area = ImageChops.difference(*drawn).getbbox()
+        assert area is not None
+        assert height == pytest.approx(area[1] / drawn[0].height, abs=0.005)
+        heights.append(height)
+    assert heights == sorted(set(heights))
+    assert "data-mark" not in client.get("/document/parts/0").text
+    assert mark_height(path, 0, "words that stand nowhere on this page") is None
+    path.unlink()
+    with pytest.raises(UnreadableDocument):
+        mark_height(path, 0, "by vote")
 
 
 def test_a_letter_that_stands_everywhere_is_found_in_time() -> None:
