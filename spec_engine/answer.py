@@ -17,10 +17,11 @@ from spec_engine.controller import BudgetController
 from spec_engine.drafters.guarded import GuardedSession
 from spec_engine.errors import RequestError
 from spec_engine.events import ContextAttended, ContextFocused, Event, Finished, FinishReason, TokensAccepted
+from spec_engine.gumbel import GumbelNoise
 from spec_engine.metrics import MetricsRecorder, StepRecord
 from spec_engine.model.target import Step, Taps
 from spec_engine.retrieval import Focus, Retriever, most_attended
-from spec_engine.sampling import GumbelNoise, SamplingParams, choose, seen_tokens
+from spec_engine.sampling import SamplingParams, choose, seen_tokens
 from spec_engine.stopping import Detokenizer, Scanned, StopRules, StopScanner
 from spec_engine.tree import DraftTree
 from spec_engine.verify import Accepted

@@ -27,10 +27,11 @@ from spec_engine.drafters import DRAFTERS, max_draft_nodes
 from spec_engine.drafters.base import Drafter, DrafterContext
 from spec_engine.drafters.guarded import FAILURES
 from spec_engine.errors import RequestError, UnsupportedModel
+from spec_engine.gumbel import GumbelNoise
 from spec_engine.metrics import StepRecord
 from spec_engine.model.target import Target
 from spec_engine.retrieval import Retriever
-from spec_engine.sampling import GumbelNoise, SamplingParams
+from spec_engine.sampling import SamplingParams
 from spec_engine.tree import DraftTree
 from spec_engine.verify import Accepted, accept
 

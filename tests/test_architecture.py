@@ -20,6 +20,7 @@ LAYERS = {
     "events": 0,
     "tree": 1,
     "tree_tensors": 1,
+    "gumbel": 1,
     "sampling": 1,
     "verify": 1,
     "retrieval": 1,

@@ -14,7 +14,8 @@ from transformers.generation.logits_process import (
 )
 
 from spec_engine.errors import RequestError
-from spec_engine.sampling import DraftRanking, GumbelNoise, SamplingParams, choose, seen_tokens, warp
+from spec_engine.gumbel import GumbelNoise
+from spec_engine.sampling import DraftRanking, SamplingParams, _top, choose, seen_tokens, warp
 from spec_engine.tree import DraftTree
 
 
@@ -217,3 +218,46 @@ def test_half_precision_logits_are_read_in_float32() -> None:
 def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
         SamplingParams(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_columns", [300, 70_000, 70_013])
+@pytest.mark.parametrize(("top_k", "top_p", "min_p"), [(20, 0.95, 0.0), (1, 1.0, 0.0), (256, 0.5, 0.01), (0, 0.9, 0.0)])
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_who_looks_at_the_likeliest_alone_draws_as_who_looks_at_all(
+    num_columns: int, top_k: int, top_p: float, min_p: float, is_rounded: bool
+) -> None:
+    """Also where scores are equal at the edge, as of half precision, and in a vocabulary that is looked through by
+    blocks, of which the last is not whole."""
+    generator = torch.Generator().manual_seed(num_columns)
+    logits = torch.randn(40, num_columns, generator=generator) * torch.linspace(0.2, 6.0, 40)[:, None]
+    logits = logits.half() if is_rounded else logits
+    logits[5:15, -9:] += 12.0  # the likeliest are the last ones
+    params = SamplingParams(0.8, top_k, top_p, min_p, seed=3)
+    noise = torch.stack([GumbelNoise(3).at(position, num_columns) for position in range(100, 140)])
+    expected = (warp(logits, params) + noise).argmax(-1).tolist()
+    assert list(choose(logits, params, range(100, 140))) == expected
+    assert [choose(logits[row : row + 1], params, [100 + row])[0] for row in range(40)] == expected
+
+
+@pytest.mark.parametrize("num_columns", [65_536, 70_013, 151_936])
+@pytest.mark.parametrize("num", [1, 21, 257])
+def test_the_largest_scores_are_found_by_blocks(num: int, num_columns: int) -> None:
+    scores = torch.randn(3, num_columns, generator=torch.Generator().manual_seed(num))
+    scores[1, 64 * 7 : 64 * 11] += 9.0  # more of the largest in one block than a block has
+    scores[2, -3:] = 20.0
+    found, columns = _top(scores, num)
+    assert torch.equal(found, scores.topk(num, dim=-1).values)
+    assert torch.equal(scores.gather(1, columns), found)
+    assert all(len(set(row)) == num for row in columns.tolist())
+
+
+def test_noise_of_a_few_tokens_is_that_of_all() -> None:
+    noise = GumbelNoise(77)
+    columns = torch.tensor([[5, 0, 299], [7, 7, 1]])
+    among = noise.among([12, 10**9], columns)
+    assert among.dtype == torch.float32
+    for row, position in enumerate((12, 10**9)):
+        assert torch.equal(among[row], noise.at(position, 300)[columns[row]])
+    own = torch.arange(1000, 1300)
+    told = GumbelNoise(77, own)
+    assert torch.equal(told.among([12], columns[:1])[0], told.at(12, 300)[columns[0]])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_engine.sampling import GumbelNoise, SamplingParams, choose, warp
+from spec_engine.gumbel import GumbelNoise
+from spec_engine.sampling import SamplingParams, choose, warp
 from spec_engine.tree import DraftTree
 from spec_engine.verify import Accepted, accept
 from tests.fakes import children
