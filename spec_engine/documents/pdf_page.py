@@ -63,7 +63,7 @@ def mark_height(
     path: Path, index: int, passage: str, passwords: Sequence[str] = (), around: tuple[str, str] = ("", "")
 ) -> float | None:
     """How far down its picture the mark of a passage begins, from 0 to 1; None where it is not found. Arguments and
-    errors as of `page_picture`, which takes ten times as long."""
+    errors as of `page_picture`, which takes several times as long."""
     size = 1000, 1000
     with _loaded(path, index, passwords) as (page, textpage):
         tops = [top for _, top, _, _ in _boxes(page, textpage, (around[0], passage, around[1]), size)]
