@@ -115,7 +115,7 @@ def test_a_part_whose_time_is_up_may_say_what_it_found(tmp_path: Path) -> None:
         "#!/bin/bash",
         'if [ "$1" = - ] || [ "$2" = spec_engine.bench.goals ]; then exit 0; fi',
         "trap 'echo so far; exit 3' INT",
-        "sleep 60 & wait",
+        "sleep 60 > /dev/null 2>&1 & wait",  # it outlives its parent, and would hold its output open
     )
     fake.write_text("\n".join(lines) + "\n", "utf-8")
     fake.chmod(0o755)
