@@ -47,10 +47,9 @@ class ReferenceBackend:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """Softmax attention where row i sees key j exactly when ``visible[i, j]`` [T, keys]."""
-    num_groups = q.shape[1] // k.shape[1]
-    keys = k.double().repeat_interleave(num_groups, dim=1)
-    values = v.double().repeat_interleave(num_groups, dim=1)
-    logits = q.double() @ keys.transpose(-1, -2) * scoring.scale  # [1, Hq, T, keys]
+    num_heads, num_rows = q.shape[1:3]
+    folded = q.double().reshape(1, k.shape[1], -1, q.shape[3])  # heads that share keys, one behind the other
+    logits = (folded @ k.double().transpose(-1, -2)).view(1, num_heads, num_rows, -1) * scoring.scale
     if scoring.softcap is not None:
         logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
     logits = logits.masked_fill(~visible, -torch.inf)
@@ -59,5 +58,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scoring: Scoring) 
         terms.append(scoring.sink.double().view(1, -1, 1, 1).expand(*logits.shape[:3], 1))
     lse = torch.logsumexp(torch.cat(terms, dim=-1), dim=-1)
     weights = torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
-    out = (weights @ values).to(q.dtype)
-    return out, lse if q.dtype == torch.float64 else lse.float()
+    out = (weights.view(1, k.shape[1], folded.shape[2], -1) @ v.double()).view(1, num_heads, num_rows, -1)
+    return out.to(q.dtype), lse if q.dtype == torch.float64 else lse.float()

@@ -7,6 +7,7 @@ a number that the host gave stays as it was, as it does on a card.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +58,7 @@ def card(number: int = 1, *, has_kernels: bool = False) -> Iterator[CardMode]:
                 patch.setattr(module, "kernels_for", lambda device, dtype, heads: None)
             for module in (lm, whole):
                 patch.setattr(module, "likeliest_for", lambda device: likeliest.by_torch)
-        picked = Pick(_triton_backend() if has_kernels else TorchBackend(), "in float32 too")
+        picked = Pick(_triton_backend() if has_kernels else TorchBackend(mode), "in float32 too")
         for module in (runner, eagle_memory, doctor):
             patch.setattr(module, "pick", lambda device, dtype: picked)
         with mode:
@@ -69,15 +70,29 @@ class TorchBackend(CudaBackend):
 
     name = "torch"
 
+    def __init__(self, mode: CardMode) -> None:
+        super().__init__()
+        self._mode = mode
+
     def hybrid(
         self, q: Tensor, k: Tensor, v: Tensor, prefix_len: int, bias: TreeBias | None, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        return ReferenceBackend().hybrid(q, k, v, prefix_len, bias, scoring)
+        def kernel(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+            tree = None if seen is None else TreeBias(seen, None)
+            return ReferenceBackend().hybrid(q, k, v, prefix_len, tree, replace(scoring, sink=sink))
+
+        return self._mode.launch(kernel, q, k, v, None if bias is None else bias.values, scoring.sink)
 
     def bounded(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, bias: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        return ReferenceBackend().bounded(q, k, v, bounds, bias, scoring)
+        def kernel(
+            q: Tensor, k: Tensor, v: Tensor, values: Tensor, bias: Tensor, sink: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            seen = Bounds(values, bounds.num_edge)
+            return ReferenceBackend().bounded(q, k, v, seen, bias, replace(scoring, sink=sink))
+
+        return self._mode.launch(kernel, q, k, v, bounds.values, bias, scoring.sink)
 
     def can_bound(self, dtype: torch.dtype, size: int, value_size: int) -> bool:
         return True
